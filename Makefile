@@ -1,0 +1,43 @@
+# Everything a contributor runs. Each target sets up what it needs in .venv; nothing is installed elsewhere.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.PHONY: demo test check bench lock format clean
+
+demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
+	@$(BIN)/python examples/restart_demo.py
+
+test: .venv/dev.stamp  ## All tests.
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/dev.stamp  ## Style, types, floors.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/dev.stamp  ## What perdure adds to a call, beside a bare floor in the same run.
+	$(BIN)/python -m benchmarks
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Locks hold hashes and no addresses, so they serve behind any index.
+lock: .venv/dev.stamp
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group build -o requirements/runtime.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --all-extras -c requirements/runtime.txt pyproject.toml --group dev -o requirements/dev.txt
+
+.venv/runtime.stamp: requirements/runtime.txt pyproject.toml
+	@test -x $(BIN)/python || { echo "Making .venv (the first time takes about a minute) ..."; $(PYTHON) -m venv .venv; }
+	@$(PIP) install -q --require-hashes -r requirements/runtime.txt
+	@$(PIP) install -q -e . --no-deps --no-build-isolation
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.txt .venv/runtime.stamp
+	@$(PIP) install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+clean:
+	rm -rf .venv .demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

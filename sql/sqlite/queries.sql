@@ -1,0 +1,64 @@
+-- find_turn: where a turn stands, by its id
+SELECT s.id, s.user_id, s.continuation_id, m.turn_seq, m.digest,
+       (SELECT outcome FROM chat_messages a WHERE a.id = m.id + 1) AS outcome
+  FROM chat_messages m JOIN chat_sessions s ON s.id = m.session_id
+ WHERE m.turn_id = :turn_id AND m.part = 0;
+
+-- find_session: a principal's conversation; one that a client named only where it may
+SELECT id, last_place, continuation_id
+  FROM chat_sessions
+ WHERE user_id = :user_id AND continuation_id = :continuation_id AND (:adopt OR minted);
+
+-- add_session: a new conversation
+INSERT INTO chat_sessions (user_id, continuation_id, minted, created_at, updated_at)
+VALUES (:user_id, :continuation_id, :minted, :now, :now);
+
+-- take_place: the next place in a conversation
+UPDATE chat_sessions SET last_place = :place, updated_at = max(updated_at, :now) WHERE id = :id;
+
+-- add_prompt: part 0 of a turn
+INSERT INTO chat_messages (id, session_id, turn_id, turn_seq, part, role, content, body, tool, digest, after_place,
+                           deferred, lease_until, created_at, metadata)
+VALUES ((:session_id << 32) | (:place << 1), :session_id, :turn_id, :place, 0, 'user', :content, :body, :tool, :digest,
+        :after_place, :deferred, :lease_until, :created_at, :metadata);
+
+-- add_answer: part 1 of a turn, unless there is one
+INSERT INTO chat_messages (id, session_id, turn_id, turn_seq, part, role, content, body, outcome, tokens, created_at)
+VALUES ((:session_id << 32) | (:place << 1) | 1, :session_id, :turn_id, :place, 1, 'assistant', :content, :body,
+        :outcome, :tokens, :created_at)
+ON CONFLICT (id) DO NOTHING;
+
+-- history: the newest answered turns before a place, within a budget of turns and tokens, oldest first
+WITH newest AS MATERIALIZED (
+    SELECT turn_seq, sum(tokens) OVER (ORDER BY turn_seq DESC) AS spent
+      FROM (SELECT turn_seq, tokens FROM chat_messages
+             WHERE session_id = :session_id AND part = 1 AND outcome = 'answered' AND turn_seq < :place
+             ORDER BY turn_seq DESC LIMIT :turns)
+)
+SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
+       q.lease_until, q.digest, q.after_place, q.deferred, q.metadata,
+       a.content AS answer, a.body AS answer_body, a.outcome, a.tokens, a.created_at AS ended_at
+  FROM newest n
+  JOIN chat_messages q ON q.id = (:session_id << 32) | (n.turn_seq << 1)
+  JOIN chat_messages a ON a.id = (:session_id << 32) | (n.turn_seq << 1) | 1
+ WHERE n.spent <= :tokens
+ ORDER BY n.turn_seq;
+
+-- read_turns: a page of one conversation's turns, by place
+SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
+       q.lease_until, q.digest, q.after_place, q.deferred, q.metadata,
+       a.content AS answer, a.body AS answer_body, a.outcome, a.tokens, a.created_at AS ended_at
+  FROM chat_messages q LEFT JOIN chat_messages a ON a.id = q.id + 1
+ WHERE q.id IN (SELECT m.id FROM chat_messages m
+                 WHERE m.id > (:session_id << 32) | (:after << 1) | 1 AND m.id < (:session_id + 1) << 32 AND m.part = 0
+                 ORDER BY m.id LIMIT :limit)
+ ORDER BY q.id;
+
+-- list_conversations: newest first, from the one after the last seen
+SELECT user_id, continuation_id, last_place, created_at, updated_at
+  FROM chat_sessions
+ WHERE (:user_id IS NULL OR user_id = :user_id)
+   AND (:continuation_id IS NULL OR continuation_id = :continuation_id)
+   AND (:before_at IS NULL OR (updated_at, user_id, continuation_id) < (:before_at, :before_user, :before_id))
+ ORDER BY updated_at DESC, user_id DESC, continuation_id DESC
+ LIMIT :limit;

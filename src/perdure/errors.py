@@ -1,0 +1,70 @@
+"""Every error perdure raises.
+
+PerdureError
+├── SettingsError            a settings file or variable cannot be used
+├── DecoratorError           ``@persisted`` stands where it cannot work (also a ``TypeError``)
+└── StoreError
+    ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
+    ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
+    └── TurnConflict         a turn id was used before for another call
+"""
+
+__all__ = [
+    "DecoratorError",
+    "PerdureError",
+    "SettingsError",
+    "StoreError",
+    "StoreTimeout",
+    "StoreUnavailable",
+    "TurnConflict",
+]
+
+
+class PerdureError(Exception):
+    """What happened and where, and what to do next.
+
+    `code` names the kind of fault to programs (`_meta`, logs); it never holds anything of the call.
+    """
+
+    code = "error"
+
+    def __init__(self, what: str, *, remedy: str = "") -> None:
+        super().__init__(f"{what} Remedy: {remedy}" if remedy else what)
+        self.what = what
+        self.remedy = remedy
+
+
+class SettingsError(PerdureError):
+    """A settings file or an environment variable cannot be used."""
+
+    code = "settings_invalid"
+
+
+class DecoratorError(PerdureError, TypeError):
+    """`@persisted` stands where it cannot work."""
+
+    code = "decorator_misplaced"
+
+
+class StoreError(PerdureError):
+    """The store did not do what it was asked."""
+
+    code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be used now. Whether a write took place is not known; writing again is harmless."""
+
+    code = "store_unavailable"
+
+
+class StoreTimeout(StoreUnavailable, TimeoutError):
+    """The store did not answer within the time allowed for it."""
+
+    code = "store_timeout"
+
+
+class TurnConflict(StoreError):
+    """A turn id was used before, for another call or by another principal."""
+
+    code = "turn_conflict"

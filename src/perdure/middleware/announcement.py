@@ -1,0 +1,83 @@
+"""Reads an answer out of a `CallToolResult`, and writes what perdure has to say into it. On the wire form."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from perdure.middleware.persistence.turn import Answer, Json, JsonObject
+from perdure.middleware.tool_schema import CONTINUATION_ID, takes_continuation_id
+from perdure.settings import Announce
+
+__all__ = ["announced", "answer_of", "is_error", "is_final"]
+
+
+def is_final(result: Mapping[str, Any]) -> bool:
+    """Whether this is the call's answer; not a question to the client, nor a task that is still to run."""
+    return bool(result.get("resultType", "complete") == "complete")
+
+
+def is_error(result: Mapping[str, Any]) -> bool:
+    return bool(result.get("isError"))
+
+
+def answer_of(result: JsonObject) -> Answer:
+    """What is recorded of a result: all of it, and the text that a reader sees."""
+    kept = {name: value for name, value in result.items() if not (name == "isError" and value is False)}
+    return Answer(text=_text(result), result=kept)
+
+
+def announced(
+    result: JsonObject,
+    *,
+    where: frozenset[Announce],
+    continuation_id: str,
+    meta: JsonObject,
+    output_schema: Mapping[str, Any] | None,
+    schema_widened: bool,
+) -> JsonObject:
+    """`result` with the continuation id where the policy wants it. A result that is an error gets only `_meta`."""
+    additions: JsonObject = {}
+    if Announce.META in where:
+        additions["_meta"] = {**(result.get("_meta") or {}), **meta}
+    if not is_error(result):
+        structured = result.get("structuredContent")
+        if (
+            Announce.STRUCTURED in where
+            and isinstance(structured, dict)
+            and CONTINUATION_ID not in structured
+            and takes_continuation_id(output_schema, widened=schema_widened)
+        ):
+            additions["structuredContent"] = {**structured, CONTINUATION_ID: continuation_id}
+        if Announce.TEXT in where:
+            additions["content"] = [*result.get("content", []), announcement_block(continuation_id)]
+    return {**result, **additions}
+
+
+def announcement_block(continuation_id: str) -> JsonObject:
+    return {
+        "type": "text",
+        "text": f"[continuation_id: {continuation_id}] Pass this continuation_id to continue the conversation.",
+    }
+
+
+def _text(result: JsonObject) -> str:
+    blocks = result.get("content") or []
+    texts = [text for block in blocks if (text := _block_text(block))]
+    if texts:
+        return "\n\n".join(texts)
+    structured = result.get("structuredContent")
+    return "" if structured is None else json.dumps(structured, ensure_ascii=False)
+
+
+def _block_text(block: Json) -> str:
+    match block:
+        case {"type": "text", "text": str(text)}:
+            return text
+        case {"type": "resource", "resource": {"text": str(text)}}:
+            return text
+        case {"type": "resource", "resource": {"uri": str(uri)}} | {"type": "resource_link", "uri": str(uri)}:
+            return f"[{uri}]"
+        case {"type": str(kind), "mimeType": str(media_type)}:
+            return f"[{kind} {media_type}]"
+        case _:
+            return ""

@@ -1,0 +1,159 @@
+"""Reads from a `tools/call` what perdure needs: who calls, which conversation, what is asked."""
+
+import json
+import unicodedata
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from perdure.middleware.persistence.turn import DEFAULT_LEASE, JsonObject, Turn, new_turn_id
+from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
+from perdure.settings import HistoryMode, Policy, Settings
+
+__all__ = ["META_CONTINUATION_ID", "Caller", "Reading", "ToolRequest", "is_usable_id", "prompt_fits", "read_call"]
+
+META_CONTINUATION_ID = "perdure/continuation-id"
+
+LONGEST_ID = 200
+"""Characters of a continuation id."""
+
+_NOT_IN_IDS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode categories: control characters, lone surrogates, line and paragraph separators."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What the request's authentication says. Nothing a client can write into a call counts."""
+
+    subject: str | None = None
+    """Of the verified token; None where no request is authenticated."""
+    remote: bool = False
+    """Over HTTP: then whoever is not authenticated may be anybody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRequest:
+    """A `tools/call` as a seam sees it."""
+
+    tool: str
+    arguments: JsonObject
+    """As on the wire, the continuation id among them."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    caller: Caller = Caller()
+    protocol_version: str | None = None
+    declares_id: bool = False
+    """The tool has an argument `continuation_id` of its own, which it gets and which is recorded."""
+    takes_history: bool = False
+    """The handler has a parameter for it."""
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+    schema_widened: bool = False
+    """The client is shown the output schema with the continuation id in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A call as perdure understands it."""
+
+    turn: Turn
+    continues: bool
+    """The client named a conversation: there may be history."""
+    history_mode: HistoryMode
+    """Decided: never AUTO."""
+    prompt_argument: str | None
+
+
+def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: datetime) -> Reading:
+    named = _named_id(request)
+    fresh = str(uuid.uuid4())  # 122 random bits
+    arguments = request.arguments
+    if CONTINUATION_ID in arguments and not request.declares_id:
+        arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
+    prompt_argument = _prompt_argument(arguments, policy)
+    turn = Turn(
+        id=new_turn_id(now),
+        principal=_principal(request.caller, settings),
+        continuation_id=named or fresh,
+        minted=named is None,
+        adopt=request.caller.subject is not None or not request.caller.remote or settings.shared_user,
+        fresh_id=fresh,
+        tool=request.tool,
+        prompt=_prompt(arguments, prompt_argument),
+        arguments=arguments,
+        started_at=now,
+        lease_until=now + DEFAULT_LEASE,
+        metadata={"protocol_version": request.protocol_version} if request.protocol_version else {},
+    )
+    return Reading(
+        turn=turn,
+        continues=named is not None,
+        history_mode=_history_mode(request, policy, prompt_argument),
+        prompt_argument=prompt_argument,
+    )
+
+
+def prompt_fits(request: ToolRequest, argument: str, text: str) -> bool:
+    """Whether the tool's schema lets `text` stand in that argument."""
+    properties = (request.input_schema or {}).get("properties") or {}
+    schema = properties.get(argument)
+    if schema is not None and request.input_schema and "$defs" in request.input_schema:
+        schema = {**schema, "$defs": request.input_schema["$defs"]}
+    return accepts(schema, text)
+
+
+def is_usable_id(value: object) -> bool:
+    """Whether `value` can name a conversation: 1 to 200 characters, none of them a control character."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= LONGEST_ID
+        and not value.isspace()
+        and not any(unicodedata.category(character) in _NOT_IN_IDS for character in value)
+    )
+
+
+def _named_id(request: ToolRequest) -> str | None:
+    """The id that the client named: in the arguments, else in `_meta`. One that cannot be used is none."""
+    for value in (request.arguments.get(CONTINUATION_ID), request.meta.get(META_CONTINUATION_ID)):
+        if value is not None and value != "":
+            return value if is_usable_id(value) else None
+    return None
+
+
+def _principal(caller: Caller, settings: Settings) -> str:
+    if caller.subject is not None:
+        return caller.subject
+    if settings.user_id is not None:
+        return settings.user_id
+    return "anonymous" if caller.remote and not settings.shared_user else "local"
+
+
+def _prompt_argument(arguments: JsonObject, policy: Policy) -> str | None:
+    name = policy.prompt_argument or "prompt"
+    return name if isinstance(arguments.get(name), str) else None
+
+
+def _prompt(arguments: JsonObject, prompt_argument: str | None) -> str:
+    """What a reader sees as the prompt: the prompt argument, else the only text there is, else all arguments."""
+    if prompt_argument is not None:
+        text: str = arguments[prompt_argument]
+        return text
+    if len(arguments) == 1:
+        only = next(iter(arguments.values()))
+        if isinstance(only, str):
+            return only
+    try:
+        return json.dumps(arguments, ensure_ascii=False) if arguments else ""
+    except (ValueError, RecursionError):
+        return ""  # Nothing that can be written down: the store will say so.
+
+
+def _history_mode(request: ToolRequest, policy: Policy, prompt_argument: str | None) -> HistoryMode:
+    match policy.history:
+        case HistoryMode.AUTO if request.takes_history:
+            return HistoryMode.PARAMETER
+        case HistoryMode.AUTO | HistoryMode.PROMPT:
+            return HistoryMode.PROMPT if prompt_argument is not None else HistoryMode.NONE
+        case mode:
+            return mode

@@ -1,0 +1,214 @@
+"""All that perdure knows of the MCP Python SDK, version 2. The only module that imports it."""
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import pydantic_core
+import wrapt
+
+from perdure.middleware.call_reader import Caller
+from perdure.middleware.persistence.turn import JsonObject
+
+if TYPE_CHECKING:
+    from mcp.server import Server
+    from mcp.server.context import ServerRequestContext
+    from mcp.server.mcpserver import Context
+    from mcp.server.mcpserver.tools import Tool
+    from mcp_types import CallToolResult, ContentBlock
+    from pydantic import BaseModel
+    from typing_extensions import TypeIs
+
+__all__ = [
+    "RegisteredTool",
+    "caller_of",
+    "context_type",
+    "is_block",
+    "is_result",
+    "jsonable",
+    "lowlevel_server",
+    "registered_tool",
+    "request_of",
+    "result_from_wire",
+    "text_block",
+    "to_wire",
+    "tool_of_server",
+    "was_registered",
+    "watch_registrations",
+]
+
+
+def context_type() -> type:
+    """The class by whose annotation the SDK recognises a parameter that takes the request."""
+    from mcp.server.mcpserver import Context  # noqa: PLC0415 - a server has it imported; a bare `import perdure` need not
+
+    return Context
+
+
+def request_of(context: object) -> "ServerRequestContext[Any, Any] | None":
+    """The request behind a high-level context; None outside of one."""
+    try:
+        return cast("Context[Any, Any]", context).request_context
+    except (AttributeError, ValueError):
+        return None
+
+
+def caller_of(request: "ServerRequestContext[Any, Any] | None") -> Caller:
+    """Who calls, by the request's own authentication.
+
+    The subject of its token; a token that names none is known by its client. Outside of HTTP nobody authenticates.
+    """
+    http_request = getattr(request, "request", None)
+    if http_request is None:
+        return Caller()
+    user = http_request.scope.get("user") if hasattr(http_request, "scope") else None
+    token = getattr(user, "access_token", None)
+    if token is None:
+        return Caller(remote=True)
+    subject: str | None = token.subject
+    if subject:
+        # So that no subject can pass for a client.
+        return Caller(f"subject:{subject}" if subject.startswith(("client:", "subject:")) else subject, remote=True)
+    return Caller(f"client:{token.client_id}", remote=True)
+
+
+class RegisteredTool:
+    """A tool as its server knows it."""
+
+    def __init__(self, tool: "Tool") -> None:
+        self._tool = tool
+        self.name: str = tool.name
+        self.input_schema: Mapping[str, Any] = tool.parameters
+        self.output_schema: Mapping[str, Any] | None = tool.output_schema
+        self.function: Callable[..., Any] = tool.fn
+
+    def result_of(self, value: object) -> "CallToolResult | None":
+        """What the SDK makes of the handler's value; None for a question to the client.
+
+        Raises:
+            Exception: As the SDK itself will when it is given this value.
+        """
+        from mcp_types import CallToolResult  # noqa: PLC0415
+
+        result = self._tool.fn_metadata.convert_result(value)
+        return result if isinstance(result, CallToolResult) else None
+
+
+def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
+    """The tool of the context's server whose function satisfies `is_handler`; under `name`, if that is given."""
+    try:
+        server = cast("Context[Any, Any]", context).mcp_server
+    except (AttributeError, ValueError):
+        return None
+    return tool_of_server(server, is_handler, name)
+
+
+def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
+    # The SDK has no public way from a tool's name to the tool. Without this handle a decorated tool still answers,
+    # unpersisted, and says so.
+    manager = getattr(server, "_tool_manager", None)
+    if manager is None:
+        return None
+    candidates = manager.list_tools() if name is None else [manager.get_tool(name)]
+    return next((RegisteredTool(tool) for tool in candidates if tool is not None and is_handler(tool.fn)), None)
+
+
+def to_wire(result: "BaseModel") -> JsonObject:
+    wire: JsonObject = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return wire
+
+
+def result_from_wire(wire: JsonObject) -> "CallToolResult":
+    from mcp_types import CallToolResult  # noqa: PLC0415
+
+    return CallToolResult.model_validate(wire)
+
+
+def is_result(value: object) -> "TypeIs[CallToolResult]":
+    from mcp_types import CallToolResult  # noqa: PLC0415
+
+    return isinstance(value, CallToolResult)
+
+
+def is_block(value: object) -> "TypeIs[ContentBlock]":
+    from mcp_types import ContentBlock  # noqa: PLC0415
+
+    return isinstance(value, get_args(ContentBlock))
+
+
+def text_block(text: str) -> "ContentBlock":
+    from mcp_types import TextContent  # noqa: PLC0415
+
+    return TextContent(type="text", text=text)
+
+
+def jsonable(value: object) -> Any:
+    """`value` as JSON, for an argument that never was on the wire."""
+    return pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True)
+
+
+def lowlevel_server(server: object) -> "Server[Any]":
+    """
+    Raises:
+        TypeError: `server` is no server of this SDK.
+    """
+    from mcp.server import Server  # noqa: PLC0415
+    from mcp.server.mcpserver import MCPServer  # noqa: PLC0415
+
+    if isinstance(server, MCPServer):
+        return server._lowlevel_server
+    if isinstance(server, Server):
+        return server
+    raise TypeError(f"install() takes an MCPServer or a low-level Server of mcp 2.x, not {type(server).__name__}")
+
+
+def wire_result(result: object) -> JsonObject:
+    """What a middleware is given back, in its wire form."""
+    if isinstance(result, Mapping):
+        return dict(result)
+    return {} if result is None else to_wire(cast("BaseModel", result))
+
+
+async def listed_tools(server: object, context: "ServerRequestContext[Any, Any]") -> dict[str, JsonObject]:
+    """All tools of `server` by name, as it lists them; empty if it cannot."""
+    from mcp_types import PaginatedRequestParams  # noqa: PLC0415
+
+    entry = lowlevel_server(server).get_request_handler("tools/list")
+    found: dict[str, JsonObject] = {}
+    cursor: str | None = None
+    while entry is not None:
+        asked = replace(context, method="tools/list", params={} if cursor is None else {"cursor": cursor})
+        page = wire_result(await entry.handler(asked, PaginatedRequestParams(cursor=cursor)))
+        found |= {tool["name"]: tool for tool in page.get("tools", [])}
+        cursor = page.get("nextCursor")
+        if not cursor or len(found) > _MOST_TOOLS:
+            break
+    return found
+
+
+_MOST_TOOLS = 10_000
+"""A server that never stops paging is left at that."""
+
+_registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
+
+
+def was_registered(function: object) -> bool:
+    """Whether `function` itself is some server's tool already."""
+    return isinstance(function, FunctionType) and function in _registered
+
+
+def watch_registrations() -> None:
+    """Remember from now on which functions become tools, so that a decorator in the wrong place can be noticed."""
+
+    def note(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tool = wrapped(*args, **kwargs)
+        if isinstance(tool.fn, FunctionType):
+            _registered.add(tool.fn)
+        return tool
+
+    def wrap(module: Any) -> None:
+        wrapt.wrap_function_wrapper(module, "Tool.from_function", note)
+
+    wrapt.register_post_import_hook(wrap, "mcp.server.mcpserver.tools.base")

@@ -1,0 +1,324 @@
+"""What stands in a decorated handler's place before the SDK: the handler's own face, and a turn around its body."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, cast
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from perdure.logs import log
+from perdure.middleware import mcp_v2
+from perdure.middleware.call_reader import ToolRequest
+from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
+from perdure.middleware.lowlevel_values import announced_value, schema_of, tool_name_of, wire_of
+from perdure.middleware.persisted_call import ActiveCall, PersistedCall, active_call, within
+from perdure.middleware.persistence.history import History, current_conversation
+from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id
+from perdure.settings import ToolSettings
+
+__all__ = ["PersistedHandler", "persisted_handler_of"]
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
+
+def persisted_handler_of(function: object) -> "PersistedHandler | None":
+    """The handler behind `function`, if it is decorated: itself, bound to an instance, or in a `partial`."""
+    if isinstance(function, functools.partial):
+        return persisted_handler_of(function.func)
+    handler = getattr(getattr(function, "__func__", function), "__perdure__", None)
+    return handler if isinstance(handler, PersistedHandler) else None
+
+
+class PersistedHandler:
+    def __init__(self, handler: Callable[..., Any], in_code: ToolSettings) -> None:
+        self.handler = handler
+        self.in_code = in_code
+        self.signature: HandlerSignature = read_signature(handler, mcp_v2.context_type())
+        self._warned = False
+
+    def shell(self) -> Callable[..., Any]:
+        """A real function: SDKs read from it what no proxy passes on."""
+        shell: Any
+        if _is_async(self.handler):
+
+            async def shell(*args: Any, **kwargs: Any) -> Any:
+                return await self._serve_async(args, kwargs)
+        else:
+
+            def shell(*args: Any, **kwargs: Any) -> Any:
+                return self._serve(args, kwargs)
+
+        updated = functools.WRAPPER_UPDATES if inspect.isroutine(self.handler) else ()
+        functools.update_wrapper(shell, self.handler, updated=updated)
+        shell.__name__ = _name(self.handler)
+        shell.__signature__ = self.signature.shown
+        shell.__annotations__ = dict(self.signature.annotations)
+        shell.__perdure__ = self
+        return cast(Callable[..., Any], shell)
+
+    # A call that is not persisted goes straight through. One that is: begin, body, finish, announce; twice, since
+    # Python has two kinds of functions.
+
+    async def _serve_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        serving = self._open(args, kwargs)
+        if serving is None:
+            plain_args, plain_kwargs = self._plain(args, kwargs)
+            return await self.handler(*plain_args, **plain_kwargs)
+        call = serving.call
+        await call.begin_async()
+        try:
+            # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            with within(serving.active):
+                given_args, given_kwargs = serving.given(args, kwargs)
+                value = await self.handler(*given_args, **given_kwargs)
+        except BaseException as error:
+            call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
+            await call.finish_async()
+            raise
+        serving.end(value)
+        await call.finish_async()
+        return serving.answer(value)
+
+    def _serve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        serving = self._open(args, kwargs)
+        if serving is None:
+            plain_args, plain_kwargs = self._plain(args, kwargs)
+            return self.handler(*plain_args, **plain_kwargs)
+        call = serving.call
+        call.begin()
+        try:
+            with within(serving.active):
+                given_args, given_kwargs = serving.given(args, kwargs)
+                value = self.handler(*given_args, **given_kwargs)
+        except BaseException as error:
+            call.end_with_error(error, cancelled=False)
+            call.finish()
+            raise
+        serving.end(value, cancelled=_client_gave_up())
+        call.finish()
+        return serving.answer(value)
+
+    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Serving | None":
+        """How to serve this call; None to let it straight through."""
+        context = kwargs.get(self.signature.context_parameter)
+        if context is not None:
+            return self._open_with_context(context, kwargs)
+        if self.signature.takes_arguments:
+            return self._open_lowlevel(args, kwargs)
+        return None  # Called from Python, outside of any request.
+
+    def _open_with_context(self, context: object, kwargs: Mapping[str, Any]) -> "_Serving | None":
+        request = mcp_v2.request_of(context)
+        key = context if request is None else request.session
+        active = active_call.get()
+        here = active if active is not None and active.key is key else None
+        if here is not None and here.call is not None:
+            return None  # Persisted already: by the server hook, or around the tool whose body calls this one.
+        params: Mapping[str, Any] = (request.params if request is not None else None) or {}
+        name = params.get("name") if request is not None else None
+        tool = mcp_v2.registered_tool(context, self._is_behind, name)
+        if tool is None:
+            return None  # Another tool's body called this function.
+        now = runtime()
+        policy = now.policy(tool.name, self.in_code)
+        if not policy.enabled:
+            return None
+        if request is not None:
+            arguments = dict(params.get("arguments") or {})
+        else:
+            hidden = (CONTEXT_PARAMETER, self.signature.context_parameter)
+            arguments = {name: mcp_v2.jsonable(value) for name, value in kwargs.items() if name not in hidden}
+        call = PersistedCall(
+            now,
+            ToolRequest(
+                tool=tool.name,
+                arguments=arguments,
+                meta=params.get("_meta") or {},
+                caller=mcp_v2.caller_of(request),
+                protocol_version=None if request is None else request.protocol_version,
+                declares_id=self.signature.declares_id,
+                takes_history=self.signature.history_parameter is not None,
+                input_schema=tool.input_schema,
+                output_schema=tool.output_schema,
+                schema_widened=here is not None,
+            ),
+            policy,
+        )
+        if persisted_handler_of(tool.function) is not self:
+            self._warn_of_what_stands_between(tool.name)
+        return _HighLevel(self, call, here or ActiveCall(key, tool.name), tool, hooked=here is not None)
+
+    def _open_lowlevel(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Serving | None":
+        active = active_call.get()
+        if active is not None and active.call is not None:
+            return None
+        owner = getattr(self.handler, "__self__", args[0] if len(args) > 1 else None)
+        name = active.tool if active is not None else tool_name_of(owner, _name(self.handler))
+        now = runtime()
+        policy = now.policy(name, self.in_code)
+        if not policy.enabled:
+            return None
+        request = active.request if active is not None else None
+        schema = schema_of(owner)
+        sent = kwargs.get("arguments", args[-1] if args else None)
+        call = PersistedCall(
+            now,
+            ToolRequest(
+                tool=name,
+                arguments=dict(sent or {}),
+                meta=(request.params or {}).get("_meta") or {} if request is not None else {},
+                caller=mcp_v2.caller_of(request),
+                protocol_version=None if request is None else request.protocol_version,
+                declares_id=declares_continuation_id(schema),
+                input_schema=schema,
+            ),
+            policy,
+        )
+        return _LowLevel(self, call, active or ActiveCall(call, name), hooked=active is not None)
+
+    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """The arguments of a call that goes straight through."""
+        conversation = current_conversation()
+        return self.without_additions(args, kwargs, conversation.history if conversation else History())
+
+    def without_additions(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
+        """What the handler itself declares: less what was added to its signature, and with its history."""
+        own = kwargs
+        if CONTEXT_PARAMETER in own or CONTINUATION_ID in own:
+            hidden = {CONTEXT_PARAMETER} if self.signature.declares_id else {CONTEXT_PARAMETER, CONTINUATION_ID}
+            own = {name: value for name, value in kwargs.items() if name not in hidden}
+        parameter = self.signature.history_parameter
+        if parameter is not None and parameter not in own and not self._is_among(args, parameter):
+            own = {**own, parameter: history}
+        return args, own
+
+    def _is_among(self, args: tuple[Any, ...], parameter: str) -> bool:
+        return bool(args) and parameter in inspect.signature(self.handler).bind_partial(*args).arguments
+
+    def _is_behind(self, function: object) -> bool:
+        """Whether a call of `function` comes here: directly, or through other decorators."""
+        seen = 0
+        while function is not None and seen < 100:
+            if persisted_handler_of(function) is self:
+                return True
+            function = getattr(getattr(function, "__func__", function), "__wrapped__", None)
+            seen += 1
+        return False
+
+    def _warn_of_what_stands_between(self, tool: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "decorator.not_outermost",
+                what=f"Another decorator stands above @persisted on the tool {tool}: its turns are kept, but its"
+                " results cannot carry the continuation id.",
+                remedy="put @persisted directly below @mcp.tool(), or call perdure.install(server).",
+            )
+
+
+class _HighLevel:
+    """Serves a tool of an `MCPServer`: its value becomes a result as the SDK itself would make it."""
+
+    def __init__(
+        self,
+        handler: PersistedHandler,
+        call: PersistedCall,
+        active: ActiveCall,
+        tool: mcp_v2.RegisteredTool,
+        *,
+        hooked: bool,
+    ) -> None:
+        self.call = call
+        self.active = active
+        active.call = call
+        self._handler = handler
+        self._tool = tool
+        # The hook announces after us; a decorator between us and the SDK expects the handler's own value.
+        self._announces = not hooked and persisted_handler_of(tool.function) is handler
+        self._wire: JsonObject | None = None
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        args, kwargs = self._handler.without_additions(args, kwargs, self.call.history_for_parameter)
+        argument = self.call.prompt_argument
+        if argument is not None and isinstance(prompt := kwargs.get(argument), str):
+            kwargs = {**kwargs, argument: self.call.prompt_with_history(prompt)}
+        return args, kwargs
+
+    def end(self, value: object, *, cancelled: bool = False) -> None:
+        try:
+            result = self._tool.result_of(value)
+            self._wire = None if result is None else mcp_v2.to_wire(result)
+        except Exception as error:  # noqa: BLE001 - the SDK, given the same value, will raise it where it belongs
+            self.call.end_with_error(error, cancelled=False)
+            return
+        if cancelled and self._wire is not None:
+            self.call.end_cancelled(self._wire)
+        else:
+            self.call.end_with_result(self._wire or {"resultType": "input_required"})
+
+    def answer(self, value: object) -> object:
+        if self._wire is None or not self._announces:
+            return value
+        return mcp_v2.result_from_wire(self.call.announce(self._wire))
+
+
+class _LowLevel:
+    """Serves a method that answers for one tool of a low-level server, whose value only its caller understands."""
+
+    def __init__(self, handler: PersistedHandler, call: PersistedCall, active: ActiveCall, *, hooked: bool) -> None:
+        self.call = call
+        self.active = active
+        active.call = call
+        self._handler = handler
+        self._hooked = hooked
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        arguments = self.call.arguments_for_tool()
+        if "arguments" in kwargs:
+            return args, {"arguments": arguments}
+        return (*args[:-1], arguments), {}
+
+    def end(self, value: object, *, cancelled: bool = False) -> None:
+        wire = wire_of(value)
+        if cancelled:
+            self.call.end_cancelled(wire)
+        else:
+            self.call.end_with_result(wire)
+
+    def answer(self, value: object) -> object:
+        return value if self._hooked else announced_value(value, self.call)
+
+
+_Serving: TypeAlias = _HighLevel | _LowLevel
+
+
+def _is_async(handler: object) -> bool:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def _name(handler: object) -> str:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return getattr(handler, "__name__", type(handler).__name__)
+
+
+def _client_gave_up() -> bool:
+    """Whether the call was cancelled while its synchronous body ran, in a thread that nothing could stop."""
+    try:
+        anyio.from_thread.check_cancelled()
+    except RuntimeError:
+        return False  # Not a worker thread of an event loop.
+    except BaseException as error:
+        if type(error).__name__ in ("CancelledError", "Cancelled"):
+            return True
+        raise
+    return False

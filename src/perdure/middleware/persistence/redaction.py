@@ -1,0 +1,97 @@
+"""Replaces secrets before anything is written: the one place that decides what a secret is.
+
+Shapes that their issuers document and that mean nothing else are replaced wherever they stand; values are replaced
+whole where the name they stand under says what they are. What was replaced stays visible: `[redacted:github-token]`.
+Every pattern runs in time linear in the text.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from perdure.middleware.persistence.turn import Json
+
+__all__ = ["Redactor"]
+
+# name, literal strings of which one must be in the text for the pattern to be tried, pattern
+_SHAPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("anthropic-key", ("sk-ant-",), r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
+    ("openai-key", ("sk-",), r"\bsk-(?!ant-)(?:proj-|svcacct-|admin-|or-v1-)?[A-Za-z0-9_-]{20,}"),
+    ("github-token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\bgh[pousr]_[A-Za-z0-9]{36,}"),
+    ("github-token", ("github_pat_",), r"\bgithub_pat_[A-Za-z0-9_]{22,}"),
+    ("gitlab-token", ("glpat-",), r"\bglpat-[A-Za-z0-9_-]{20,}"),
+    ("slack-token", ("xox", "xapp-"), r"\b(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}"),
+    ("aws-access-key", ("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b"),
+    ("google-key", ("AIza",), r"\bAIza[A-Za-z0-9_-]{35}"),
+    ("stripe-key", ("k_live_", "k_test_"), r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"),
+    ("supabase-key", ("sb_secret_", "sbp_"), r"\b(?:sb_secret_|sbp_)[A-Za-z0-9_-]{20,}"),
+    ("huggingface-token", ("hf_",), r"\bhf_[A-Za-z0-9]{30,}"),
+    ("npm-token", ("npm_",), r"\bnpm_[A-Za-z0-9]{36}"),
+    ("pypi-token", ("pypi-AgE",), r"\bpypi-AgE[A-Za-z0-9_-]{50,}"),
+    ("jwt", ("eyJ",), r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
+    ("bearer-token", ("earer ", "EARER "), r"(?i)(?<=\bbearer )[A-Za-z0-9._~+/-]{16,}=*"),
+    ("url-password", ("://",), r"(?<=://)[^\s/:@\"'<>]{0,200}:[^\s/@\"'<>]{1,200}(?=@)"),
+    (
+        "private-key",
+        ("PRIVATE KEY-----",),
+        # Header, lines of base64 or of PEM headers (line breaks possibly as escapes), and the footer if it is there.
+        r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY-----"
+        r"(?:(?:\s|\\[nr])*+"
+        r"(?:[A-Za-z0-9+/=]{20,}+|[A-Za-z0-9+/]{0,19}=|(?:Proc-Type|DEK-Info): [^\n\\]{1,80}+))*+"
+        r"(?:(?:\s|\\[nr])*+[A-Za-z0-9+/=]{0,76}(?:\s|\\[nr])*+-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY-----)?",
+    ),
+)
+
+_SECRET_NAMES = re.compile(
+    r"(?:.*[_-])?(?:password|passwd|passphrase|secret|client_?secret|api_?key|apikey|access_?token|refresh_?token"
+    r"|auth_?token|id_?token|session_?token|bearer_?token|private_?key|secret_?key|authorization)",
+    re.IGNORECASE,
+)
+
+
+class Redactor:
+    """`enabled=False` still applies `patterns`: those were asked for by name."""
+
+    def __init__(self, *, enabled: bool = True, patterns: Iterable[str] = ()) -> None:
+        self._by_name = enabled
+        self._rules: list[tuple[str, tuple[str, ...], re.Pattern[str]]] = []
+        if enabled:
+            self._rules += [(name, hints, re.compile(pattern)) for name, hints, pattern in _SHAPES]
+        self._rules += [("pattern", (), re.compile(pattern)) for pattern in patterns]
+
+    def text(self, text: str) -> str:
+        for name, hints, pattern in self._rules:
+            if not hints or any(hint in text for hint in hints):
+                text = pattern.sub(f"[redacted:{name}]", text)
+        return text
+
+    def json(self, value: Json, text: "Callable[[str], str] | None" = None) -> Json:
+        """`value` with every string redacted, at any depth, names of members included."""
+        redact = text or _Remembering(self.text)
+        match value:
+            case str():
+                return redact(value)
+            case dict():
+                return {redact(name): self._member(name, item, redact) for name, item in value.items()}
+            case list():
+                return [self.json(item, redact) for item in value]
+            case _:
+                return value
+
+    def _member(self, name: str, value: Any, redact: Callable[[str], str]) -> Json:
+        if self._by_name and isinstance(value, str) and value and _SECRET_NAMES.fullmatch(name[:100]):
+            return f"[redacted:{name[:100].lower()}]"
+        return self.json(value, redact)
+
+
+class _Remembering:
+    """The same text often stands twice in one result: in its content and in its structured content."""
+
+    def __init__(self, redact: Callable[[str], str]) -> None:
+        self._redact = redact
+        self._last = ("", "")
+
+    def __call__(self, text: str) -> str:
+        if text != self._last[0]:
+            self._last = text, self._redact(text)
+        return self._last[1]

@@ -1,0 +1,97 @@
+"""How a message is kept: as text that people can read and every database can hold, beside an exact form.
+
+`content` is readable. `body` is ASCII JSON that no database looks into, and wins on reading. The text, which mostly
+stands in the exact form as well (a prompt among its arguments, an answer in `content` and `structuredContent`), is
+kept once: `body` says where it belongs.
+"""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from perdure.middleware.persistence.turn import Answer, Json, JsonObject
+
+__all__ = ["StoredMessage", "decode_answer", "decode_prompt", "digest", "encode_answer", "encode_prompt", "exact_json"]
+
+_WORTH_FOLDING = 16
+"""Characters. A shorter text costs less than saying where it belongs."""
+
+
+class StoredMessage(NamedTuple):
+    content: str
+    body: str | None
+
+
+def encode_prompt(prompt: str, arguments: JsonObject) -> StoredMessage:
+    return _encode(prompt, {"arguments": arguments})
+
+
+def decode_prompt(message: StoredMessage) -> tuple[str, JsonObject]:
+    text, value = _decode(message)
+    return text, value.get("arguments", {})
+
+
+def encode_answer(answer: Answer) -> StoredMessage:
+    return _encode(answer.text, {"result": answer.result, "error": answer.error})
+
+
+def decode_answer(message: StoredMessage) -> Answer:
+    text, value = _decode(message)
+    return Answer(text=text, result=value.get("result"), error=value.get("error"))
+
+
+def digest(tool: str, arguments: JsonObject) -> str:
+    """SHA-256 over tool and arguments, the order of keys apart."""
+    exact = json.dumps([tool, arguments], ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(exact.encode("ascii")).hexdigest()
+
+
+def exact_json(value: Json) -> str:
+    """JSON text in ASCII: NUL and lone surrogates as escapes, key order kept."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def _encode(text: str, value: JsonObject) -> StoredMessage:
+    content = _storable(text)
+    if content != text:
+        return StoredMessage(content, exact_json({"value": value, "text": text}))
+    if len(text) < _WORTH_FOLDING:
+        return StoredMessage(content, exact_json({"value": value}))
+    places: list[list[str | int]] = []
+    folded = _fold(value, text, [], places)
+    return StoredMessage(content, exact_json({"value": folded, "at": places} if places else {"value": folded}))
+
+
+def _decode(message: StoredMessage) -> tuple[str, JsonObject]:
+    if message.body is None:
+        return message.content, {}
+    body = json.loads(message.body)
+    text = body.get("text", message.content)
+    value = body["value"]
+    for *path, last in body.get("at", ()):
+        holder = value
+        for key in path:
+            holder = holder[key]
+        holder[last] = text
+    return text, value
+
+
+def _fold(value: Json, text: str, path: list[str | int], places: list[list[str | int]]) -> Json:
+    """`value` with None wherever it holds `text`; the paths to those go into `places`."""
+    match value:
+        case str() if value == text:
+            places.append(path)
+            return None
+        case dict():
+            return {key: _fold(item, text, [*path, key], places) for key, item in value.items()}
+        case list():
+            return [_fold(item, text, [*path, index], places) for index, item in enumerate(value)]
+        case _:
+            return value
+
+
+def _storable(text: str) -> str:
+    """`text` with NUL and lone surrogates, which Postgres and UTF-8 refuse, as U+FFFD."""
+    if "\0" in text:
+        text = text.replace("\0", "�")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

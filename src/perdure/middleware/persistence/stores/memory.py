@@ -1,0 +1,164 @@
+"""Turns in memory: for tests, for trying out, and as the model that every other store is compared with."""
+
+import bisect
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from perdure.errors import TurnConflict
+from perdure.middleware.persistence.ports import Clock, SystemClock
+from perdure.middleware.persistence.turn import (
+    BegunTurn,
+    ConversationSummary,
+    FinishedTurn,
+    Outcome,
+    Turn,
+    Window,
+)
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    blocking = False
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._conversations: dict[str, dict[str, _Conversation]] = defaultdict(dict)
+        self._places: dict[str, tuple[_Conversation, int]] = {}
+
+    def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        with self._lock:
+            conversation, place, replay = self._place(turn)
+            return BegunTurn(
+                continuation_id=conversation.continuation_id,
+                place=place,
+                replay=replay,
+                outcome=conversation.turns[place - 1].outcome,
+                history=conversation.window(place, window),
+            )
+
+    def finish(self, turn: Turn) -> FinishedTurn:
+        with self._lock:
+            conversation, place, _ = self._place(turn)
+            kept = conversation.turns[place - 1]
+            if kept.outcome is Outcome.RUNNING:
+                kept = replace(
+                    kept,
+                    outcome=turn.outcome,
+                    answer=turn.answer,
+                    ended_at=turn.ended_at or self._clock.now(),
+                    tokens=turn.tokens,
+                )
+                conversation.turns[place - 1] = kept
+                if kept.outcome is Outcome.ANSWERED:
+                    bisect.insort(conversation.answered, place)
+            return FinishedTurn(continuation_id=conversation.continuation_id, place=place, outcome=kept.outcome)
+
+    def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
+        with self._lock:
+            conversation = self._conversations[principal].get(continuation_id)
+            return conversation.turns[after : after + limit] if conversation else []
+
+    def conversations(
+        self,
+        principal: str | None = None,
+        continuation_id: str | None = None,
+        *,
+        before: tuple[datetime, str, str] | None = None,
+        limit: int = 100,
+    ) -> list[ConversationSummary]:
+        with self._lock:
+            lines = [
+                conversation.summary()
+                for owner, owned in self._conversations.items()
+                if principal is None or owner == principal
+                for conversation in owned.values()
+                if continuation_id is None or conversation.continuation_id == continuation_id
+            ]
+        lines.sort(key=_newest_first, reverse=True)
+        return [line for line in lines if before is None or _newest_first(line) < before][:limit]
+
+    def close(self) -> None:
+        pass
+
+    def _place(self, turn: Turn) -> "tuple[_Conversation, int, bool]":
+        """The turn's conversation, its place, and whether it was there already."""
+        if turn.id in self._places:
+            conversation, place = self._places[turn.id]
+            kept = conversation.turns[place - 1]
+            if kept.principal != turn.principal or kept.digest != turn.digest:
+                raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
+            return conversation, place, True
+        conversation = self._conversation(turn)
+        place = len(conversation.turns) + 1
+        conversation.updated_at = max(conversation.updated_at, self._clock.now())
+        conversation.turns.append(
+            replace(
+                turn,
+                place=place,
+                continuation_id=conversation.continuation_id,
+                outcome=Outcome.RUNNING,
+                answer=None,
+                ended_at=None,
+                tokens=0,
+            )
+        )
+        self._places[turn.id] = conversation, place
+        return conversation, place, False
+
+    def _conversation(self, turn: Turn) -> "_Conversation":
+        owned = self._conversations[turn.principal]
+        conversation = owned.get(turn.continuation_id)
+        if conversation is not None and (turn.adopt or conversation.minted):
+            return conversation
+        adopted = turn.adopt or turn.minted
+        now = self._clock.now()
+        conversation = _Conversation(
+            principal=turn.principal,
+            continuation_id=turn.continuation_id if adopted else turn.fresh_id,
+            minted=turn.minted or not adopted,
+            created_at=now,
+            updated_at=now,
+        )
+        owned[conversation.continuation_id] = conversation
+        return conversation
+
+
+@dataclass(slots=True, kw_only=True)
+class _Conversation:
+    principal: str
+    continuation_id: str
+    minted: bool
+    created_at: datetime
+    updated_at: datetime
+    turns: list[Turn] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)
+    """Places of the answered turns, sorted."""
+
+    def window(self, place: int, window: Window) -> tuple[Turn, ...]:
+        kept: list[Turn] = []
+        spent = 0
+        before = bisect.bisect_left(self.answered, place)
+        for index in range(before - 1, max(before - 1 - window.turns, -1), -1):
+            turn = self.turns[self.answered[index] - 1]
+            spent += turn.tokens
+            if spent > window.tokens:
+                break
+            kept.append(turn)
+        return tuple(reversed(kept))
+
+    def summary(self) -> ConversationSummary:
+        return ConversationSummary(
+            principal=self.principal,
+            continuation_id=self.continuation_id,
+            turns=len(self.turns),
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+        )
+
+
+def _newest_first(line: ConversationSummary) -> tuple[datetime, str, str]:
+    return line.updated_at, line.principal, line.continuation_id

@@ -1,0 +1,264 @@
+"""Turns in SQLite. The statements are in `sql/sqlite/queries.sql`."""
+
+import json
+import os
+import sqlite3
+import weakref
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from perdure.errors import TurnConflict
+from perdure.middleware.persistence.migrations import is_current
+from perdure.middleware.persistence.ports import Clock, SystemClock
+from perdure.middleware.persistence.serialization import (
+    StoredMessage,
+    decode_answer,
+    decode_prompt,
+    encode_answer,
+    encode_prompt,
+    exact_json,
+)
+from perdure.middleware.persistence.sql_files import named_queries
+from perdure.middleware.persistence.stores.sqlite.database import Database, explained
+from perdure.middleware.persistence.stores.sqlite.group_writer import GroupWriter
+from perdure.middleware.persistence.turn import (
+    Answer,
+    BegunTurn,
+    ConversationSummary,
+    FinishedTurn,
+    Outcome,
+    Turn,
+    Window,
+)
+
+__all__ = ["SqliteStore"]
+
+_all_stores: "weakref.WeakSet[SqliteStore]" = weakref.WeakSet()
+_left_to_the_parent: list[Database] = []
+
+
+class SqliteStore:
+    """Opens nothing before the first call, so that a store that cannot be opened never keeps a server from starting."""
+
+    blocking = True
+
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+        self.path = path.absolute()
+        self._clock = clock or SystemClock()
+        self._sql = named_queries("sqlite/queries.sql")
+        self._start()
+        _all_stores.add(self)
+
+    def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        with explained(self.path):
+            begun = self._writer.write(lambda connection: self._begin(connection, turn), durable=False)
+            # Read after the commit, outside the lock: whatever is committed by now and stands before this turn.
+            rows = self._database.reader().execute(
+                self._sql["history"],
+                {
+                    "session_id": begun["session_id"],
+                    "place": begun["place"],
+                    "turns": window.turns,
+                    "tokens": window.tokens,
+                },
+            )
+            continuation_id = begun["continuation_id"]
+            history = tuple(_turn(row, turn.principal, continuation_id) for row in rows)
+        return BegunTurn(
+            continuation_id=continuation_id,
+            place=begun["place"],
+            replay=begun["replay"],
+            outcome=begun["outcome"],
+            history=history,
+        )
+
+    def finish(self, turn: Turn) -> FinishedTurn:
+        with explained(self.path):
+            return self._writer.write(lambda connection: self._finish(connection, turn), durable=True)
+
+    def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
+        if not self._database.exists():
+            return []
+        with explained(self.path):
+            reader = self._reader()
+            session = reader.execute(
+                self._sql["find_session"], {"user_id": principal, "continuation_id": continuation_id, "adopt": True}
+            ).fetchone()
+            if session is None:
+                return []
+            rows = reader.execute(
+                self._sql["read_turns"], {"session_id": session["id"], "after": after, "limit": limit}
+            )
+            return [_turn(row, principal, continuation_id) for row in rows]
+
+    def conversations(
+        self,
+        principal: str | None = None,
+        continuation_id: str | None = None,
+        *,
+        before: tuple[datetime, str, str] | None = None,
+        limit: int = 100,
+    ) -> list[ConversationSummary]:
+        if not self._database.exists():
+            return []
+        before_at, before_user, before_id = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
+        with explained(self.path):
+            rows = self._reader().execute(
+                self._sql["list_conversations"],
+                {
+                    "user_id": principal,
+                    "continuation_id": continuation_id,
+                    "before_at": before_at,
+                    "before_user": before_user,
+                    "before_id": before_id,
+                    "limit": limit,
+                },
+            )
+            return [
+                ConversationSummary(
+                    principal=row["user_id"],
+                    continuation_id=row["continuation_id"],
+                    turns=row["last_place"],
+                    created_at=datetime.fromisoformat(row["created_at"]),
+                    updated_at=datetime.fromisoformat(row["updated_at"]),
+                )
+                for row in rows
+            ]
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _reader(self) -> sqlite3.Connection:
+        reader = self._database.reader()
+        if not is_current(reader):
+            self._writer.write(lambda _: None, durable=False)  # opening for writing brings the schema up to date
+        return reader
+
+    def _start(self) -> None:
+        self._database = Database(self.path, self._clock)
+        self._writer = GroupWriter(self._database.writer, self._database.turn_of_this_process)
+
+    def _start_again_after_fork(self) -> None:
+        # SQLite connections must not cross a fork, and closing them here would disturb the parent's.
+        _left_to_the_parent.append(self._database)
+        self._start()
+
+    def _begin(self, connection: sqlite3.Connection, turn: Turn) -> dict[str, Any]:
+        """Find or give the turn's place. Returns session_id, continuation_id, place, replay, outcome."""
+        found = connection.execute(self._sql["find_turn"], {"turn_id": turn.id}).fetchone()
+        if found is not None:
+            if found["user_id"] != turn.principal or found["digest"] != turn.digest:
+                raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
+            return {
+                "session_id": found["id"],
+                "continuation_id": found["continuation_id"],
+                "place": found["turn_seq"],
+                "replay": True,
+                "outcome": Outcome(found["outcome"] or Outcome.RUNNING),
+            }
+        now = self._clock.now().isoformat()
+        session_id, last_place, continuation_id = self._session(connection, turn, now)
+        place = last_place + 1
+        connection.execute(self._sql["take_place"], {"id": session_id, "place": place, "now": now})
+        prompt = encode_prompt(turn.prompt, turn.arguments)
+        connection.execute(
+            self._sql["add_prompt"],
+            {
+                "session_id": session_id,
+                "place": place,
+                "turn_id": turn.id,
+                "content": prompt.content,
+                "body": prompt.body,
+                "tool": turn.tool,
+                "digest": turn.digest,
+                "after_place": turn.after_place,
+                "deferred": turn.deferred,
+                "lease_until": turn.lease_until.isoformat(),
+                "created_at": turn.started_at.isoformat(),
+                "metadata": exact_json(turn.metadata) if turn.metadata else None,
+            },
+        )
+        return {
+            "session_id": session_id,
+            "continuation_id": continuation_id,
+            "place": place,
+            "replay": False,
+            "outcome": Outcome.RUNNING,
+        }
+
+    def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> tuple[int, int, str]:
+        """Find or make the conversation. Returns its key, its last place and its continuation id."""
+        wanted = {"user_id": turn.principal, "continuation_id": turn.continuation_id, "adopt": turn.adopt}
+        session = connection.execute(self._sql["find_session"], wanted).fetchone()
+        if session is not None:
+            return session["id"], session["last_place"], session["continuation_id"]
+        adopted = turn.adopt or turn.minted
+        continuation_id = turn.continuation_id if adopted else turn.fresh_id
+        added = connection.execute(
+            self._sql["add_session"],
+            {
+                "user_id": turn.principal,
+                "continuation_id": continuation_id,
+                "minted": turn.minted or not adopted,
+                "now": now,
+            },
+        )
+        return added.lastrowid or 0, 0, continuation_id
+
+    def _finish(self, connection: sqlite3.Connection, turn: Turn) -> FinishedTurn:
+        begun = self._begin(connection, turn)
+        answer = encode_answer(turn.answer or Answer())
+        added = connection.execute(
+            self._sql["add_answer"],
+            {
+                "session_id": begun["session_id"],
+                "place": begun["place"],
+                "turn_id": turn.id,
+                "content": answer.content,
+                "body": answer.body,
+                "outcome": turn.outcome.value,
+                "tokens": turn.tokens,
+                "created_at": (turn.ended_at or self._clock.now()).isoformat(),
+            },
+        )
+        return FinishedTurn(
+            continuation_id=begun["continuation_id"],
+            place=begun["place"],
+            outcome=turn.outcome if added.rowcount else begun["outcome"],
+        )
+
+
+def _turn(row: sqlite3.Row, principal: str, continuation_id: str) -> Turn:
+    prompt, arguments = decode_prompt(StoredMessage(row["prompt"], row["prompt_body"]))
+    answered = row["outcome"] is not None
+    started_at = datetime.fromisoformat(row["started_at"])
+    return Turn(
+        id=row["turn_id"],
+        principal=principal,
+        continuation_id=continuation_id,
+        tool=row["tool"],
+        prompt=prompt,
+        arguments=arguments,
+        started_at=started_at,
+        lease_until=datetime.fromisoformat(row["lease_until"]) if row["lease_until"] else started_at,
+        outcome=Outcome(row["outcome"] or Outcome.RUNNING),
+        answer=decode_answer(StoredMessage(row["answer"], row["answer_body"])) if answered else None,
+        ended_at=datetime.fromisoformat(row["ended_at"]) if answered else None,
+        place=row["turn_seq"],
+        after_place=row["after_place"],
+        deferred=bool(row["deferred"]),
+        tokens=row["tokens"] or 0,
+        digest=row["digest"],
+        metadata=json.loads(row["metadata"]) if row["metadata"] else {},
+        stored_form=True,
+    )
+
+
+def _after_fork() -> None:
+    for store in _all_stores:
+        store._start_again_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

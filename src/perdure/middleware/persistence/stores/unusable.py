@@ -1,0 +1,22 @@
+"""The store of a process whose settings cannot be used: it keeps nothing, and says why every time."""
+
+from typing import NoReturn
+
+from perdure.errors import PerdureError
+
+__all__ = ["UnusableStore"]
+
+
+class UnusableStore:
+    blocking = False
+
+    def __init__(self, reason: PerdureError) -> None:
+        self._reason = reason
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise self._reason
+
+    begin = finish = turns = conversations = _refuse
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,161 @@
+"""The values that everything else passes around: a turn, what it answered, and what a store says of it."""
+
+import secrets
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+__all__ = [
+    "Answer",
+    "BegunTurn",
+    "ConversationSummary",
+    "FinishedTurn",
+    "Json",
+    "JsonObject",
+    "Outcome",
+    "Turn",
+    "Window",
+    "new_turn_id",
+]
+
+Json: TypeAlias = Any
+"""A JSON value as `json.loads` gives it: None, bool, int, float, str, list or dict with string keys."""
+
+JsonObject: TypeAlias = dict[str, Json]
+
+
+class Outcome(StrEnum):
+    """How a turn ended, or that it has not."""
+
+    RUNNING = "running"
+    ANSWERED = "answered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """Derived when reading, never written: no answer, and the lease is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a tool gave back, before perdure added anything to it."""
+
+    text: str = ""
+    """What a reader or a model sees."""
+    result: Json = None
+    """The whole `CallToolResult` as it is on the wire; None when the tool raised or was cancelled."""
+    error: JsonObject | None = None
+    """`{"type", "message"}` of what the tool raised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One persisted tool call. Immutable: each step of its life is a new value under the same `id`."""
+
+    id: str
+    """A UUIDv7, made by the client of the store, so that writing twice is writing once."""
+    principal: str
+    continuation_id: str
+    tool: str
+    prompt: str
+    arguments: JsonObject = field(default_factory=dict)
+    """As the client sent them, without the continuation id unless the tool declares it."""
+    started_at: datetime
+    lease_until: datetime
+    """While this lies ahead and there is no answer, the turn is running; after it, interrupted."""
+    outcome: Outcome = Outcome.RUNNING
+    answer: Answer | None = None
+    ended_at: datetime | None = None
+    place: int | None = None
+    """Given by the store when it first accepts any record of the turn: 1, 2, 3 … without gaps."""
+    after_place: int | None = None
+    """The last place its writer knew of when the turn was deferred."""
+    deferred: bool = False
+    """Accepted later than it took place, because the store was away."""
+    tokens: int = 0
+    """Estimated size of prompt and answer together."""
+    digest: str = ""
+    """Of tool and arguments as stored: tells a repeated write from a misused id."""
+    minted: bool = False
+    """Whether perdure made the continuation id; a client that chose it did so itself."""
+    adopt: bool = True
+    """Whether an unknown continuation id may become a conversation; if not, `fresh_id` does."""
+    fresh_id: str = ""
+    """The id of the conversation to make when an unknown one may not be adopted."""
+    metadata: JsonObject = field(default_factory=dict)
+    """`protocol_version` and the like; nothing here is needed to read the turn."""
+    stored_form: bool = False
+    """Whether secrets were replaced and digest and tokens computed: no store takes a turn without."""
+
+    def ended(self, outcome: Outcome, at: datetime, answer: Answer) -> "Turn":
+        return replace(self, outcome=outcome, ended_at=at, answer=answer)
+
+    def seen_at(self, now: datetime) -> "Turn":
+        """This turn as a reader sees it at `now`: a running turn whose lease is over was interrupted."""
+        if self.outcome is Outcome.RUNNING and self.lease_until < now:
+            return replace(self, outcome=Outcome.INTERRUPTED)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How much history to read: the newest answered turns that fit both limits."""
+
+    turns: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunTurn:
+    """A store's answer to `begin`."""
+
+    continuation_id: str
+    """Of the conversation the turn now belongs to; not what was asked for if that was not adopted."""
+    place: int
+    replay: bool = False
+    """The turn was here already."""
+    outcome: Outcome = Outcome.RUNNING
+    history: tuple[Turn, ...] = ()
+    """Answered turns before this one, oldest first."""
+
+    @property
+    def omitted(self) -> int:
+        """Earlier turns that are not in `history`: over its budget, or without an answer."""
+        return self.place - 1 - len(self.history)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedTurn:
+    """A store's acknowledgement of `finish`: the turn is durable."""
+
+    continuation_id: str
+    place: int
+    outcome: Outcome
+    """The first terminal outcome that arrived; a later one does not replace it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationSummary:
+    """A line in a list of conversations."""
+
+    principal: str
+    continuation_id: str
+    turns: int
+    created_at: datetime
+    updated_at: datetime
+    """When its newest turn began."""
+
+
+def new_turn_id(now: datetime) -> str:
+    """A UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds, then 74 random bits.
+
+    Six lines of our own, since the standard library has it only from Python 3.14 on.
+    """
+    milliseconds = int(now.timestamp() * 1000) & ((1 << 48) - 1)
+    bits = milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return str(uuid.UUID(int=bits))
+
+
+DEFAULT_LEASE = timedelta(minutes=15)
+"""How long a turn may run before it counts as interrupted."""

@@ -1,0 +1,123 @@
+"""The one place where settings become parts, and parts a whole."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from perdure.errors import PerdureError, SettingsError
+from perdure.logs import log
+from perdure.middleware.persistence.engine import Engine
+from perdure.middleware.persistence.history import estimate_tokens
+from perdure.middleware.persistence.ports import Clock, Store, SystemClock
+from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.middleware.persistence.stores.unusable import UnusableStore
+from perdure.middleware.persistence.threads import Lane
+from perdure.settings import Policy, Settings, ToolSettings
+from perdure.settings_loader import data_directory, load_settings
+
+__all__ = ["Runtime", "activated", "build", "redactor_for", "runtime"]
+
+_SAY_AGAIN_AFTER = 60.0
+"""Seconds for which the same fault is not logged again."""
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """Everything one process needs to persist tool calls."""
+
+    settings: Settings
+    engine: Engine
+    lane: Lane = field(default_factory=lambda: Lane("store"))
+    _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
+    _said: dict[str, float] = field(default_factory=dict)
+
+    def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
+        try:
+            return self._policies[tool, in_code]
+        except KeyError:
+            policy = self.settings.policy(tool, in_code)
+            if len(self._policies) < 10_000:  # names come from clients: they may not fill the memory
+                self._policies[tool, in_code] = policy
+            return policy
+
+    def say(self, event: str, error: Exception) -> None:
+        """Log a fault for the operator, once a minute each."""
+        what = error.what if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
+        now = time.monotonic()
+        if now - self._said.get(what, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
+            if len(self._said) > 1000:
+                self._said.clear()
+            self._said[what] = now
+            remedy = (
+                error.remedy if isinstance(error, PerdureError) else "report this; the tool's answer was not touched."
+            )
+            log.error(event, what=what, remedy=remedy)
+
+
+@lru_cache(maxsize=256)
+def redactor_for(redact: bool, patterns: tuple[str, ...]) -> Redactor:
+    return Redactor(enabled=redact, patterns=patterns)
+
+
+def build(settings: Settings, *, store: Store | None = None, clock: Clock | None = None) -> Runtime:
+    clock = clock or SystemClock()
+    return Runtime(
+        settings=settings,
+        engine=Engine(store or _store(settings, clock), clock, settings.count_tokens or estimate_tokens),
+    )
+
+
+def runtime() -> Runtime:
+    """This process's runtime, made from the settings when first asked for.
+
+    With settings that cannot be used nothing is recorded, and every result says so: what an operator meant to keep
+    from being recorded must not be recorded because of a typo.
+    """
+    global _runtime  # noqa: PLW0603 - the one per process
+    if _runtime is None:
+        with _making:
+            if _runtime is None:
+                try:
+                    _runtime = build(load_settings())
+                except SettingsError as error:
+                    _runtime = build(Settings.model_construct(), store=UnusableStore(error))
+                    _runtime.say("settings.invalid", error)
+    return _runtime
+
+
+@contextmanager
+def activated(replacement: Runtime) -> Iterator[Runtime]:
+    """`replacement` as this process's runtime, for a test."""
+    global _runtime  # noqa: PLW0603
+    before, _runtime = _runtime, replacement
+    try:
+        yield replacement
+    finally:
+        _runtime = before
+
+
+def _store(settings: Settings, clock: Clock) -> Store:
+    match settings.backend:
+        case "sqlite":
+            return SqliteStore(data_directory(settings) / "perdure.db", clock)
+        case "memory":
+            return MemoryStore(clock)
+
+
+_runtime: Runtime | None = None
+_making = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _making  # noqa: PLW0603
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,142 @@
+"""What an operator may set: in `perdure.toml`, and above it by environment variables `PERDURE_…`.
+
+Only shapes and rules here; `perdure.settings_loader` finds the file and words what is wrong with it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+__all__ = ["Announce", "HistoryMode", "Policy", "Settings", "ToolSettings"]
+
+
+class HistoryMode(StrEnum):
+    """Where a tool is given its history."""
+
+    AUTO = "auto"
+    """As PARAMETER where a parameter is declared, else as PROMPT where there is an argument `prompt`, else NONE."""
+    PARAMETER = "parameter"
+    """In the handler's parameter that is annotated `History`."""
+    PROMPT = "prompt"
+    """As a transcript before the text of the prompt argument."""
+    NONE = "none"
+
+
+class Announce(StrEnum):
+    """Where a result carries the continuation id."""
+
+    META = "meta"
+    STRUCTURED = "structured"
+    TEXT = "text"
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ToolSettings(BaseModel):
+    """What can be set for one tool, or for all by default. What is not set is None and decides nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool | None = None
+    history: HistoryMode | None = None
+    prompt_argument: Annotated[str, Field(min_length=1)] | None = None
+    max_turns: Annotated[int, Field(ge=0, le=1000)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    announce: Annotated[frozenset[Announce], BeforeValidator(_as_list)] | None = None
+    redact: bool | None = None
+    redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
+
+    @field_validator("redact_patterns")
+    @classmethod
+    def _are_patterns(cls, patterns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for pattern in patterns or ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        return patterns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The effective settings for one tool."""
+
+    enabled: bool = False
+    history: HistoryMode = HistoryMode.AUTO
+    prompt_argument: str | None = None
+    """None: the argument called `prompt`, if there is one."""
+    max_turns: int = 20
+    max_tokens: int = 8000
+    announce: frozenset[Announce] = frozenset(Announce)
+    redact: bool = True
+    redact_patterns: tuple[str, ...] = ()
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="PERDURE_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=False
+    )
+
+    enabled: bool = True
+    """False makes perdure vanish."""
+    backend: Literal["sqlite", "memory"] = "sqlite"
+    data_dir: Path | None = None
+    """None: the platform's user data directory."""
+    user_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Who calls where no request is authenticated."""
+    shared_user: bool = False
+    """Whether everybody who reaches an HTTP server without authentication is that one user."""
+    operation_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """Seconds that one call may wait for the store, in all."""
+    count_tokens: ImportString[Callable[[str], int]] | None = None
+    """`module.function` that counts a text's tokens; None: UTF-8 bytes / 4."""
+    defaults: ToolSettings = ToolSettings()
+    tools: dict[str, ToolSettings] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The file's content is given as arguments, and the environment stands above the file.
+        return env_settings, init_settings
+
+    def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
+        """The policy for `tool`. `in_code` is what its author chose; whatever the operator has set wins.
+
+        A tool that its author chose is on unless the operator says otherwise; any other is off unless they say so.
+        """
+        chosen: dict[str, Any] = {"enabled": in_code is not None}
+        layers = [in_code, self.defaults, *self._matching(tool)]
+        for layer in layers:
+            if layer is not None:
+                chosen.update((name, value) for name, value in _what_is_set(layer).items())
+        if not self.enabled:
+            chosen["enabled"] = False
+        return Policy(**chosen)
+
+    def _matching(self, tool: str) -> list[ToolSettings]:
+        """The sections for `tool`, the most specific last: an exact name, else by the letters a glob spells out."""
+        found = [(_letters(name, tool), settings) for name, settings in self.tools.items() if fnmatchcase(tool, name)]
+        return [settings for _, settings in sorted(found, key=lambda item: item[0])]
+
+
+def _letters(pattern: str, tool: str) -> tuple[bool, int]:
+    return pattern == tool, sum(character not in "*?[]" for character in pattern)
+
+
+def _what_is_set(settings: ToolSettings) -> Mapping[str, Any]:
+    return {name: value for name in settings.model_fields_set if (value := getattr(settings, name)) is not None}

@@ -1,0 +1,113 @@
+"""Finds the settings and words what is wrong with them: the file, the key, what is allowed there."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError as SettingsSourceError
+
+from perdure.errors import SettingsError
+from perdure.settings import Settings, ToolSettings
+
+__all__ = ["data_directory", "load_settings", "settings_file", "tool_settings"]
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Environment above file above defaults. `path` is what `--config` names.
+
+    Raises:
+        SettingsError: With the file or variable, the key and what is allowed there.
+    """
+    file = path or settings_file()
+    content = _read(file) if file else {}
+    _refuse_unknown_variables()
+    try:
+        return Settings(**content)
+    except ValidationError as error:
+        faults = "; ".join(f"{_source(detail, file)}: {_fault(detail)}" for detail in error.errors())
+        raise SettingsError(
+            f"{faults}.", remedy="mend it; until then perdure is off, and tools answer without memory."
+        ) from error
+    except SettingsSourceError as error:
+        raise SettingsError(f"An environment variable PERDURE_… cannot be read: {error}.", remedy="mend it.") from error
+
+
+def settings_file() -> Path | None:
+    """`PERDURE_CONFIG`, else `perdure.toml` in the user's config directory if it is there.
+
+    Never from the working directory: that may be a stranger's repository.
+    """
+    if named := os.environ.get("PERDURE_CONFIG"):
+        return Path(named).expanduser()
+    usual = platformdirs.user_config_path("perdure") / "perdure.toml"
+    return usual if usual.is_file() else None
+
+
+def data_directory(settings: Settings) -> Path:
+    if settings.data_dir is not None:
+        return settings.data_dir.expanduser()
+    return platformdirs.user_data_path("perdure")
+
+
+def tool_settings(options: Mapping[str, Any]) -> ToolSettings:
+    """What a tool's author wrote as options of the decorator.
+
+    Raises:
+        SettingsError: With the option and what is allowed there.
+    """
+    try:
+        return ToolSettings(**options)
+    except ValidationError as error:
+        faults = "; ".join(f"{_key(detail)}: {_fault(detail)}" for detail in error.errors())
+        raise SettingsError(f"@persisted: {faults}.", remedy="mend the option where the decorator stands.") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"The settings file {file} cannot be read: {error.strerror}.",
+            remedy="mend the path in PERDURE_CONFIG, or the file's permissions.",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {file} is not TOML: {error}.", remedy="mend that line.") from error
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"PERDURE_{name.upper()}" for name in Settings.model_fields} | {"PERDURE_CONFIG"}
+    for name in os.environ:
+        if name.startswith("PERDURE_") and name.split("__")[0] not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f" Did you mean {close[0]}?" if close else ""
+            raise SettingsError(
+                f"The environment variable {name} is not one of perdure's.{meant}",
+                remedy=f"use one of {', '.join(sorted(known))}.",
+            )
+
+
+def _source(detail: ErrorDetails, file: Path | None) -> str:
+    variable = "PERDURE_" + "__".join(str(part) for part in detail["loc"]).upper()
+    where = variable if variable in os.environ else str(file or "settings")
+    return f"{where}: {_key(detail)}"
+
+
+def _key(detail: ErrorDetails) -> str:
+    return ".".join(str(part) for part in detail["loc"])
+
+
+def _fault(detail: ErrorDetails) -> str:
+    """What is wrong, in words: `must be …`, or that there is no such setting and what there is."""
+    if detail["type"] == "extra_forbidden":
+        fields = sorted(Settings.model_fields if len(detail["loc"]) == 1 else ToolSettings.model_fields)
+        close = difflib.get_close_matches(str(detail["loc"][-1]), fields, n=1)
+        meant = f'; did you mean "{close[0]}"?' if close else "."
+        return f"there is no such setting{meant} Here there are: {', '.join(fields)}"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{message}, not {detail['input']!r}"
