@@ -14,7 +14,7 @@ async def chat(prompt: str, history: History) -> str:
     if "what did i say" in prompt.lower():
         said = [turn.prompt for turn in history]
         return "You said: " + " / ".join(said) if said else "You have not said anything yet."
-    return f"I will remember that ({len(history)} turns before this one)."
+    return f"I will remember that. Turns before this one: {len(history)}."
 
 
 if __name__ == "__main__":

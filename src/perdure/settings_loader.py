@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError as SettingsSourceError
 
@@ -30,7 +30,10 @@ def load_settings(path: Path | None = None) -> Settings:
     try:
         return Settings(**content)
     except ValidationError as error:
-        faults = "; ".join(f"{_source(detail, file)}: {_fault(detail)}" for detail in error.errors())
+        faults = "; ".join(
+            f"{_source(detail, file)}: {_fault(detail, Settings if len(detail['loc']) == 1 else ToolSettings)}"
+            for detail in error.errors()
+        )
         raise SettingsError(
             f"{faults}.", remedy="mend it; until then perdure is off, and tools answer without memory."
         ) from error
@@ -64,7 +67,7 @@ def tool_settings(options: Mapping[str, Any]) -> ToolSettings:
     try:
         return ToolSettings(**options)
     except ValidationError as error:
-        faults = "; ".join(f"{_key(detail)}: {_fault(detail)}" for detail in error.errors())
+        faults = "; ".join(f"{_key(detail)}: {_fault(detail, ToolSettings)}" for detail in error.errors())
         raise SettingsError(f"@persisted: {faults}.", remedy="mend the option where the decorator stands.") from error
 
 
@@ -102,10 +105,10 @@ def _key(detail: ErrorDetails) -> str:
     return ".".join(str(part) for part in detail["loc"])
 
 
-def _fault(detail: ErrorDetails) -> str:
+def _fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
     """What is wrong, in words: `must be …`, or that there is no such setting and what there is."""
     if detail["type"] == "extra_forbidden":
-        fields = sorted(Settings.model_fields if len(detail["loc"]) == 1 else ToolSettings.model_fields)
+        fields = sorted(model.model_fields)
         close = difflib.get_close_matches(str(detail["loc"][-1]), fields, n=1)
         meant = f'; did you mean "{close[0]}"?' if close else "."
         return f"there is no such setting{meant} Here there are: {', '.join(fields)}"

@@ -58,15 +58,15 @@ def request_of(context: object) -> "ServerRequestContext[Any, Any] | None":
 def caller_of(request: "ServerRequestContext[Any, Any] | None") -> Caller:
     """Who calls, by the request's own authentication.
 
-    The subject of its token; a token that names none is known by its client. Outside of HTTP nobody authenticates.
+    The subject of its token; a token that names none is known by its client. On stdio nobody authenticates.
     """
+    from mcp.server.auth.middleware.auth_context import get_access_token  # noqa: PLC0415
+
     http_request = getattr(request, "request", None)
-    if http_request is None:
-        return Caller()
-    user = http_request.scope.get("user") if hasattr(http_request, "scope") else None
-    token = getattr(user, "access_token", None)
+    user = getattr(http_request, "scope", {}).get("user")
+    token = getattr(user, "access_token", None) or get_access_token()
     if token is None:
-        return Caller(remote=True)
+        return Caller(remote=http_request is not None)
     subject: str | None = token.subject
     if subject:
         # So that no subject can pass for a client.

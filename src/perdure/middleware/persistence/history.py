@@ -86,9 +86,12 @@ class History(Sequence[Turn]):
         return "\n".join([_OPEN, *lines, _CLOSE])
 
     def before(self, prompt: str) -> str:
-        """`prompt` with the transcript before it; `prompt` alone if nothing came before."""
-        transcript = self.transcript()
-        return f"{transcript}\n\n{prompt}" if transcript else prompt
+        """`prompt` with the transcript before it; `prompt` alone if there is none.
+
+        A history that could not be read leaves the prompt as it is too: a fault of the store must not change what the
+        tool answers. The result's `_meta` says that it is missing.
+        """
+        return f"{self.transcript()}\n\n{prompt}" if self._turns else prompt
 
     @overload
     def __getitem__(self, index: int) -> Turn: ...

@@ -1,0 +1,181 @@
+"""`perdure conversations`: as tables for people, as JSON for programs."""
+
+import base64
+import json
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+
+from rich.table import Table
+from rich.text import Text
+
+from perdure.cli.terminal import ago, console, excerpt, printable
+from perdure.errors import PerdureError
+from perdure.middleware.persistence.engine import Engine
+from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Outcome, Turn
+
+__all__ = ["list_conversations", "show_conversation", "turn_as_json"]
+
+_PAGE = 200
+
+_COLOURS = {
+    Outcome.ANSWERED: "green",
+    Outcome.RUNNING: "cyan",
+    Outcome.FAILED: "red",
+    Outcome.CANCELLED: "yellow",
+    Outcome.INTERRUPTED: "yellow",
+}
+
+
+def list_conversations(engine: Engine, *, user: str | None, limit: int, before: str | None, as_json: bool) -> None:
+    lines = engine.conversations(user, before=_position(before) if before else None, limit=limit + 1)
+    lines, more = lines[:limit], len(lines) > limit
+    following = _cursor(lines[-1]) if more else None
+    if as_json:
+        _write_json({"conversations": [_summary_as_json(line) for line in lines], "next": following})
+        return
+    if not lines:
+        console().print("No conversations yet." if before is None else "No more conversations.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    table.add_column("continuation id", overflow="fold", style="cyan")
+    table.add_column("user", overflow="fold")
+    table.add_column("turns", justify="right")
+    table.add_column("last used", no_wrap=True)
+    table.add_column("began", no_wrap=True)
+    now = engine.clock.now()
+    for line in lines:
+        table.add_row(
+            printable(line.continuation_id),
+            printable(line.principal),
+            Text(str(line.turns)),
+            Text(ago(line.updated_at, now)),
+            Text(ago(line.created_at, now)),
+        )
+    console().print(table)
+    if following is not None:
+        console().print(Text(f"\nThere are more: --before {following}", style="dim"), soft_wrap=True)
+
+
+def show_conversation(
+    engine: Engine, continuation_id: str, *, user: str | None, after: int, limit: int | None, as_json: bool
+) -> None:
+    summary = _the_one(engine, continuation_id, user)
+    turns = islice(_turns(engine, summary, after), limit)
+    if as_json:
+        _write_json(
+            {
+                "continuation_id": continuation_id,
+                "user": summary.principal,
+                "turns": [turn_as_json(turn) for turn in turns],
+            }
+        )
+        return
+    now = engine.clock.now()
+    heading = Text.assemble((printable(continuation_id).plain, "bold cyan"), "  ")
+    heading.append(f"user {printable(summary.principal)}, {summary.turns} turns, last used ")
+    heading.append(ago(summary.updated_at, now))
+    console().print(heading, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("tool", overflow="fold")
+    table.add_column("when", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("prompt", ratio=1, overflow="fold")
+    table.add_column("answer", ratio=2, overflow="fold")
+    for turn in turns:
+        table.add_row(
+            str(turn.place),
+            printable(turn.tool),
+            ago(turn.started_at, now) + "\n" + _took(turn),
+            Text(turn.outcome.value, style=_COLOURS[turn.outcome]),
+            excerpt(turn.prompt),
+            excerpt(_answer(turn)),
+        )
+    console().print(table)
+
+
+def turn_as_json(turn: Turn) -> JsonObject:
+    """Everything that is kept of a turn. Times are ISO 8601 in UTC."""
+    answer = turn.answer
+    return {
+        "turn_id": turn.id,
+        "place": turn.place,
+        "tool": turn.tool,
+        "prompt": turn.prompt,
+        "arguments": turn.arguments,
+        "answer": answer.text if answer else None,
+        "result": answer.result if answer else None,
+        "error": answer.error if answer else None,
+        "outcome": turn.outcome.value,
+        "started_at": turn.started_at.isoformat(),
+        "ended_at": turn.ended_at.isoformat() if turn.ended_at else None,
+        "deferred": turn.deferred,
+        "protocol_version": turn.metadata.get("protocol_version"),
+    }
+
+
+def _the_one(engine: Engine, continuation_id: str, user: str | None) -> ConversationSummary:
+    found = engine.conversations(user, continuation_id, limit=100)
+    if not found:
+        whose = f" of the user {user!r}" if user is not None else ""
+        raise PerdureError(
+            f"There is no conversation {continuation_id!r}{whose}.", remedy="`perdure conversations list` shows them."
+        )
+    if len(found) > 1:
+        users = ", ".join(sorted(line.principal for line in found))
+        raise PerdureError(
+            f"Several users have a conversation {continuation_id!r}: {users}.", remedy="say whose with --user."
+        )
+    return found[0]
+
+
+def _turns(engine: Engine, summary: ConversationSummary, after: int) -> Iterator[Turn]:
+    while page := engine.turns(summary.principal, summary.continuation_id, after=after, limit=_PAGE):
+        yield from page
+        after = page[-1].place or after + len(page)
+
+
+def _took(turn: Turn) -> str:
+    if turn.ended_at is None:
+        return ""
+    seconds = (turn.ended_at - turn.started_at).total_seconds()
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _answer(turn: Turn) -> str:
+    if turn.answer is None:
+        return ""
+    if turn.answer.error is not None and not turn.answer.text:
+        return f"{turn.answer.error.get('type')}: {turn.answer.error.get('message')}"
+    return turn.answer.text
+
+
+def _summary_as_json(line: ConversationSummary) -> JsonObject:
+    return {
+        "continuation_id": line.continuation_id,
+        "user": line.principal,
+        "turns": line.turns,
+        "created_at": line.created_at.isoformat(),
+        "updated_at": line.updated_at.isoformat(),
+    }
+
+
+def _cursor(line: ConversationSummary) -> str:
+    key = json.dumps([line.updated_at.isoformat(), line.principal, line.continuation_id])
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _position(cursor: str) -> tuple[datetime, str, str]:
+    try:
+        at, principal, continuation_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        return datetime.fromisoformat(at), str(principal), str(continuation_id)
+    except (ValueError, TypeError) as error:
+        raise PerdureError(
+            f"--before {cursor!r} is not the end of a page.", remedy="copy it from the page before."
+        ) from error
+
+
+def _write_json(value: JsonObject) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")

@@ -1,0 +1,47 @@
+"""How things look in a terminal."""
+
+import re
+from datetime import datetime
+from functools import cache
+
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["ago", "console", "excerpt", "printable"]
+
+_LONGEST_EXCERPT = 300
+
+# Stored text may hold escape sequences: what it would do to a terminal, it shall not do.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@cache
+def console() -> Console:
+    """Colours and the window's width in a terminal; neither where the output is piped."""
+    return Console(highlight=False, emoji=False)
+
+
+def printable(text: str) -> Text:
+    return Text(_UNPRINTABLE.sub("�", text))
+
+
+def excerpt(text: str) -> Text:
+    """The beginning of `text`, with the length of what is left out."""
+    if len(text) <= _LONGEST_EXCERPT:
+        return printable(text.strip("\n"))
+    shown = printable(text[:_LONGEST_EXCERPT].strip("\n"))
+    return shown.append(f" … ({len(text) - _LONGEST_EXCERPT:,} more characters)", style="dim")
+
+
+def ago(then: datetime, now: datetime) -> str:
+    """`3 min ago`; the date itself for what is older than a week."""
+    seconds = (now - then).total_seconds()
+    if seconds < 60:
+        return "just now"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min ago"
+    if seconds < 86400:
+        return f"{seconds // 3600:.0f} h ago"
+    if seconds < 7 * 86400:
+        return f"{seconds // 86400:.0f} d ago"
+    return then.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,249 @@
+"""`perdure conversations`, run as a program over a database that a real server could have written."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.middleware.persistence.turn import Answer, Outcome, Turn, Window, new_turn_id
+
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class Data:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = SqliteStore(folder / "perdure.db")
+
+    def turn(
+        self,
+        prompt: str,
+        answer: str | None = "answered",
+        *,
+        conversation: str = "c",
+        user: str = "local",
+        outcome: Outcome = Outcome.ANSWERED,
+        error: dict[str, str] | None = None,
+    ) -> Turn:
+        turn = Turn(
+            id=new_turn_id(BEGAN),
+            principal=user,
+            continuation_id=conversation,
+            tool="chat",
+            prompt=prompt,
+            arguments={"prompt": prompt},
+            started_at=BEGAN,
+            lease_until=BEGAN + timedelta(minutes=1),
+            metadata={"protocol_version": "2026-07-28"},
+            digest="d",
+            stored_form=True,
+        )
+        self.store.begin(turn, Window(0, 0))
+        if answer is not None:
+            result = {"content": [{"type": "text", "text": answer}]} if error is None else None
+            ended = Answer(text=answer, result=result, error=error)
+            self.store.finish(turn.ended(outcome, BEGAN + timedelta(milliseconds=250), ended))
+        return turn
+
+    def run(self, *arguments: str, columns: int = 120) -> "subprocess.CompletedProcess[str]":
+        environment = {
+            **os.environ,
+            "PERDURE_DATA_DIR": str(self.folder),
+            "PERDURE_CONFIG": os.devnull,
+            "COLUMNS": str(columns),
+        }
+        return subprocess.run(
+            [sys.executable, "-c", "from perdure.cli import main; main()", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def json(self, *arguments: str) -> dict:
+        ran = self.run(*arguments, "--json")
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(tmp_path / "data")
+
+
+def test_an_empty_data_directory_is_said_to_be_empty_and_stays_so(data: Data) -> None:
+    ran = data.run("conversations", "list")
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "No conversations yet.\n", "")
+    assert not data.folder.exists()
+
+
+def test_show_gives_programs_everything_that_is_kept(data: Data) -> None:
+    turn = data.turn("question", "reply")
+
+    assert data.json("conversations", "show", "c") == {
+        "continuation_id": "c",
+        "user": "local",
+        "turns": [
+            {
+                "turn_id": turn.id,
+                "place": 1,
+                "tool": "chat",
+                "prompt": "question",
+                "arguments": {"prompt": "question"},
+                "answer": "reply",
+                "result": {"content": [{"type": "text", "text": "reply"}]},
+                "error": None,
+                "outcome": "answered",
+                "started_at": "2026-01-02T03:04:05+00:00",
+                "ended_at": "2026-01-02T03:04:05.250000+00:00",
+                "deferred": False,
+                "protocol_version": "2026-07-28",
+            }
+        ],
+    }
+
+
+def test_show_gives_people_a_table(data: Data) -> None:
+    data.turn("question", "reply")
+    data.turn("bad", "", outcome=Outcome.FAILED, error={"type": "ValueError", "message": "no such thing"})
+
+    shown = data.run("conversations", "show", "c").stdout
+
+    for word in ("question", "reply", "answered", "250 ms", "failed", "ValueError: no such thing", "2 turns"):
+        assert word in shown
+
+
+def test_a_turn_without_an_answer_whose_lease_is_over_was_interrupted(data: Data) -> None:
+    data.turn("cut off", None)
+
+    assert data.json("conversations", "show", "c")["turns"][0]["outcome"] == "interrupted"
+
+
+def test_a_long_conversation_is_read_whole_and_in_parts(data: Data) -> None:
+    for number in range(450):
+        data.turn(str(number), None)
+
+    places = [turn["place"] for turn in data.json("conversations", "show", "c")["turns"]]
+    assert places == list(range(1, 451))
+    part = data.json("conversations", "show", "c", "--after", "440", "--limit", "3")["turns"]
+    assert [turn["place"] for turn in part] == [441, 442, 443]
+
+
+def test_a_list_is_paged_without_gaps_or_repeats(data: Data) -> None:
+    for number in range(7):
+        data.turn("x", conversation=f"c{number}")
+
+    seen, before = [], []
+    while True:
+        page = data.json("conversations", "list", "--limit", "3", *before)
+        seen += [line["continuation_id"] for line in page["conversations"]]
+        if page["next"] is None:
+            break
+        before = ["--before", page["next"]]
+
+    assert sorted(seen) == [f"c{number}" for number in range(7)]
+    assert seen[0] == "c6"
+
+
+def test_a_list_can_be_of_one_user(data: Data) -> None:
+    data.turn("x", user="alice", conversation="a")
+    data.turn("x", user="bob", conversation="b")
+
+    assert [c["user"] for c in data.json("conversations", "list")["conversations"]] == ["bob", "alice"]
+    assert [c["continuation_id"] for c in data.json("conversations", "list", "--user", "alice")["conversations"]] == [
+        "a"
+    ]
+
+
+def test_an_id_that_two_users_have_asks_whose(data: Data) -> None:
+    data.turn("from alice", user="alice")
+    data.turn("from bob", user="bob")
+
+    ran = data.run("conversations", "show", "c")
+
+    assert ran.returncode == 1
+    assert "alice, bob" in ran.stderr
+    assert "--user" in ran.stderr
+    assert data.json("conversations", "show", "c", "--user", "bob")["turns"][0]["prompt"] == "from bob"
+
+
+def test_what_is_stored_cannot_act_on_the_terminal(data: Data) -> None:
+    data.turn("\x1b[31mred\x1b]0;title\x07 [bold]markup[/bold] \x9b2J\u202eright to left")
+
+    shown = data.run("conversations", "show", "c").stdout
+
+    assert not any(character in shown for character in "\x1b\x07\x9b\u202e")
+    assert "[bold]markup[/bold]" in shown
+
+
+def test_long_text_is_shortened_for_people_and_whole_for_programs(data: Data) -> None:
+    data.turn("x" * 5000)
+
+    assert "more characters" in data.run("conversations", "show", "c").stdout
+    assert data.json("conversations", "show", "c")["turns"][0]["prompt"] == "x" * 5000
+
+
+def test_text_that_utf8_cannot_hold_is_shown_all_the_same(data: Data) -> None:
+    data.turn("lone \ud800 surrogate")
+
+    assert data.run("conversations", "show", "c").returncode == 0
+    assert data.json("conversations", "show", "c")["turns"][0]["prompt"] == "lone \ud800 surrogate"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["conversations", "show", "nope"], 1, ["no conversation 'nope'", "perdure conversations list"]),
+        (["conversations", "show", "c", "--user", "x"], 1, ["of the user 'x'"]),
+        (["conversations", "list", "--before", "???"], 1, ["'???'", "copy it from the page before"]),
+        (["conversations", "list", "--limit", "0"], 2, ["--limit"]),
+        (["conversations", "show"], 2, ["ID"]),
+        (["conversations", "burn"], 2, ["burn"]),
+        (
+            ["--config", "/nowhere/perdure.toml", "conversations", "list"],
+            1,
+            ["/nowhere/perdure.toml", "cannot be read"],
+        ),
+    ],
+)
+def test_a_mistake_is_one_clear_message_and_no_traceback(
+    data: Data, arguments: list[str], code: int, words: list[str]
+) -> None:
+    data.turn("x")
+
+    ran = data.run(*arguments)
+
+    assert ran.returncode == code
+    assert ran.stdout == ""
+    assert "Traceback" not in ran.stderr
+    for word in words:
+        assert word in ran.stderr
+
+
+def test_a_damaged_database_is_named_with_a_remedy_and_left_as_it_is(data: Data) -> None:
+    data.folder.mkdir()
+    database = data.folder / "perdure.db"
+    database.write_bytes(b"no database at all " * 500)
+
+    ran = data.run("conversations", "list")
+
+    assert ran.returncode == 1
+    assert str(database) in ran.stderr
+    assert "Remedy:" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert database.read_bytes() == b"no database at all " * 500
+
+
+def test_the_version_is_told(data: Data) -> None:
+    assert data.run("--version").stdout.startswith("perdure ")
+
+
+@pytest.mark.parametrize("command", [["conversations", "list"], ["conversations", "show"]])
+def test_the_help_of_each_command_has_an_example(data: Data, command: list[str]) -> None:
+    assert "Example: perdure " + " ".join(command) in data.run(*command, "--help").stdout
