@@ -62,3 +62,27 @@ SELECT user_id, continuation_id, last_place, created_at, updated_at
    AND (:before_at IS NULL OR (updated_at, user_id, continuation_id) < (:before_at, :before_user, :before_id))
  ORDER BY updated_at DESC, user_id DESC, continuation_id DESC
  LIMIT :limit;
+
+-- newest_version: of a logical name in a conversation
+SELECT version, sha256 FROM chat_files
+ WHERE session_id = :session_id AND name = :name ORDER BY version DESC LIMIT 1;
+
+-- add_file: a version of a file, given out by a turn
+INSERT INTO chat_files (session_id, name, version, turn_id, user_id, bucket, key, sha256, size, media_type, created_at)
+VALUES (:session_id, :name, :version, :turn_id, :user_id, :bucket, :key, :sha256, :size, :media_type, :created_at)
+ON CONFLICT DO NOTHING;
+
+-- files_of_turn: what a finished turn gave out
+SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
+ WHERE f.session_id = :session_id AND f.turn_id = :turn_id ORDER BY f.name, f.version;
+
+-- find_file: a principal's file by its key
+SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
+ WHERE f.user_id = :user_id AND f.key = :key ORDER BY f.created_at DESC LIMIT 1;
+
+-- list_files: a principal's files, newest first
+SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
+ WHERE f.user_id = :user_id AND s.user_id = :user_id
+   AND (:continuation_id IS NULL OR s.continuation_id = :continuation_id)
+   AND (:name IS NULL OR f.name = :name)
+ ORDER BY f.created_at DESC, f.name, f.version DESC LIMIT :limit;

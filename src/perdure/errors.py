@@ -6,11 +6,13 @@ PerdureError
 └── StoreError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
     ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
-    └── TurnConflict         a turn id was used before for another call
+    ├── TurnConflict         a turn id was used before for another call
+    └── FileMissing          there is no such file, or it is not the caller's
 """
 
 __all__ = [
     "DecoratorError",
+    "FileMissing",
     "PerdureError",
     "SettingsError",
     "StoreError",
@@ -68,3 +70,9 @@ class TurnConflict(StoreError):
     """A turn id was used before, for another call or by another principal."""
 
     code = "turn_conflict"
+
+
+class FileMissing(StoreError):
+    """There is no such file for this caller. Whether another has it is not said."""
+
+    code = "file_missing"

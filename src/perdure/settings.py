@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-__all__ = ["Announce", "HistoryMode", "Policy", "Settings", "ToolSettings"]
+__all__ = ["Announce", "FileReference", "HistoryMode", "Policy", "Settings", "ToolSettings"]
 
 
 class HistoryMode(StrEnum):
@@ -37,6 +37,14 @@ class Announce(StrEnum):
     TEXT = "text"
 
 
+class FileReference(StrEnum):
+    """What a result names a kept file by."""
+
+    URI = "uri"
+    PATH = "path"
+    """As the tool named it: the file is kept all the same."""
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -54,6 +62,14 @@ class ToolSettings(BaseModel):
     announce: Annotated[frozenset[Announce], BeforeValidator(_as_list)] | None = None
     redact: bool | None = None
     redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
+    files: bool | None = None
+    file_roots: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] | None = None
+    file_reference: FileReference | None = None
+    rewrite_text: bool | None = None
+    max_file_bytes: Annotated[int, Field(ge=0)] | None = None
+    max_turn_files: Annotated[int, Field(ge=0, le=1000)] | None = None
+    max_turn_bytes: Annotated[int, Field(ge=0)] | None = None
+    file_timeout: Annotated[float, Field(gt=0, le=3600)] | None = None
 
     @field_validator("redact_patterns")
     @classmethod
@@ -79,6 +95,18 @@ class Policy:
     announce: frozenset[Announce] = frozenset(Announce)
     redact: bool = True
     redact_patterns: tuple[str, ...] = ()
+    files: bool = True
+    """Whether local files that a result names are kept, and storage URIs in arguments become local files."""
+    file_roots: tuple[Path, ...] = ()
+    """Where files may be read, besides the temp directory."""
+    file_reference: FileReference = FileReference.URI
+    rewrite_text: bool = False
+    """Whether paths are looked for within prose too, not only where they are the whole value."""
+    max_file_bytes: int = 50_000_000
+    max_turn_files: int = 100
+    max_turn_bytes: int = 200_000_000
+    file_timeout: float = 60.0
+    """Seconds that the files of one call may take, in all."""
 
 
 class Settings(BaseSettings):
@@ -97,6 +125,12 @@ class Settings(BaseSettings):
     """Whether everybody who reaches an HTTP server without authentication is that one user."""
     operation_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
     """Seconds that one call may wait for the store, in all."""
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,62}$")] = "mcp-files"
+    """Where files are kept, as named in their URIs."""
+    max_resource_bytes: Annotated[int, Field(ge=0)] = 10_000_000
+    """Of one file that a client reads as an MCP resource: it travels in one message."""
+    max_total_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+    """Of all files together."""
     count_tokens: ImportString[Callable[[str], int]] | None = None
     """`module.function` that counts a text's tokens; None: UTF-8 bytes / 4."""
     defaults: ToolSettings = ToolSettings()

@@ -74,7 +74,8 @@ def show_conversation(
         return
     now = engine.clock.now()
     heading = Text.assemble((printable(continuation_id).plain, "bold cyan"), "  ")
-    heading.append(f"user {printable(summary.principal)}, {summary.turns} turns, last used ")
+    turns_in_all = "1 turn" if summary.turns == 1 else f"{summary.turns} turns"
+    heading.append(f"user {printable(summary.principal)}, {turns_in_all}, last used ")
     heading.append(ago(summary.updated_at, now))
     console().print(heading, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))

@@ -12,7 +12,16 @@ from perdure.middleware.persistence.turn import DEFAULT_LEASE, JsonObject, Turn,
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
 
-__all__ = ["META_CONTINUATION_ID", "Caller", "Reading", "ToolRequest", "is_usable_id", "prompt_fits", "read_call"]
+__all__ = [
+    "META_CONTINUATION_ID",
+    "Caller",
+    "Reading",
+    "ToolRequest",
+    "is_usable_id",
+    "principal_of",
+    "prompt_fits",
+    "read_call",
+]
 
 META_CONTINUATION_ID = "perdure/continuation-id"
 
@@ -74,7 +83,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
     prompt_argument = _prompt_argument(arguments, policy)
     turn = Turn(
         id=new_turn_id(now),
-        principal=_principal(request.caller, settings),
+        principal=principal_of(request.caller, settings),
         continuation_id=named or fresh,
         minted=named is None,
         adopt=request.caller.subject is not None or not request.caller.remote or settings.shared_user,
@@ -121,7 +130,7 @@ def _named_id(request: ToolRequest) -> str | None:
     return None
 
 
-def _principal(caller: Caller, settings: Settings) -> str:
+def principal_of(caller: Caller, settings: Settings) -> str:
     if caller.subject is not None:
         return caller.subject
     if settings.user_id is not None:

@@ -1,14 +1,18 @@
 """All that perdure knows of the MCP Python SDK, version 2. The only module that imports it."""
 
+import base64
+import contextlib
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import anyio.from_thread
 import pydantic_core
 import wrapt
 
+from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
 
@@ -25,15 +29,20 @@ __all__ = [
     "RegisteredTool",
     "caller_of",
     "context_type",
+    "error_result",
     "is_block",
     "is_result",
     "jsonable",
     "lowlevel_server",
     "registered_tool",
+    "reporter",
     "request_of",
+    "resource_not_found",
+    "resource_result",
     "result_from_wire",
     "text_block",
     "to_wire",
+    "tool_error",
     "tool_of_server",
     "was_registered",
     "watch_registrations",
@@ -84,6 +93,22 @@ class RegisteredTool:
         self.output_schema: Mapping[str, Any] | None = tool.output_schema
         self.function: Callable[..., Any] = tool.fn
 
+    def validated(self, arguments: JsonObject) -> dict[str, Any]:
+        """The handler's keyword arguments, made of `arguments` as the SDK itself makes them.
+
+        Raises:
+            ValidationError: They do not fit the tool's schema.
+        """
+        return self._tool.fn_metadata.validate_arguments(arguments)
+
+    def admits(self, result: "CallToolResult") -> bool:
+        """Whether the SDK, which validates what it is given once more, will let `result` pass."""
+        try:
+            self._tool.fn_metadata.convert_result(result)
+        except Exception:  # noqa: BLE001 - a validator may raise anything
+            return False
+        return True
+
     def result_of(self, value: object) -> "CallToolResult | None":
         """What the SDK makes of the handler's value; None for a question to the client.
 
@@ -94,6 +119,13 @@ class RegisteredTool:
 
         result = self._tool.fn_metadata.convert_result(value)
         return result if isinstance(result, CallToolResult) else None
+
+
+def tool_error(error: Exception) -> Exception:
+    """What a handler raises so that the client reads the message as the tool's own error."""
+    from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
+
+    return ToolError(str(error))
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -124,6 +156,70 @@ def result_from_wire(wire: JsonObject) -> "CallToolResult":
     from mcp_types import CallToolResult  # noqa: PLC0415
 
     return CallToolResult.model_validate(wire)
+
+
+def reporter(request: "ServerRequestContext[Any, Any] | None", event_loop: Callable[[], object]) -> Report | None:
+    """Reports the work on a call's files as MCP progress; None if the client did not ask for progress.
+
+    What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
+    the progress of one call must only ever rise (MCP specification, Progress).
+    """
+    if request is None or not (request.meta or {}).get("progress_token", (request.meta or {}).get("progressToken")):
+        return None
+    session: Any = request.session
+    tools_own = session.report_progress
+    loop = event_loop()
+    last = -1.0
+
+    async def noted(progress: float, total: float | None = None, message: str | None = None) -> None:
+        nonlocal last
+        last = max(last, progress)
+        await tools_own(progress, total, message)
+
+    session.report_progress = noted
+
+    async def send(fraction: float, text: str) -> None:
+        await tools_own(last + 0.99 * fraction, None, text)
+
+    def report(fraction: float, text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
+            anyio.from_thread.run(send, fraction, text, token=cast("Any", loop))
+
+    return report
+
+
+def error_result(error: Exception) -> "CallToolResult":
+    from mcp_types import CallToolResult, TextContent  # noqa: PLC0415
+
+    return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
+
+
+def resource_result(uri: str, content: bytes, media_type: str, version: str) -> JsonObject:
+    """The answer to `resources/read`: text as text, anything else as a blob."""
+    from mcp_types import BlobResourceContents, ReadResourceResult, TextResourceContents  # noqa: PLC0415
+    from mcp_types.methods import serialize_server_result  # noqa: PLC0415
+
+    contents: TextResourceContents | BlobResourceContents
+    try:
+        if not media_type.startswith("text/") and media_type not in _TEXT_TYPES:
+            raise ValueError
+        contents = TextResourceContents(uri=uri, mime_type=media_type, text=content.decode("utf-8"))
+    except ValueError:
+        blob = base64.b64encode(content).decode("ascii")
+        contents = BlobResourceContents(uri=uri, mime_type=media_type, blob=blob)
+    result = to_wire(ReadResourceResult(contents=[contents]))
+    return dict(serialize_server_result("resources/read", version, result))
+
+
+_TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript", "application/toml"})
+
+
+def resource_not_found(uri: str, error: Exception) -> Exception:
+    """What the SDK itself raises for a resource that is not there."""
+    from mcp.shared.exceptions import MCPError  # noqa: PLC0415
+    from mcp_types import INVALID_PARAMS  # noqa: PLC0415
+
+    return MCPError(code=INVALID_PARAMS, message=str(error), data={"uri": uri})
 
 
 def is_result(value: object) -> "TypeIs[CallToolResult]":

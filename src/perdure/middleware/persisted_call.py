@@ -9,15 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from perdure.errors import PerdureError, StoreTimeout, StoreUnavailable
+from perdure.errors import FileMissing, PerdureError, StoreTimeout, StoreUnavailable
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final
+from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
 from perdure.middleware.persistence.history import Conversation, History, HistoryState, in_conversation
-from perdure.middleware.persistence.threads import LaneFull
-from perdure.middleware.persistence.turn import Answer, BegunTurn, FinishedTurn, JsonObject, Outcome, Turn, Window
-from perdure.middleware.persistence.wiring import Runtime, redactor_for
+from perdure.middleware.persistence.threads import Lane, LaneFull
+from perdure.middleware.persistence.turn import (
+    Answer,
+    BegunTurn,
+    FinishedTurn,
+    JsonObject,
+    Outcome,
+    StoredFile,
+    Turn,
+    Window,
+)
+from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
 from perdure.middleware.tool_schema import CONTINUATION_ID
 from perdure.settings import HistoryMode, Policy
 
@@ -26,39 +36,91 @@ __all__ = ["ActiveCall", "PersistedCall", "active_call", "fault_code", "within"]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step(Generic[T]):
+    """Work that may block, and what to do with what came of it."""
+
+    work: Callable[[], T]
+    then: Callable[[T], None]
+    failed: Callable[[Exception], None]
+    on_files: bool = False
+    """In the lane for files, with the time that files have."""
+
+
 class PersistedCall:
     def __init__(self, runtime: Runtime, request: ToolRequest, policy: Policy) -> None:
         self.request = request
         self.policy = policy
         self.history = History()
         self.fault: Exception | None = None
+        self.refusal: PerdureError | None = None
+        """Set by `begin`: an argument names a file that this caller does not have. The body must not run."""
         self._runtime = runtime
         self._engine = runtime.engine
         self._reading: Reading = read_call(request, policy, runtime.settings, self._engine.clock.now())
         self._turn: Turn = self._reading.turn
         self._redactor = redactor_for(policy.redact, policy.redact_patterns)
         self._budget = runtime.settings.operation_timeout
+        self._arguments = request.arguments
+        self._result: JsonObject | None = None
         self._finished: FinishedTurn | None = None
         self._skipped: str | None = None
+        self._files = CallFiles(
+            runtime.keeper,
+            self._turn.principal,
+            policy,
+            roots_for(policy.file_roots, runtime.keeper.cache),
+            max_total_bytes=runtime.settings.max_total_bytes,
+        )
+
+    def report_to(self, report: Report | None) -> None:
+        """Where to tell how far the work on a large file is."""
+        self._files.report = report
 
     # ── before the body ──────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self) -> None:
-        self._attempt(self._call_store, self._begin, self._was_begun)
+        self._take(self._begin_steps())
 
     async def begin_async(self) -> None:
-        await self._attempt_async(self._begin, self._was_begun)
+        await self._take_async(self._begin_steps())
 
-    def _begin(self) -> BegunTurn:
+    def _begin_steps(self) -> "Iterator[_Step[Any]]":
         window = Window(self.policy.max_turns, self.policy.max_tokens)
-        return self._engine.begin(self._turn, window, self._redactor)
+        yield _Step(
+            work=lambda: self._engine.begin(self._turn, window, self._redactor),
+            then=self._was_begun,
+            failed=self._met,
+        )
+        if self._files.are_named_in(self._turn.arguments):
+            yield _Step(
+                work=lambda: self._files.brought_back(self._arguments, self.request.input_schema),
+                then=self._was_brought_back,
+                failed=self._refuse,
+                on_files=True,
+            )
 
     def _was_begun(self, begun: BegunTurn) -> None:
         self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
-        state = HistoryState.LOADED if begun.history else HistoryState.NEW
-        if not begun.history and begun.omitted:
-            state = HistoryState.LOADED
+        state = HistoryState.LOADED if begun.history or begun.omitted else HistoryState.NEW
         self.history = History(begun.history, state=state, omitted=begun.omitted)
+
+    def _was_brought_back(self, arguments: JsonObject) -> None:
+        self._arguments = arguments
+
+    def _refuse(self, error: Exception) -> None:
+        if not isinstance(error, FileMissing):
+            self._runtime.say("file.not_brought_back", error)
+        self.refusal = (
+            error
+            if isinstance(error, PerdureError)
+            else StoreUnavailable("A file that an argument names could not be read.", remedy="try again later.")
+        )
+
+    @property
+    def brought_files_back(self) -> bool:
+        """Whether the tool's arguments are others than the client's: local paths for storage URIs."""
+        return self._arguments is not self.request.arguments
 
     @property
     def conversation(self) -> Conversation:
@@ -66,8 +128,8 @@ class PersistedCall:
 
     def prompt_with_history(self, prompt: str) -> str:
         """`prompt` as the tool's body gets it; the record keeps it as it was."""
-        argument = self._reading.prompt_argument
-        if argument is None or self._reading.history_mode is not HistoryMode.PROMPT:
+        argument = self.prompt_argument
+        if argument is None:
             return prompt
         longer = self.history.before(prompt)
         if longer is not prompt and not prompt_fits(self.request, argument, longer):
@@ -85,56 +147,79 @@ class PersistedCall:
         return self.history if self._reading.history_mode is HistoryMode.PARAMETER else History()
 
     def arguments_for_tool(self) -> JsonObject:
-        """The wire arguments as the tool gets them: without what it does not know, with its history."""
-        arguments = dict(self.request.arguments)
+        """The wire arguments as the tool gets them: without what it does not know, with its files and history."""
+        arguments = dict(self._arguments)
         if not self.request.declares_id:
             arguments.pop(CONTINUATION_ID, None)
-        if (argument := self.prompt_argument) is not None:
-            arguments[argument] = self.prompt_with_history(arguments[argument])
+        argument = self.prompt_argument
+        if argument is not None and isinstance(prompt := arguments.get(argument), str):
+            arguments[argument] = self.prompt_with_history(prompt)
         return arguments
 
     # ── after the body ───────────────────────────────────────────────────────────────────────────────────────
 
-    def end_with_result(self, result: JsonObject) -> None:
-        """The body gave a result, here in its wire form."""
+    def end_with_result(self, result: JsonObject, *, cancelled: bool = False) -> None:
+        """The body gave a result, here in its wire form. `cancelled`: the client had given up on it."""
         if not is_final(result):
             # A question to the client, or a task: the answer comes with a later call, which is a turn of its own.
             self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
+        elif cancelled:
+            self._end(Outcome.CANCELLED, answer_of(result))
+        elif is_error(result):
+            self._end(Outcome.FAILED, answer_of(result))
         else:
-            self._end(Outcome.FAILED if is_error(result) else Outcome.ANSWERED, answer_of(result))
+            self._end(Outcome.ANSWERED, answer_of(result))
+            self._result = result
 
-    def end_with_error(self, error: BaseException, *, cancelled: bool) -> None:
+    def end_with_error(self, error: BaseException, *, cancelled: bool = False) -> None:
         if cancelled:
             self._end(Outcome.CANCELLED, Answer())
         else:
             self._end(Outcome.FAILED, Answer(error={"type": type(error).__name__, "message": str(error)}))
 
-    def end_cancelled(self, result: JsonObject) -> None:
-        """The body gave a result, but the client had given up on it."""
-        self._end(Outcome.CANCELLED, answer_of(result))
-
     def _end(self, outcome: Outcome, answer: Answer) -> None:
         self._turn = self._turn.ended(outcome, self._engine.clock.now(), answer)
 
     def finish(self) -> None:
-        self._attempt(self._call_store, self._finish, self._was_finished)
+        self._take(self._finish_steps())
 
     async def finish_async(self) -> None:
-        await self._attempt_async(self._finish, self._was_finished)
+        await self._take_async(self._finish_steps())
 
-    def _finish(self) -> FinishedTurn:
+    def _finish_steps(self) -> "Iterator[_Step[Any]]":
+        result = self._result
+        if result is not None and self._files.might_be_named_in(result):
+            yield _Step(
+                work=lambda: self._files.keep(result),
+                then=lambda files: self._were_kept(result, files),
+                failed=self._met,
+                on_files=True,
+            )
         if self._turn.place is None:
             self._turn = replace(self._turn, deferred=True)
-        return self._engine.finish(self._turn, self._redactor)
+        yield _Step(
+            work=lambda: self._engine.finish(self._turn, self._redactor), then=self._was_finished, failed=self._met
+        )
+
+    def _were_kept(self, result: JsonObject, files: tuple[StoredFile, ...]) -> None:
+        self._turn = replace(self._turn, answer=answer_of(self._files.rewritten(result)), files=files)
+        self._runtime.say_left_alone(self.request.tool, self._files.left_for_their_place())
 
     def _was_finished(self, finished: FinishedTurn) -> None:
         self._finished = finished
         self._turn = replace(self._turn, continuation_id=finished.continuation_id, place=finished.place)
 
-    def announce(self, result: JsonObject) -> JsonObject:
+    @property
+    def gave_files_out(self) -> bool:
+        return self._finished is not None and bool(self._finished.files)
+
+    def announce(self, result: JsonObject, *, with_files: bool = True) -> JsonObject:
         """`result` as the client gets it."""
         if not is_final(result):
             return result
+        if with_files and self._finished is not None:
+            # Without the turn there is no record of its files either: then the paths are all there is.
+            result = self._files.rewritten(result)
         return announced(
             result,
             where=self.policy.announce,
@@ -158,60 +243,65 @@ class PersistedCall:
             "perdure/persisted": self._finished is not None,
             "perdure/history": history,
         }
+        meta |= self._files.meta(self._finished.files if self._finished is not None else ())
         if self.fault is not None:
             meta["perdure/fault"] = fault_code(self.fault)
         return meta
 
-    # ── to the store and back ────────────────────────────────────────────────────────────────────────────────
+    # ── to the stores and back ───────────────────────────────────────────────────────────────────────────────
 
-    def _attempt(self, run: Callable[[Callable[[], T]], T], work: Callable[[], T], then: Callable[[T], None]) -> None:
-        try:
-            then(run(work))
-        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-            self._met(error)
+    def _take(self, steps: "Iterator[_Step[Any]]") -> None:
+        for step in steps:
+            try:
+                if step.on_files or self._engine.store.blocking:
+                    with self._in_time(step) as (lane, budget):
+                        result = lane.call(step.work, budget=budget)
+                else:
+                    result = step.work()
+                step.then(result)
+            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+                step.failed(error)
 
-    async def _attempt_async(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
-        try:
-            then(await self._call_store_async(work))
-        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-            self._met(error)
-
-    def _call_store(self, work: Callable[[], T]) -> T:
-        if not self._engine.store.blocking:
-            return work()
-        with self._on_the_budget() as budget:
-            return self._runtime.lane.call(work, budget=budget)
-
-    async def _call_store_async(self, work: Callable[[], T]) -> T:
-        if not self._engine.store.blocking:
-            return work()
-        with self._on_the_budget() as budget:
-            return await self._runtime.lane.call_async(work, budget=budget)
+    async def _take_async(self, steps: "Iterator[_Step[Any]]") -> None:
+        for step in steps:
+            try:
+                if step.on_files or self._engine.store.blocking:
+                    with self._in_time(step) as (lane, budget):
+                        result = await lane.call_async(step.work, budget=budget)
+                else:
+                    result = step.work()
+                step.then(result)
+            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+                step.failed(error)
 
     @contextmanager
-    def _on_the_budget(self) -> Iterator[float]:
-        """What is left of the seconds that this call may wait for the store.
+    def _in_time(self, step: "_Step[Any]") -> Iterator[tuple[Lane, float]]:
+        """The lane for `step`, and the seconds it has: files their own, the store what is left of the call's.
 
         Raises:
             StoreTimeout: Nothing is left, or it was used up.
-            StoreUnavailable: So many calls wait for the store that this one is not let in.
+            StoreUnavailable: So many calls wait already that this one is not let in.
         """
         started = time.monotonic()
+        lane, budget, setting = self._runtime.lane, self._budget, "operation_timeout"
+        if step.on_files:
+            lane, budget, setting = self._runtime.file_lane, self.policy.file_timeout + 1, "file_timeout"
         try:
-            if self._budget <= 0:
+            if budget <= 0:
                 raise TimeoutError
-            yield self._budget
+            yield lane, budget
         except TimeoutError as error:
             raise StoreTimeout(
-                f"The store did not answer within {self._runtime.settings.operation_timeout:g} s.",
-                remedy="look at the store; PERDURE_OPERATION_TIMEOUT sets how long a call waits for it.",
+                "The store did not answer within the time it has in one call.",
+                remedy=f"look at the store; the setting {setting} is that time, in seconds.",
             ) from error
         except LaneFull as error:
             raise StoreUnavailable(
                 "All threads wait for a store that does not answer.", remedy="look at the store."
             ) from error
         finally:
-            self._budget -= time.monotonic() - started
+            if not step.on_files:
+                self._budget -= time.monotonic() - started
 
     def _met(self, error: Exception) -> None:
         self.fault = error

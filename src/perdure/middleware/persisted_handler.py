@@ -71,8 +71,10 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return await self.handler(*plain_args, **plain_kwargs)
         call = serving.call
+        call.report_to(mcp_v2.reporter(serving.active.request, anyio.lowlevel.current_token))
         await call.begin_async()
         try:
+            serving.refuse_if_it_must()
             # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
             await anyio.lowlevel.checkpoint_if_cancelled()
             with within(serving.active):
@@ -92,13 +94,15 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
+        call.report_to(mcp_v2.reporter(serving.active.request, _event_loop))
         call.begin()
         try:
+            serving.refuse_if_it_must()
             with within(serving.active):
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = self.handler(*given_args, **given_kwargs)
         except BaseException as error:
-            call.end_with_error(error, cancelled=False)
+            call.end_with_error(error)
             call.finish()
             raise
         serving.end(value, cancelled=_client_gave_up())
@@ -153,7 +157,7 @@ class PersistedHandler:
         )
         if persisted_handler_of(tool.function) is not self:
             self._warn_of_what_stands_between(tool.name)
-        return _HighLevel(self, call, here or ActiveCall(key, tool.name), tool, hooked=here is not None)
+        return _HighLevel(self, call, here or ActiveCall(key, tool.name, request), tool, hooked=here is not None)
 
     def _open_lowlevel(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Serving | None":
         active = active_call.get()
@@ -244,8 +248,20 @@ class _HighLevel:
         self._announces = not hooked and persisted_handler_of(tool.function) is handler
         self._wire: JsonObject | None = None
 
+    def refuse_if_it_must(self) -> None:
+        """
+        Raises:
+            ToolError: An argument names a file that the caller does not have.
+        """
+        if self.call.refusal is not None:
+            raise mcp_v2.tool_error(self.call.refusal)
+
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        if self.call.brought_files_back:
+            kwargs = {**kwargs, **self._tool.validated(self.call.arguments_for_tool())}
         args, kwargs = self._handler.without_additions(args, kwargs, self.call.history_for_parameter)
+        if self.call.brought_files_back:
+            return args, kwargs  # With the transcript in its prompt already.
         argument = self.call.prompt_argument
         if argument is not None and isinstance(prompt := kwargs.get(argument), str):
             kwargs = {**kwargs, argument: self.call.prompt_with_history(prompt)}
@@ -256,17 +272,18 @@ class _HighLevel:
             result = self._tool.result_of(value)
             self._wire = None if result is None else mcp_v2.to_wire(result)
         except Exception as error:  # noqa: BLE001 - the SDK, given the same value, will raise it where it belongs
-            self.call.end_with_error(error, cancelled=False)
+            self.call.end_with_error(error)
             return
-        if cancelled and self._wire is not None:
-            self.call.end_cancelled(self._wire)
-        else:
-            self.call.end_with_result(self._wire or {"resultType": "input_required"})
+        self.call.end_with_result(self._wire or {"resultType": "input_required"}, cancelled=cancelled)
 
     def answer(self, value: object) -> object:
         if self._wire is None or not self._announces:
             return value
-        return mcp_v2.result_from_wire(self.call.announce(self._wire))
+        result = mcp_v2.result_from_wire(self.call.announce(self._wire))
+        if self.call.gave_files_out and not self._tool.admits(result):
+            # Its output type wants paths of files that exist here, and nothing else.
+            result = mcp_v2.result_from_wire(self.call.announce(self._wire, with_files=False))
+        return result
 
 
 class _LowLevel:
@@ -279,6 +296,14 @@ class _LowLevel:
         self._handler = handler
         self._hooked = hooked
 
+    def refuse_if_it_must(self) -> None:
+        """
+        Raises:
+            PerdureError: An argument names a file that the caller does not have.
+        """
+        if self.call.refusal is not None:
+            raise self.call.refusal
+
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         arguments = self.call.arguments_for_tool()
         if "arguments" in kwargs:
@@ -286,17 +311,21 @@ class _LowLevel:
         return (*args[:-1], arguments), {}
 
     def end(self, value: object, *, cancelled: bool = False) -> None:
-        wire = wire_of(value)
-        if cancelled:
-            self.call.end_cancelled(wire)
-        else:
-            self.call.end_with_result(wire)
+        self.call.end_with_result(wire_of(value), cancelled=cancelled)
 
     def answer(self, value: object) -> object:
         return value if self._hooked else announced_value(value, self.call)
 
 
 _Serving: TypeAlias = _HighLevel | _LowLevel
+
+
+def _event_loop() -> object:
+    """A token for the event loop that waits for this worker thread; None if none does."""
+    try:
+        return anyio.from_thread.run_sync(anyio.lowlevel.current_token)
+    except RuntimeError:
+        return None
 
 
 def _is_async(handler: object) -> bool:

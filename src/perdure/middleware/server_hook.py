@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from perdure.errors import PerdureError, StoreUnavailable
 from perdure.logs import log
 from perdure.middleware import mcp_v2
-from perdure.middleware.call_reader import ToolRequest
+from perdure.middleware.call_reader import ToolRequest, principal_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
 from perdure.middleware.persisted_handler import PersistedHandler, persisted_handler_of
+from perdure.middleware.persistence.threads import LaneFull
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
 from perdure.middleware.tool_schema import amended, declares_continuation_id
@@ -59,6 +61,8 @@ class _ServerHook:
                 return await self._call(ctx, call_next)
             case "tools/list" if ctx.request_id is not None:
                 return self._list(await call_next(ctx))
+            case "resources/read" if ctx.request_id is not None and (uri := _stored(ctx.params)) is not None:
+                return await self._read(uri, ctx)
             case _:
                 return await call_next(ctx)
 
@@ -96,7 +100,13 @@ class _ServerHook:
             policy,
         )
         active.call = call
+        call.report_to(mcp_v2.reporter(ctx, anyio.lowlevel.current_token))
         await call.begin_async()
+        if call.refusal is not None:
+            refused = mcp_v2.to_wire(mcp_v2.error_result(call.refusal))
+            call.end_with_result(refused)
+            await call.finish_async()
+            return call.announce(refused)
         try:
             # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -110,6 +120,26 @@ class _ServerHook:
         call.end_with_result(wire)
         await call.finish_async()
         return call.announce(wire)
+
+    async def _read(self, uri: str, ctx: "ServerRequestContext[Any, Any]") -> JsonObject:
+        """A stored file as a resource: the caller's own only.
+
+        Raises:
+            MCPError: There is none, or it is too large for one message.
+        """
+        now = runtime()
+        principal = principal_of(mcp_v2.caller_of(ctx), now.settings)
+        seconds = now.settings.policy("").file_timeout
+        try:
+            content, media_type = await now.file_lane.call_async(
+                lambda: now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes), budget=seconds
+            )
+        except PerdureError as error:
+            raise mcp_v2.resource_not_found(uri, error) from error
+        except (TimeoutError, LaneFull) as error:
+            unavailable = StoreUnavailable(f"{uri} could not be read in time.", remedy="try again later.")
+            raise mcp_v2.resource_not_found(uri, unavailable) from error
+        return mcp_v2.resource_result(uri, content, media_type, ctx.protocol_version)
 
     def _announced(self, call: PersistedCall, result: "HandlerResult") -> "HandlerResult":
         return call.announce(mcp_v2.wire_result(result))
@@ -152,3 +182,9 @@ class _ServerHook:
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
             remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
         )
+
+
+def _stored(params: Mapping[str, Any] | None) -> str | None:
+    """The storage URI that a `resources/read` asks for; None if it asks for something else."""
+    uri = (params or {}).get("uri")
+    return uri if isinstance(uri, str) and uri.startswith("storage://") else None

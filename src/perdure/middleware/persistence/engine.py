@@ -12,6 +12,7 @@ from perdure.middleware.persistence.turn import (
     BegunTurn,
     ConversationSummary,
     FinishedTurn,
+    StoredFile,
     Turn,
     Window,
 )
@@ -49,6 +50,11 @@ class Engine:
         limit: int = 100,
     ) -> list[ConversationSummary]:
         return self.store.conversations(principal, continuation_id, before=before, limit=limit)
+
+    def files(
+        self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
+    ) -> list[StoredFile]:
+        return self.store.files(principal, continuation_id, name, limit=limit)
 
     def _stored_form(self, turn: Turn, redactor: Redactor) -> Turn:
         if turn.stored_form:

@@ -1,11 +1,20 @@
 """What the engine needs from the outside: a store, a clock. Synchronous, small, and all of it."""
 
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
-from perdure.middleware.persistence.turn import BegunTurn, ConversationSummary, FinishedTurn, Turn, Window
+from perdure.middleware.persistence.turn import (
+    BegunTurn,
+    ConversationSummary,
+    FinishedTurn,
+    StoredFile,
+    Turn,
+    Window,
+)
 
-__all__ = ["Clock", "Store", "SystemClock"]
+__all__ = ["Clock", "FileStore", "Store", "SystemClock"]
 
 
 class Store(Protocol):
@@ -56,7 +65,48 @@ class Store(Protocol):
         """
         ...
 
+    def file(self, principal: str, key: str) -> StoredFile | None:
+        """The file that `principal` has under `key`, as it was kept last; None if there is none."""
+        ...
+
+    def files(
+        self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
+    ) -> list[StoredFile]:
+        """The files of one principal, newest first; of one conversation, or under one logical name."""
+        ...
+
     def close(self) -> None: ...
+
+
+class FileStore(Protocol):
+    """Keeps bytes under keys. Safe to call from many threads at once.
+
+    A key is `<tenant>/<sha256>/<safe name>`: it names its content, so what stands under it never changes.
+    `perdure.testing.FileStoreContract` is the whole definition.
+
+    Every method raises `StoreUnavailable` when it cannot say what is kept.
+    """
+
+    bucket: str
+
+    def put(self, key: str, snapshot: Path, *, media_type: str) -> None:
+        """Keep the content of `snapshot` under `key`; durable on return. Takes the file away or leaves it.
+
+        Keeping the same key again changes nothing.
+        """
+        ...
+
+    def read(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """The content under `key`, to be read in pieces.
+
+        Raises:
+            FileMissing: There is none.
+        """
+        ...
+
+    def used_bytes(self) -> int:
+        """What all files together take up; may be a few minutes old."""
+        ...
 
 
 class Clock(Protocol):

@@ -15,6 +15,7 @@ __all__ = [
     "Json",
     "JsonObject",
     "Outcome",
+    "StoredFile",
     "Turn",
     "Window",
     "new_turn_id",
@@ -47,6 +48,30 @@ class Answer:
     """The whole `CallToolResult` as it is on the wire; None when the tool raised or was cancelled."""
     error: JsonObject | None = None
     """`{"type", "message"}` of what the tool raised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A version of a file that a turn gave out."""
+
+    key: str
+    """`<tenant>/<sha256>/<safe name>`"""
+    bucket: str
+    name: str
+    """The logical name: what the tool called it. New content under it is a new version."""
+    sha256: str
+    size: int
+    """In bytes."""
+    media_type: str
+    version: int = 0
+    """1, 2, 3 … of one name in one conversation; 0 until the store has given it."""
+    turn_id: str = ""
+    continuation_id: str = ""
+    created_at: datetime | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"storage://{self.bucket}/{self.key}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +108,8 @@ class Turn:
     """Whether an unknown continuation id may become a conversation; if not, `fresh_id` does."""
     fresh_id: str = ""
     """The id of the conversation to make when an unknown one may not be adopted."""
+    files: tuple[StoredFile, ...] = ()
+    """What its answer gave out; written when it is finished."""
     metadata: JsonObject = field(default_factory=dict)
     """`protocol_version` and the like; nothing here is needed to read the turn."""
     stored_form: bool = False
@@ -133,6 +160,8 @@ class FinishedTurn:
     place: int
     outcome: Outcome
     """The first terminal outcome that arrived; a later one does not replace it."""
+    files: tuple[StoredFile, ...] = ()
+    """With their versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,23 @@
 """The one place where settings become parts, and parts a whole."""
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 from perdure.errors import PerdureError, SettingsError
 from perdure.logs import log
 from perdure.middleware.persistence.engine import Engine
+from perdure.middleware.persistence.file_stores.local import LocalFileStore
+from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
+from perdure.middleware.persistence.files.keeper import FileKeeper
 from perdure.middleware.persistence.history import estimate_tokens
-from perdure.middleware.persistence.ports import Clock, Store, SystemClock
+from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
@@ -21,7 +26,7 @@ from perdure.middleware.persistence.threads import Lane
 from perdure.settings import Policy, Settings, ToolSettings
 from perdure.settings_loader import data_directory, load_settings
 
-__all__ = ["Runtime", "activated", "build", "redactor_for", "runtime"]
+__all__ = ["Runtime", "activated", "build", "redactor_for", "roots_for", "runtime"]
 
 _SAY_AGAIN_AFTER = 60.0
 """Seconds for which the same fault is not logged again."""
@@ -33,7 +38,10 @@ class Runtime:
 
     settings: Settings
     engine: Engine
+    keeper: FileKeeper
     lane: Lane = field(default_factory=lambda: Lane("store"))
+    file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
+    """Apart, so that large files hold up no acknowledgement."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
     _said: dict[str, float] = field(default_factory=dict)
 
@@ -59,17 +67,44 @@ class Runtime:
             )
             log.error(event, what=what, remedy=remedy)
 
+    def say_left_alone(self, tool: str, paths: list[str]) -> None:
+        """Tell the operator, once for each directory, which setting would admit what a tool gave out."""
+        for folder in sorted({os.path.dirname(path) for path in paths}):  # noqa: PTH120 - a string, and stays one
+            key = f"{tool}\0{folder}"
+            if key not in self._said and len(self._said) < 1000:
+                self._said[key] = 0.0
+                log.warning(
+                    "file.left_alone",
+                    what=f"The tool {tool} gave out a path in {folder!r}, which lies outside of the allowed roots.",
+                    remedy=f"if these files shall be kept: [tools.{tool}] file_roots = [{folder!r}] in perdure.toml.",
+                )
+
 
 @lru_cache(maxsize=256)
 def redactor_for(redact: bool, patterns: tuple[str, ...]) -> Redactor:
     return Redactor(enabled=redact, patterns=patterns)
 
 
-def build(settings: Settings, *, store: Store | None = None, clock: Clock | None = None) -> Runtime:
+@lru_cache(maxsize=64)
+def roots_for(chosen: tuple[Path, ...], own: Path) -> AllowedRoots:
+    """The temp directory, what the policy adds, and the copies that we gave to tools ourselves."""
+    return AllowedRoots([*chosen, own], shared=[Path(tempfile.gettempdir())])
+
+
+def build(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    file_store: FileStore | None = None,
+    clock: Clock | None = None,
+) -> Runtime:
     clock = clock or SystemClock()
+    store = store or _store(settings, clock)
+    folder = data_directory(settings) / "files"
     return Runtime(
         settings=settings,
-        engine=Engine(store or _store(settings, clock), clock, settings.count_tokens or estimate_tokens),
+        engine=Engine(store, clock, settings.count_tokens or estimate_tokens),
+        keeper=FileKeeper(store, file_store or LocalFileStore(folder, settings.bucket), folder),
     )
 
 

@@ -13,6 +13,7 @@ from perdure.middleware.persistence.turn import (
     ConversationSummary,
     FinishedTurn,
     Outcome,
+    StoredFile,
     Turn,
     Window,
 )
@@ -28,6 +29,8 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._conversations: dict[str, dict[str, _Conversation]] = defaultdict(dict)
         self._places: dict[str, tuple[_Conversation, int]] = {}
+        self._files: list[tuple[str, StoredFile]] = []
+        """By principal, in the order in which they were kept."""
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with self._lock:
@@ -53,9 +56,15 @@ class MemoryStore:
                     tokens=turn.tokens,
                 )
                 conversation.turns[place - 1] = kept
+                self._keep_files(conversation, turn, kept)
                 if kept.outcome is Outcome.ANSWERED:
                     bisect.insort(conversation.answered, place)
-            return FinishedTurn(continuation_id=conversation.continuation_id, place=place, outcome=kept.outcome)
+            return FinishedTurn(
+                continuation_id=conversation.continuation_id,
+                place=place,
+                outcome=kept.outcome,
+                files=tuple(file for _, file in self._files if file.turn_id == turn.id) if turn.files else (),
+            )
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         with self._lock:
@@ -81,8 +90,42 @@ class MemoryStore:
         lines.sort(key=_newest_first, reverse=True)
         return [line for line in lines if before is None or _newest_first(line) < before][:limit]
 
+    def file(self, principal: str, key: str) -> StoredFile | None:
+        with self._lock:
+            return next((file for owner, file in reversed(self._files) if owner == principal and file.key == key), None)
+
+    def files(
+        self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
+    ) -> list[StoredFile]:
+        with self._lock:
+            found = [
+                file
+                for owner, file in reversed(self._files)
+                if owner == principal and continuation_id in (None, file.continuation_id) and name in (None, file.name)
+            ]
+        return found[:limit]
+
     def close(self) -> None:
         pass
+
+    def _keep_files(self, conversation: "_Conversation", turn: Turn, kept: Turn) -> None:
+        for file in turn.files:
+            newest = conversation.versions.get(file.name)
+            if newest is None or newest[1] != file.sha256:
+                newest = (newest[0] + 1 if newest else 1, file.sha256)
+                conversation.versions[file.name] = newest
+            self._files.append(
+                (
+                    turn.principal,
+                    replace(
+                        file,
+                        version=newest[0],
+                        turn_id=turn.id,
+                        continuation_id=conversation.continuation_id,
+                        created_at=kept.ended_at,
+                    ),
+                )
+            )
 
     def _place(self, turn: Turn) -> "tuple[_Conversation, int, bool]":
         """The turn's conversation, its place, and whether it was there already."""
@@ -137,6 +180,8 @@ class _Conversation:
     turns: list[Turn] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
     """Places of the answered turns, sorted."""
+    versions: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """The newest version and its hash, by logical name."""
 
     def window(self, place: int, window: Window) -> tuple[Turn, ...]:
         kept: list[Turn] = []

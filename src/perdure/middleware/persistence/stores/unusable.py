@@ -16,7 +16,7 @@ class UnusableStore:
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise self._reason
 
-    begin = finish = turns = conversations = _refuse
+    begin = finish = turns = conversations = file = files = _refuse
 
     def close(self) -> None:
         pass

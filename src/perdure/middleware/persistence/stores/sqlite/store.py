@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import weakref
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from perdure.middleware.persistence.turn import (
     ConversationSummary,
     FinishedTurn,
     Outcome,
+    StoredFile,
     Turn,
     Window,
 )
@@ -126,6 +128,22 @@ class SqliteStore:
                 for row in rows
             ]
 
+    def file(self, principal: str, key: str) -> StoredFile | None:
+        if not self._database.exists():
+            return None
+        with explained(self.path):
+            row = self._reader().execute(self._sql["find_file"], {"user_id": principal, "key": key}).fetchone()
+            return _file(row) if row is not None else None
+
+    def files(
+        self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
+    ) -> list[StoredFile]:
+        if not self._database.exists():
+            return []
+        wanted = {"user_id": principal, "continuation_id": continuation_id, "name": name, "limit": limit}
+        with explained(self.path):
+            return [_file(row) for row in self._reader().execute(self._sql["list_files"], wanted)]
+
     def close(self) -> None:
         self._database.close()
 
@@ -222,11 +240,57 @@ class SqliteStore:
                 "created_at": (turn.ended_at or self._clock.now()).isoformat(),
             },
         )
+        if added.rowcount:
+            self._add_files(connection, turn, begun["session_id"])
+        rows: Iterable[sqlite3.Row] = ()
+        if turn.files:
+            rows = connection.execute(
+                self._sql["files_of_turn"], {"session_id": begun["session_id"], "turn_id": turn.id}
+            )
         return FinishedTurn(
             continuation_id=begun["continuation_id"],
             place=begun["place"],
             outcome=turn.outcome if added.rowcount else begun["outcome"],
+            files=tuple(_file(row) for row in rows),
         )
+
+    def _add_files(self, connection: sqlite3.Connection, turn: Turn, session_id: int) -> None:
+        for file in turn.files:
+            newest = connection.execute(
+                self._sql["newest_version"], {"session_id": session_id, "name": file.name}
+            ).fetchone()
+            version, content = (newest["version"], newest["sha256"]) if newest else (0, None)
+            connection.execute(
+                self._sql["add_file"],
+                {
+                    "session_id": session_id,
+                    "name": file.name,
+                    "version": version if content == file.sha256 else version + 1,
+                    "turn_id": turn.id,
+                    "user_id": turn.principal,
+                    "bucket": file.bucket,
+                    "key": file.key,
+                    "sha256": file.sha256,
+                    "size": file.size,
+                    "media_type": file.media_type,
+                    "created_at": (turn.ended_at or self._clock.now()).isoformat(),
+                },
+            )
+
+
+def _file(row: sqlite3.Row) -> StoredFile:
+    return StoredFile(
+        key=row["key"],
+        bucket=row["bucket"],
+        name=row["name"],
+        sha256=row["sha256"],
+        size=row["size"],
+        media_type=row["media_type"],
+        version=row["version"],
+        turn_id=row["turn_id"],
+        continuation_id=row["continuation_id"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+    )
 
 
 def _turn(row: sqlite3.Row, principal: str, continuation_id: str) -> Turn:

@@ -1,0 +1,147 @@
+"""Finds local paths in a tool's result and storage URIs in its arguments, and puts others in their places.
+
+Pure: nothing here touches the file system. A value counts only as a whole, so that no sentence is ever cut up; prose is
+searched only where the policy says so. All of it runs in time linear in the size of the value.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from perdure.middleware.persistence.turn import Json, JsonObject
+
+__all__ = ["Replace", "local_path", "rewritten_arguments", "rewritten_result", "storage_uri"]
+
+Replace: TypeAlias = Callable[[str], str | None]
+"""Given a whole value, what to put in its place; None to leave it."""
+
+_LONGEST_PATH = 4096
+"""PATH_MAX of Linux, in bytes with the terminating NUL; a longer string names no file."""
+
+_LONGEST_URI = 3 * _LONGEST_PATH
+
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*+:)?', re.DOTALL)
+
+# A path in prose: it starts where a word starts, and ends before what ends a sentence.
+_PATH_IN_PROSE = re.compile(r"(?<![\w/.~:-])(?:file://)?/[^\s\"'`<>|()\[\]{},;]+")
+
+_STORAGE_URI = re.compile(r"storage://[A-Za-z0-9_-]{1,100}/[A-Za-z0-9_/!.*'() &$=@;:+,?-]{1,1024}")
+
+
+def local_path(value: str) -> str | None:
+    """The absolute path that `value` is, or that it names as a `file://` URI (RFC 8089); None if it is neither.
+
+    Surrogates stand for bytes that are not UTF-8, as in `os.fsdecode`.
+    """
+    if value.startswith("/"):
+        path: str | None = value if len(value) < _LONGEST_PATH else None
+    elif value[:7].lower() == "file://" and len(value) < _LONGEST_URI:
+        path = _path_of_uri(value)
+    else:
+        return None
+    if path is None or path.startswith("//") or "\0" in path or "\n" in path or "\r" in path:
+        return None  # A UNC path, or nothing that a tool would call a file.
+    return path
+
+
+def storage_uri(value: str) -> str | None:
+    """The storage URI that `value` is, possibly in quotes, as models copy it from JSON; None if it is none."""
+    if "storage://" not in value[:20] or len(value) > _LONGEST_URI:
+        return None
+    bare = value.strip().strip('"')
+    return bare if _STORAGE_URI.fullmatch(bare) else None
+
+
+def rewritten_result(result: JsonObject, replace: Replace, *, prose: bool) -> JsonObject:
+    """`result`, a `CallToolResult` on the wire, with every whole value for which `replace` has another."""
+    changed = dict(result)
+    if isinstance(content := result.get("content"), list):
+        changed["content"] = [_block(block, replace, prose) for block in content]
+    if "structuredContent" in result:
+        changed["structuredContent"] = _values(result["structuredContent"], lambda text: _text(text, replace, prose))
+    return changed
+
+
+def rewritten_arguments(arguments: JsonObject, replace: Replace) -> JsonObject:
+    """`arguments` with every whole value, at any depth, for which `replace` has another."""
+    return {name: _values(value, lambda text: _whole(text, replace)) for name, value in arguments.items()}
+
+
+def _block(block: Json, replace: Replace, prose: bool) -> Json:
+    match block:
+        case {"type": "text", "text": str(text)}:
+            return {**block, "text": _text(text, replace, prose)}
+        case {"type": "resource_link", "uri": str(uri)}:
+            return {**block, "uri": _whole(uri, replace)}
+        case {"type": "resource", "resource": {"uri": str(uri)}}:
+            return {**block, "resource": {**block["resource"], "uri": _whole(uri, replace)}}
+        case _:
+            return block
+
+
+def _text(text: str, replace: Replace, prose: bool) -> str:
+    whole = _whole(text, replace)
+    if whole is not text:
+        return whole
+    stripped = text.strip()
+    if stripped is not text and (replaced := _whole(stripped, replace)) is not stripped:
+        return text.replace(stripped, replaced, 1)
+    if stripped[:1] in ("{", "[", '"') and _is_json(stripped):
+        return _JSON_STRING.sub(lambda literal: _literal(literal, replace), text)
+    if prose:
+        return _PATH_IN_PROSE.sub(lambda found: _in_prose(found[0], replace), text)
+    return text
+
+
+def _values(value: Json, rewrite: Callable[[str], str]) -> Json:
+    match value:
+        case str():
+            return rewrite(value)
+        case dict():
+            return {name: _values(item, rewrite) for name, item in value.items()}
+        case list():
+            return [_values(item, rewrite) for item in value]
+        case _:
+            return value
+
+
+def _whole(value: str, replace: Replace) -> str:
+    if len(value) >= _LONGEST_URI:
+        return value
+    replaced = replace(value)
+    return value if replaced is None else replaced
+
+
+def _literal(literal: "re.Match[str]", replace: Replace) -> str:
+    """One string of a JSON text, in the text's own formatting. The names of members stay."""
+    if literal[1] is not None or len(literal[0]) > 2 * _LONGEST_URI:
+        return literal[0]
+    value: str = json.loads(literal[0], strict=False)
+    replaced = _whole(value, replace)
+    return literal[0] if replaced is value else json.dumps(replaced)
+
+
+def _in_prose(found: str, replace: Replace) -> str:
+    bare = found.rstrip(".!?:")
+    return _whole(bare, replace) + found[len(bare) :]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _path_of_uri(uri: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    if parts.netloc.lower() not in ("", "localhost") or parts.query or parts.fragment or not parts.path.startswith("/"):
+        return None  # Another machine's file is not ours to read.
+    path = unquote_to_bytes(parts.path)
+    return path.decode("utf-8", "surrogateescape") if len(path) < _LONGEST_PATH else None

@@ -1,0 +1,81 @@
+"""Files in a folder: `<folder>/<tenant>/<sha256>`, each content once for each tenant."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from perdure.errors import FileMissing, StoreUnavailable
+
+__all__ = ["LocalFileStore"]
+
+_COUNT_AGAIN_AFTER = 60.0
+"""Seconds. Other processes keep files too."""
+
+
+class LocalFileStore:
+    def __init__(self, folder: Path, bucket: str) -> None:
+        self.bucket = bucket
+        self._folder = folder.absolute() / bucket
+        self._counting = threading.Lock()
+        self._used = 0
+        self._counted_at: float | None = None
+
+    def put(self, key: str, snapshot: Path, *, media_type: str) -> None:
+        target = self._path(key)
+        with self._explained(target):
+            if target.exists():
+                return
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            size = snapshot.stat().st_size
+            # The name appears at once and whole, and outlives a power loss: the content was synced by whoever wrote it.
+            snapshot.replace(target)
+            directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        with self._counting:
+            self._used += size
+
+    @contextmanager
+    def read(self, key: str) -> Iterator[BinaryIO]:
+        path = self._path(key)
+        try:
+            with self._explained(path):
+                file = path.open("rb")
+        except FileNotFoundError:
+            raise FileMissing(
+                f"The content of storage://{self.bucket}/{key} is not there.", remedy="put back a backup of the folder."
+            ) from None
+        with file:
+            yield file
+
+    def used_bytes(self) -> int:
+        with self._counting:
+            now = time.monotonic()
+            if self._counted_at is None or now - self._counted_at > _COUNT_AGAIN_AFTER:
+                self._used = sum(path.stat().st_size for path in self._folder.glob("*/*") if path.is_file())
+                self._counted_at = now
+            return self._used
+
+    def _path(self, key: str) -> Path:
+        tenant, sha256, _name = key.split("/")
+        if not tenant.replace("-", "").replace("_", "").isalnum() or len(sha256) != 64 or not sha256.isalnum():
+            raise FileMissing(f"{key!r} is no key of a stored file.")
+        return self._folder / tenant / sha256
+
+    @contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreUnavailable(
+                f"The file {path} cannot be kept or read: {error.strerror}.",
+                remedy=f"see to the space and the permissions of {self._folder}.",
+            ) from error

@@ -1,0 +1,220 @@
+"""Keeps the files that a tool's result names, and brings them back where an argument names them."""
+
+import hashlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.errors import FileMissing
+from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
+from perdure.middleware.persistence.files.snapshot import CHUNK, Limits, Progress, take_snapshot
+from perdure.middleware.persistence.ports import FileStore, Store
+from perdure.middleware.persistence.turn import StoredFile
+
+__all__ = ["FileKeeper", "FileLimits", "Keeping", "tenant_of"]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_SAFE_TENANT = re.compile(r"(?!h-)[A-Za-z0-9_-]{1,64}")
+_LONGEST_SAFE_NAME = 80
+_PUT_BACK = "put back a backup of the file store."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileLimits:
+    """Bytes, files and seconds that one turn, or all together, may take."""
+
+    max_file_bytes: int
+    max_turn_files: int
+    max_turn_bytes: int
+    max_total_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """A path that stays in the result as it is."""
+
+    path: str
+    reason: str
+    setting: str | None
+
+
+class FileKeeper:
+    def __init__(self, store: Store, file_store: FileStore, folder: Path) -> None:
+        """`folder` is ours: snapshots on their way, and the local copies that tools are given."""
+        self.file_store = file_store
+        self.cache = folder / "cache"
+        self._store = store
+        self._incoming = folder / "incoming"
+
+    def keeping(self, principal: str, roots: AllowedRoots, limits: FileLimits, progress: Progress) -> "Keeping":
+        return Keeping(self, principal, roots, limits, progress)
+
+    def bring_back(self, principal: str, uri: str, *, max_bytes: int, progress: Progress) -> Path:
+        """A local file with the content that `uri` names, checked by its hash.
+
+        Raises:
+            FileMissing: There is no such file of this principal.
+            StoreUnavailable: It could not be read now.
+        """
+        stored = self.find(principal, uri)
+        target = self.cache / stored.sha256 / _file_name(stored.name)
+        if _has_hash(target, stored.sha256):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = target.with_name(f".{os.getpid()}-{os.urandom(8).hex()}")
+        digest = hashlib.sha256()
+        done = 0
+        try:
+            with self.file_store.read(stored.key) as source, partial.open("xb") as out:
+                while chunk := source.read(CHUNK):
+                    done += len(chunk)
+                    if done > max(stored.size, 0) or done > max_bytes:
+                        break
+                    digest.update(chunk)
+                    out.write(chunk)
+                    progress(done, stored.size)
+            if digest.hexdigest() != stored.sha256 or done != stored.size:
+                raise FileMissing(f"The content of {uri} is not what was kept.", remedy=_PUT_BACK)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def content(self, principal: str, uri: str, *, max_bytes: int) -> tuple[bytes, str]:
+        """What `uri` names, in memory, and its media type.
+
+        Raises:
+            FileMissing: There is no such file of this principal, or it is larger than `max_bytes`.
+            StoreUnavailable: It could not be read now.
+        """
+        stored = self.find(principal, uri)
+        if stored.size > max_bytes:
+            raise FileMissing(
+                f"{uri} has {stored.size:,} bytes; at most {max_bytes:,} are sent as a resource.",
+                remedy="pass the URI to a tool, or raise max_resource_bytes in perdure.toml.",
+            )
+        with self.file_store.read(stored.key) as source:
+            content = source.read(stored.size + 1)
+        if hashlib.sha256(content).hexdigest() != stored.sha256:
+            raise FileMissing(f"The content of {uri} is not what was kept.", remedy=_PUT_BACK)
+        return content, stored.media_type
+
+    def find(self, principal: str, uri: str) -> StoredFile:
+        """
+        Raises:
+            FileMissing: There is no such file of this principal.
+        """
+        prefix = f"storage://{self.file_store.bucket}/"
+        key = uri.removeprefix(prefix)
+        stored = None
+        if uri.startswith(prefix) and key.startswith(tenant_of(principal) + "/"):
+            stored = self._store.file(principal, key)
+        if stored is None:
+            raise FileMissing(f"There is no file {uri}.", remedy="use a URI that an earlier result gave.")
+        return stored
+
+
+class Keeping:
+    """The files of one result: each path is looked at once, however often it stands there."""
+
+    def __init__(
+        self, keeper: FileKeeper, principal: str, roots: AllowedRoots, limits: FileLimits, progress: Progress
+    ) -> None:
+        self.stored: dict[str, StoredFile] = {}
+        self.left: dict[str, LeftAlone] = {}
+        self._keeper = keeper
+        self._tenant = tenant_of(principal)
+        self._roots = roots
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.seconds
+        self._progress = progress
+        self._bytes = 0
+
+    def uri_for(self, path: str) -> str | None:
+        """The storage URI of the file at `path`, which is kept now; None if it is left alone.
+
+        Raises:
+            StoreUnavailable: The file store is away.
+        """
+        if path in self.stored:
+            return self.stored[path].uri
+        if path in self.left:
+            return None
+        try:
+            self.stored[path] = stored = self._keep(path)
+        except FileRefused as refused:
+            self.left[path] = LeftAlone(path, refused.reason, refused.setting)
+            return None
+        return stored.uri
+
+    def files(self) -> tuple[StoredFile, ...]:
+        return tuple({file.key: file for file in self.stored.values()}.values())
+
+    def _keep(self, path: str) -> StoredFile:
+        limits = self._limits
+        if len(self.stored) >= limits.max_turn_files:
+            raise FileRefused(f"at most {limits.max_turn_files} files are kept of one turn", setting="max_turn_files")
+        file = self._roots.open(path)
+        try:
+            if self._bytes + file.status.st_size > limits.max_turn_bytes:
+                raise FileRefused(
+                    f"at most {limits.max_turn_bytes:,} bytes are kept of one turn", setting="max_turn_bytes"
+                )
+            if self._keeper.file_store.used_bytes() + file.status.st_size > limits.max_total_bytes:
+                raise FileRefused(
+                    f"the file store holds its {limits.max_total_bytes:,} bytes", setting="max_total_bytes"
+                )
+            self._keeper._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+            snapshot = take_snapshot(
+                file, self._keeper._incoming, Limits(limits.max_file_bytes, self._deadline), self._progress
+            )
+        finally:
+            os.close(file.descriptor)
+        try:
+            name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            key = f"{self._tenant}/{snapshot.sha256}/{_safe_name(name)}"
+            self._keeper.file_store.put(key, snapshot.path, media_type=snapshot.media_type)
+        finally:
+            snapshot.path.unlink(missing_ok=True)
+        self._bytes += snapshot.size
+        return StoredFile(
+            key=key,
+            bucket=self._keeper.file_store.bucket,
+            name=name,
+            sha256=snapshot.sha256,
+            size=snapshot.size,
+            media_type=snapshot.media_type,
+        )
+
+
+def tenant_of(principal: str) -> str:
+    """The first part of a principal's keys: the principal itself, or its hash where it has other characters."""
+    if _SAFE_TENANT.fullmatch(principal):
+        return principal
+    return "h-" + hashlib.sha256(principal.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _safe_name(name: str) -> str:
+    """What of a file's name can stand in a key everywhere: ASCII letters, digits and `._-`, with its ending."""
+    stem, dot, ending = _UNSAFE.sub("_", name).lstrip(".").rpartition(".")
+    if not dot or len(ending) > 20:
+        return (_UNSAFE.sub("_", name).lstrip(".") or "file")[:_LONGEST_SAFE_NAME]
+    return f"{stem[: _LONGEST_SAFE_NAME - len(ending) - 1] or 'file'}.{ending}"
+
+
+def _file_name(name: str) -> str:
+    """`name` for a local file: the true one, unless the file system could not hold it."""
+    usable = name.replace("/", "_").replace("\\0", "_").lstrip(".") or "file"
+    return usable if len(usable.encode("utf-8", "surrogatepass")) <= 200 else _safe_name(usable)
+
+
+def _has_hash(path: Path, sha256: str) -> bool:
+    """Whether the copy is still what it was: tools may have written to it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return False

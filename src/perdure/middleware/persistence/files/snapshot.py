@@ -1,0 +1,111 @@
+"""Takes a file's content as it is at one moment: what is hashed is what is kept, whatever happens to the file."""
+
+import codecs
+import hashlib
+import mimetypes
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import puremagic
+
+from perdure.middleware.persistence.files.allowed_roots import FileRefused, OpenFile
+
+__all__ = ["Limits", "Progress", "Snapshot", "take_snapshot"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all, now and then."""
+
+CHUNK = 1 << 20
+"""Bytes read at once: memory stays at this, whatever the file's size."""
+
+_TRIES = 3
+
+
+class Limits(NamedTuple):
+    file_bytes: int
+    deadline: float
+    """On `time.monotonic()`."""
+
+
+class Snapshot(NamedTuple):
+    path: Path
+    """A file of ours; whoever takes the snapshot removes it or moves it away."""
+    sha256: str
+    size: int
+    media_type: str
+
+
+def take_snapshot(file: OpenFile, folder: Path, limits: Limits, progress: Progress) -> Snapshot:
+    """Copy the content of `file` into `folder`, and hash what was copied. Memory is constant.
+
+    Raises:
+        FileRefused: It is over a limit, or changed each time it was read.
+    """
+    for _ in range(_TRIES):
+        before = os.fstat(file.descriptor)
+        if before.st_size > limits.file_bytes:
+            raise FileRefused(_too_large(before.st_size, limits), setting="max_file_bytes")
+        snapshot = _copy(file, folder, before.st_size, limits, progress)
+        if _same(before, os.fstat(file.descriptor)) and snapshot.size == before.st_size:
+            return snapshot
+        snapshot.path.unlink()
+        os.lseek(file.descriptor, 0, os.SEEK_SET)
+    raise FileRefused("it changed while it was read")
+
+
+def _copy(file: OpenFile, folder: Path, size: int, limits: Limits, progress: Progress) -> Snapshot:
+    target = folder / f"{os.getpid()}-{os.urandom(8).hex()}"
+    digest = hashlib.sha256()
+    done = 0
+    head = b""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as out:
+            while chunk := os.read(file.descriptor, CHUNK):
+                done += len(chunk)
+                if done > limits.file_bytes:
+                    raise FileRefused(_too_large(done, limits), setting="max_file_bytes")
+                if time.monotonic() > limits.deadline:
+                    raise FileRefused("there was no time left to keep it", setting="file_timeout")
+                head = head or chunk[:4096]
+                digest.update(chunk)
+                out.write(chunk)
+                progress(done, size)
+            os.fsync(out.fileno())
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return Snapshot(target, digest.hexdigest(), done, _media_type(head, file.name))
+
+
+def _same(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
+
+
+def _too_large(size: int, limits: Limits) -> str:
+    return f"it has {size:,} bytes, and at most {limits.file_bytes:,} are kept of one file"
+
+
+def _media_type(head: bytes, name: str) -> str:
+    """By content. Text that has no mark of its own is what its name says, if that is a kind of text."""
+    try:
+        if found := puremagic.from_string(head, mime=True, filename=name):
+            return str(found)
+    except Exception:  # noqa: BLE001, S110 - whatever it trips over, the file is kept
+        pass
+    try:
+        # A character may be cut at the end of the head.
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return "application/octet-stream"
+    if b"\0" in head:
+        return "application/octet-stream"
+    by_name, _ = mimetypes.guess_type(name)
+    return by_name if by_name and by_name.startswith("text/") else "text/plain"
