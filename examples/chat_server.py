@@ -1,4 +1,7 @@
-"""A chat tool that remembers. The "model" is three lines of Python, so that this runs anywhere."""
+"""A chat tool that remembers, and two tools that pass a file on. The "model" is three lines of Python."""
+
+import tempfile
+from pathlib import Path
 
 from mcp.server.mcpserver import MCPServer
 
@@ -15,6 +18,22 @@ async def chat(prompt: str, history: History) -> str:
         said = [turn.prompt for turn in history]
         return "You said: " + " / ".join(said) if said else "You have not said anything yet."
     return f"I will remember that. Turns before this one: {len(history)}."
+
+
+@mcp.tool()
+@persisted
+def write_report(text: str) -> str:
+    """Write a report, and say where it is."""
+    report = Path(tempfile.mkdtemp(), "report.txt")
+    report.write_text(text)
+    return str(report)
+
+
+@mcp.tool()
+@persisted
+def read_aloud(path: str) -> str:
+    """Read a file. Knows of local paths only."""
+    return Path(path).read_text()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["Announce", "FileReference", "HistoryMode", "Policy", "Settings", "ToolSettings"]
 
@@ -135,18 +135,6 @@ class Settings(BaseSettings):
     """`module.function` that counts a text's tokens; None: UTF-8 bytes / 4."""
     defaults: ToolSettings = ToolSettings()
     tools: dict[str, ToolSettings] = {}
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The file's content is given as arguments, and the environment stands above the file.
-        return env_settings, init_settings
 
     def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
         """The policy for `tool`. `in_code` is what its author chose; whatever the operator has set wins.

@@ -10,6 +10,7 @@ from typing import Any
 import platformdirs
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from pydantic_settings import SettingsError as SettingsSourceError
 
 from perdure.errors import SettingsError
@@ -28,7 +29,7 @@ def load_settings(path: Path | None = None) -> Settings:
     content = _read(file) if file else {}
     _refuse_unknown_variables()
     try:
-        return Settings(**content)
+        return _FromFile(**content)
     except ValidationError as error:
         faults = "; ".join(
             f"{_source(detail, file)}: {_fault(detail, Settings if len(detail['loc']) == 1 else ToolSettings)}"
@@ -39,6 +40,21 @@ def load_settings(path: Path | None = None) -> Settings:
         ) from error
     except SettingsSourceError as error:
         raise SettingsError(f"An environment variable PERDURE_… cannot be read: {error}.", remedy="mend it.") from error
+
+
+class _FromFile(Settings):
+    """The file's content is given as arguments; here the environment stands above those."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
 
 
 def settings_file() -> Path | None:

@@ -99,6 +99,7 @@ def test_only_json_rpc_reaches_stdout(
     tmp_path: Path, fault: Callable[[Path, dict[str, str]], None], code: str, words: list[str], quiet: bool
 ) -> None:
     environment = {**os.environ, "PERDURE_DATA_DIR": str(tmp_path / "data"), "PERDURE_CONFIG": os.devnull}
+    environment["COLUMNS"] = "1000"  # the SDK's log breaks lines within words otherwise
     fault(tmp_path / "data", environment)
     (tmp_path / "server.py").write_text(SERVER.replace("{quiet}", str(quiet)))
     calls = [("chat", "hello"), ("chat_sync", "hello"), ("bare", "hello"), ("chat", "crash"), ("chat", "again")]

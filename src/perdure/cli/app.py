@@ -7,8 +7,9 @@ import typer
 
 import perdure
 from perdure.cli.conversations import list_conversations, show_conversation
+from perdure.cli.files import get_file, list_files
 from perdure.middleware.persistence.engine import Engine
-from perdure.middleware.persistence.wiring import build
+from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings_loader import load_settings
 
 __all__ = ["app"]
@@ -22,6 +23,8 @@ app = typer.Typer(
 )
 conversations = typer.Typer(help="List the conversations that are kept, and read them.", no_args_is_help=True)
 app.add_typer(conversations, name="conversations")
+files = typer.Typer(help="List the files that tools gave out, and get them back.", no_args_is_help=True)
+app.add_typer(files, name="files")
 
 User = Annotated[str | None, typer.Option("--user", help="Only this user's (the token's subject; `local` on stdio).")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, everything, nothing shortened.")]
@@ -73,5 +76,50 @@ def show_command(
     show_conversation(_engine(context), continuation_id, user=user, after=after, limit=limit, as_json=as_json)
 
 
+Whose = Annotated[
+    str | None, typer.Option("--user", help="Whose files: the token's subject. Else the configured user, or `local`.")
+]
+Conversation = Annotated[str | None, typer.Option("--conversation", help="Only of this conversation.")]
+
+
+@files.command("list", epilog="Example: perdure files list --conversation my-project")
+def list_files_command(
+    context: typer.Context,
+    user: Whose = None,
+    conversation: Conversation = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List files, the newest first."""
+    list_files(_runtime(context), user=user, conversation=conversation, name=None, limit=limit, as_json=as_json)
+
+
+@files.command("versions", epilog="Example: perdure files versions report.pdf --conversation my-project")
+def versions_command(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The file's logical name, as the tool called it.")],
+    user: Whose = None,
+    conversation: Conversation = None,
+    as_json: Json = False,
+) -> None:
+    """List the versions of one file, the newest first."""
+    list_files(_runtime(context), user=user, conversation=conversation, name=name, limit=10_000, as_json=as_json)
+
+
+@files.command("get", epilog="Example: perdure files get storage://mcp-files/local/…/report.pdf --output report.pdf")
+def get_command(
+    context: typer.Context,
+    uri: Annotated[str, typer.Argument(help="The storage URI, as a result gave it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it: a file that is not there yet.")],
+    user: Whose = None,
+) -> None:
+    """Write one file to a place of your choice."""
+    get_file(_runtime(context), uri, output, user=user)
+
+
 def _engine(context: typer.Context) -> Engine:
-    return build(load_settings(context.obj)).engine
+    return _runtime(context).engine
+
+
+def _runtime(context: typer.Context) -> Runtime:
+    return build(load_settings(context.obj))

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
@@ -10,7 +9,7 @@ from itertools import islice
 from rich.table import Table
 from rich.text import Text
 
-from perdure.cli.terminal import ago, console, excerpt, printable
+from perdure.cli.terminal import ago, console, excerpt, printable, write_json
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Outcome, Turn
@@ -33,7 +32,7 @@ def list_conversations(engine: Engine, *, user: str | None, limit: int, before: 
     lines, more = lines[:limit], len(lines) > limit
     following = _cursor(lines[-1]) if more else None
     if as_json:
-        _write_json({"conversations": [_summary_as_json(line) for line in lines], "next": following})
+        write_json({"conversations": [_summary_as_json(line) for line in lines], "next": following})
         return
     if not lines:
         console().print("No conversations yet." if before is None else "No more conversations.")
@@ -64,7 +63,7 @@ def show_conversation(
     summary = _the_one(engine, continuation_id, user)
     turns = islice(_turns(engine, summary, after), limit)
     if as_json:
-        _write_json(
+        write_json(
             {
                 "continuation_id": continuation_id,
                 "user": summary.principal,
@@ -176,7 +175,3 @@ def _position(cursor: str) -> tuple[datetime, str, str]:
         raise PerdureError(
             f"--before {cursor!r} is not the end of a page.", remedy="copy it from the page before."
         ) from error
-
-
-def _write_json(value: JsonObject) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")

@@ -1,13 +1,17 @@
 """How things look in a terminal."""
 
+import json
 import re
+import sys
 from datetime import datetime
 from functools import cache
 
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["ago", "console", "excerpt", "printable"]
+from perdure.middleware.persistence.turn import JsonObject
+
+__all__ = ["ago", "console", "excerpt", "printable", "write_json"]
 
 _LONGEST_EXCERPT = 300
 
@@ -45,3 +49,8 @@ def ago(then: datetime, now: datetime) -> str:
     if seconds < 7 * 86400:
         return f"{seconds // 86400:.0f} d ago"
     return then.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def write_json(value: JsonObject) -> None:
+    """In ASCII: what is stored may hold what no terminal and no pipe can."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")

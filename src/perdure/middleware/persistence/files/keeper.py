@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from perdure.errors import FileMissing
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
@@ -65,23 +66,41 @@ class FileKeeper:
             return target
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = target.with_name(f".{os.getpid()}-{os.urandom(8).hex()}")
-        digest = hashlib.sha256()
-        done = 0
         try:
-            with self.file_store.read(stored.key) as source, partial.open("xb") as out:
-                while chunk := source.read(CHUNK):
-                    done += len(chunk)
-                    if done > max(stored.size, 0) or done > max_bytes:
-                        break
-                    digest.update(chunk)
-                    out.write(chunk)
-                    progress(done, stored.size)
-            if digest.hexdigest() != stored.sha256 or done != stored.size:
-                raise FileMissing(f"The content of {uri} is not what was kept.", remedy=_PUT_BACK)
+            with partial.open("xb") as out:
+                self._copy(stored, out, max_bytes, progress)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
         return target
+
+    def copy_to(self, out: BinaryIO, principal: str, uri: str, *, progress: Progress) -> StoredFile:
+        """Write what `uri` names to `out`, in pieces, checked by its hash.
+
+        Raises:
+            FileMissing: There is no such file of this principal; what was written until then is worth nothing.
+            StoreUnavailable: It could not be read now.
+        """
+        stored = self.find(principal, uri)
+        self._copy(stored, out, stored.size, progress)
+        return stored
+
+    def _copy(self, stored: StoredFile, out: BinaryIO, max_bytes: int, progress: Progress) -> None:
+        if stored.size > max_bytes:
+            raise FileMissing(
+                f"{stored.uri} has {stored.size:,} bytes; at most {max_bytes:,} are brought back.",
+                remedy="raise max_file_bytes in perdure.toml.",
+            )
+        digest = hashlib.sha256()
+        done = 0
+        with self.file_store.read(stored.key) as source:
+            while done <= stored.size and (chunk := source.read(CHUNK)):
+                done += len(chunk)
+                digest.update(chunk)
+                out.write(chunk)
+                progress(done, stored.size)
+        if digest.hexdigest() != stored.sha256:
+            raise FileMissing(f"The content of {stored.uri} is not what was kept.", remedy=_PUT_BACK)
 
     def content(self, principal: str, uri: str, *, max_bytes: int) -> tuple[bytes, str]:
         """What `uri` names, in memory, and its media type.
