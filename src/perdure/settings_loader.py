@@ -63,15 +63,24 @@ def settings_file() -> Path | None:
     Never from the working directory: that may be a stranger's repository.
     """
     if named := os.environ.get("PERDURE_CONFIG"):
-        return Path(named).expanduser()
+        return _expanded(Path(named), "PERDURE_CONFIG")
     usual = platformdirs.user_config_path("perdure") / "perdure.toml"
     return usual if usual.is_file() else None
 
 
 def data_directory(settings: Settings) -> Path:
     if settings.data_dir is not None:
-        return settings.data_dir.expanduser()
+        return _expanded(settings.data_dir, "data_dir")
     return platformdirs.user_data_path("perdure")
+
+
+def _expanded(path: Path, setting: str) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"{setting} is {path}, and there is no such home directory.", remedy="write the path in full."
+        ) from error
 
 
 def tool_settings(options: Mapping[str, Any]) -> ToolSettings:

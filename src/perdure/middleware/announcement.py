@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
-from perdure.middleware.tool_schema import CONTINUATION_ID, takes_continuation_id
+from perdure.middleware.tool_schema import CONTINUATION_ID
 from perdure.settings import Announce
 
-__all__ = ["announced", "answer_of", "is_error", "is_final"]
+__all__ = ["announced", "answer_of", "is_error", "is_final", "without_text"]
 
 
 def is_final(result: Mapping[str, Any]) -> bool:
@@ -26,14 +26,26 @@ def answer_of(result: JsonObject) -> Answer:
     return Answer(text=_text(result), result=kept)
 
 
+def without_text(value: Json, text: str) -> Json:
+    """`value` with `text` taken out of every string that holds it."""
+    match value:
+        case str():
+            return value.replace(text, "") if text in value else value
+        case dict():
+            return {name: without_text(item, text) for name, item in value.items()}
+        case list():
+            return [without_text(item, text) for item in value]
+        case _:
+            return value
+
+
 def announced(
     result: JsonObject,
     *,
     where: frozenset[Announce],
     continuation_id: str,
     meta: JsonObject,
-    output_schema: Mapping[str, Any] | None,
-    schema_widened: bool,
+    in_structured: bool,
 ) -> JsonObject:
     """`result` with the continuation id where the policy wants it. A result that is an error gets only `_meta`."""
     additions: JsonObject = {}
@@ -45,7 +57,7 @@ def announced(
             Announce.STRUCTURED in where
             and isinstance(structured, dict)
             and CONTINUATION_ID not in structured
-            and takes_continuation_id(output_schema, widened=schema_widened)
+            and in_structured
         ):
             additions["structuredContent"] = {**structured, CONTINUATION_ID: continuation_id}
         if Announce.TEXT in where:

@@ -58,6 +58,8 @@ class ToolRequest:
     """The handler has a parameter for it."""
     input_schema: Mapping[str, Any] | None = None
     output_schema: Mapping[str, Any] | None = None
+    output_schema_is_known: bool = True
+    """If not, nothing is added to structured content."""
     schema_widened: bool = False
     """The client is shown the output schema with the continuation id in it."""
 

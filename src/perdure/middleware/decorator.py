@@ -59,9 +59,12 @@ def _persisted(handler: Any, in_code: ToolSettings, applied_in: FrameType) -> An
         return type(handler)(_persisted(handler.__func__, in_code, applied_in))
     _refuse_what_cannot_be_wrapped(handler)
     _refuse_wrong_order(handler, applied_in)
-    if os.environ.get("PERDURE_ENABLED", "").strip().lower() in ("false", "0", "no", "off", "f", "n"):
-        in_code = in_code.model_copy(update={"enabled": False})
-    return PersistedHandler(handler, in_code).shell()
+    return PersistedHandler(handler, in_code, switched_on=_is_switched_on()).function
+
+
+def _is_switched_on() -> bool:
+    """Whether perdure is on in this process: asked before the SDK reads the signature, so it can vanish from that."""
+    return os.environ.get("PERDURE_ENABLED", "").strip().lower() not in ("false", "0", "no", "off", "f", "n")
 
 
 def _refuse_what_cannot_be_wrapped(handler: Any) -> None:
@@ -77,7 +80,8 @@ def _refuse_what_cannot_be_wrapped(handler: Any) -> None:
             remedy="put it on the method that answers calls, such as `async def execute(self, arguments: dict)`.",
         )
     function = getattr(handler, "__func__", handler)
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    bodies = (function, getattr(type(handler), "__call__", None))  # noqa: B004 - the body is wanted, not the answer
+    if any(inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body) for body in bodies):
         raise DecoratorError(
             f"@persisted was given the generator {name}, which gives no answer that could be kept.",
             remedy="return the whole answer; progress can be reported through the SDK's Context.",
@@ -93,9 +97,12 @@ def _refuse_what_cannot_be_wrapped(handler: Any) -> None:
 
 
 def _refuse_wrong_order(handler: Any, applied_in: FrameType) -> None:
-    if not mcp_v2.was_registered(handler):
+    registered = handler
+    while registered is not None and not mcp_v2.was_registered(registered):
+        registered = getattr(registered, "__wrapped__", None)
+    if registered is None:
         return
-    code = handler.__code__
+    code = inspect.unwrap(registered).__code__
     if applied_in.f_code.co_filename == code.co_filename and _in_decorators(applied_in.f_lineno, code):
         raise DecoratorError(
             f"@persisted stands above @mcp.tool() on {handler.__qualname__}, line {applied_in.f_lineno} of "

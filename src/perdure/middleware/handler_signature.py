@@ -7,11 +7,12 @@ handler's own, with the continuation id added unless it is there, and without th
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 from perdure.middleware.persistence.history import History
 from perdure.middleware.tool_schema import CONTINUATION_ID, continuation_id_schema
@@ -34,10 +35,17 @@ class HandlerSignature:
     """The handler's own, or CONTEXT_PARAMETER."""
     takes_arguments: bool
     """The one parameter is the dictionary of all arguments, as in tools for a low-level server."""
+    arguments: Mapping[str, str] | None
+    """The handler's own parameters by the names they have on the wire; None if it takes any."""
+
+    def parameter_of(self, argument: str | None) -> str | None:
+        """The parameter that takes the argument of that name on the wire."""
+        return (self.arguments or {}).get(argument, argument) if argument is not None else None
 
 
-def read_signature(handler: Callable[..., Any], context_type: type) -> HandlerSignature:
-    """
+def read_signature(handler: Callable[..., Any], context_type: type, *, adds: bool = True) -> HandlerSignature:
+    """`adds=False` shows no continuation id and takes no context: for a process in which perdure is switched off.
+
     Raises:
         ValueError, TypeError: `handler` has no signature that Python can tell.
     """
@@ -45,39 +53,54 @@ def read_signature(handler: Callable[..., Any], context_type: type) -> HandlerSi
         signature = inspect.signature(handler, eval_str=True)
     except (NameError, AttributeError, SyntaxError):
         # An annotation names what is not there yet, as often in a class body. It will be when the SDK asks.
-        return _read(_LateSignature.of(handler, context_type), handler, context_type)
-    return _read(signature, handler, context_type)
+        signature = inspect.signature(handler)
+        known = [_evaluated(parameter, handler) for parameter in signature.parameters.values()]
+        read = _read(signature.replace(parameters=known), context_type, adds)
+        return replace(read, shown=_LateSignature.of(handler, context_type, adds))
+    return _read(signature, context_type, adds)
 
 
-def _read(signature: inspect.Signature, handler: Callable[..., Any], context_type: type) -> HandlerSignature:
-    late = isinstance(signature, _LateSignature)
-    own = inspect.signature(handler).parameters if late else signature.parameters
-    context = _first(own, lambda annotation: _mentions(annotation, context_type))
-    history = _first(own, lambda annotation: _mentions(annotation, History))
-    added = _added(own, context_type, context is None)
-    shown = signature if late else _amended(signature, history, added)
+def _read(signature: inspect.Signature, context_type: type, adds: bool) -> HandlerSignature:
+    own = signature.parameters
+    context = _first(own, context_type)
+    history = _first(own, History)
+    arguments = {_wire_name(own[name]): name for name in own if name not in (context, history, "self", "cls")}
+    added = _added(arguments, context_type, context is None) if adds else []
     annotations = {
         name: parameter.annotation
         for name, parameter in own.items()
         if parameter.annotation is not parameter.empty and name != history
     }
     annotations |= {parameter.name: parameter.annotation for parameter in added}
-    return_annotation = inspect.signature(handler).return_annotation if late else signature.return_annotation
-    if return_annotation is not inspect.Signature.empty:
-        annotations["return"] = return_annotation
+    if signature.return_annotation is not signature.empty:
+        annotations["return"] = signature.return_annotation
     return HandlerSignature(
-        shown=shown,
+        shown=_amended(signature, history, added),
         annotations=annotations,
-        declares_id=CONTINUATION_ID in own,
+        declares_id=CONTINUATION_ID in arguments,
         history_parameter=history,
         context_parameter=context or CONTEXT_PARAMETER,
         takes_arguments=_takes_arguments(own),
+        arguments=None if _takes_anything(own) else arguments,
     )
 
 
-def _added(own: Mapping[str, inspect.Parameter], context_type: type, needs_context: bool) -> list[inspect.Parameter]:
+def _evaluated(parameter: inspect.Parameter, handler: Callable[..., Any]) -> inspect.Parameter:
+    """`parameter` with its annotation evaluated, if that can be done by now."""
+    if not isinstance(parameter.annotation, str):
+        return parameter
+    function = inspect.unwrap(getattr(handler, "__func__", handler))
+    try:
+        # As inspect and typing do it: an annotation is code of the handler's author.
+        annotation = eval(parameter.annotation, getattr(function, "__globals__", {}))  # noqa: S307
+    except Exception:  # noqa: BLE001 - whatever is missing, the SDK will say so when it is needed
+        return parameter
+    return parameter.replace(annotation=annotation)
+
+
+def _added(arguments: Collection[str], context_type: type, needs_context: bool) -> list[inspect.Parameter]:
     added = []
-    if CONTINUATION_ID not in own:
+    if CONTINUATION_ID not in arguments:
         # Any value passes: an id that cannot be used starts a new conversation, it does not fail the call.
         annotation: Any = Annotated[str, PlainValidator(lambda value: value), WithJsonSchema(continuation_id_schema())]
         added.append(_keyword(CONTINUATION_ID, annotation))
@@ -97,18 +120,27 @@ def _amended(signature: inspect.Signature, history: str | None, added: list[insp
     return signature.replace(parameters=[*named, *added, *rest])
 
 
-def _first(parameters: Mapping[str, inspect.Parameter], wanted: Callable[[Any], bool]) -> str | None:
-    return next((name for name, parameter in parameters.items() if wanted(parameter.annotation)), None)
+def _wire_name(parameter: inspect.Parameter) -> str:
+    """The parameter's name, unless pydantic reads it from under another."""
+    metadata = typing.get_args(parameter.annotation)[1:] if typing.get_origin(parameter.annotation) is Annotated else ()
+    for field in (*metadata, parameter.default):
+        if isinstance(field, FieldInfo):
+            alias = field.validation_alias or field.alias
+            if isinstance(alias, str):
+                return alias
+    return parameter.name
+
+
+def _takes_anything(own: Mapping[str, inspect.Parameter]) -> bool:
+    return _takes_arguments(own) or any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+
+
+def _first(parameters: Mapping[str, inspect.Parameter], wanted: type) -> str | None:
+    return next((name for name, parameter in parameters.items() if _mentions(parameter.annotation, wanted)), None)
 
 
 def _mentions(annotation: Any, wanted: type) -> bool:
     """Whether `annotation` is `wanted`, possibly annotated, optional or with parameters of its own."""
-    if isinstance(annotation, str):
-        # Not evaluated yet. Names can be imported under others; then the author sees the SDK's own complaint.
-        return (
-            wanted.__name__
-            in annotation.replace("[", " ").replace("]", " ").replace("|", " ").replace(".", " ").split()
-        )
     origin = typing.get_origin(annotation)
     if origin is None:
         return isinstance(annotation, type) and issubclass(annotation, wanted)
@@ -131,21 +163,22 @@ def _takes_arguments(parameters: Mapping[str, inspect.Parameter]) -> bool:
 class _LateSignature(inspect.Signature):
     """A signature whose annotations are evaluated when somebody looks."""
 
-    __slots__ = ("_context_type", "_handler")
+    __slots__ = ("_adds", "_context_type", "_handler")
 
     _handler: Callable[..., Any]
     _context_type: type
+    _adds: bool
 
     @classmethod
-    def of(cls, handler: Callable[..., Any], context_type: type) -> "_LateSignature":
+    def of(cls, handler: Callable[..., Any], context_type: type, adds: bool) -> "_LateSignature":
         late = cls()
         late._handler = handler
         late._context_type = context_type
+        late._adds = adds
         return late
 
     def _evaluate(self) -> inspect.Signature:
-        evaluated = inspect.signature(self._handler, eval_str=True)
-        return _read(evaluated, self._handler, self._context_type).shown
+        return _read(inspect.signature(self._handler, eval_str=True), self._context_type, self._adds).shown
 
     @property
     def parameters(self) -> "types.MappingProxyType[str, inspect.Parameter]":

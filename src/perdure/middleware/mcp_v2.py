@@ -5,10 +5,12 @@ import contextlib
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import anyio.from_thread
+import pydantic
 import pydantic_core
 import wrapt
 
@@ -101,6 +103,15 @@ class RegisteredTool:
         """
         return self._tool.fn_metadata.validate_arguments(arguments)
 
+    def written_as(self, value: object, wire: JsonObject) -> "CallToolResult":
+        """A result that the SDK validates as the handler's `value`, and writes as `wire`."""
+        structured = value.structured_content if is_result(value) else value
+        if self._tool.fn_metadata.wrap_output and not is_result(value):
+            structured = {"result": value}
+        result = _written_result()(content=[], structured_content=structured)
+        result.__dict__["wire"] = wire
+        return result
+
     def admits(self, result: "CallToolResult") -> bool:
         """Whether the SDK, which validates what it is given once more, will let `result` pass."""
         try:
@@ -126,6 +137,19 @@ def tool_error(error: Exception) -> Exception:
     from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
 
     return ToolError(str(error))
+
+
+@cache
+def _written_result() -> "type[CallToolResult]":
+    from mcp_types import CallToolResult  # noqa: PLC0415
+
+    class WrittenResult(CallToolResult):
+        @pydantic.model_serializer(mode="plain")
+        def _write(self) -> JsonObject:
+            wire: JsonObject = self.__dict__["wire"]
+            return wire
+
+    return WrittenResult
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -242,7 +266,7 @@ def text_block(text: str) -> "ContentBlock":
 
 def jsonable(value: object) -> Any:
     """`value` as JSON, for an argument that never was on the wire."""
-    return pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True)
+    return pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True, bytes_mode="base64")
 
 
 def lowlevel_server(server: object) -> "Server[Any]":
@@ -291,7 +315,7 @@ _registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
 
 
 def was_registered(function: object) -> bool:
-    """Whether `function` itself is some server's tool already."""
+    """Whether `function` itself, or a method that binds it, is some server's tool already."""
     return isinstance(function, FunctionType) and function in _registered
 
 
@@ -300,8 +324,9 @@ def watch_registrations() -> None:
 
     def note(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tool = wrapped(*args, **kwargs)
-        if isinstance(tool.fn, FunctionType):
-            _registered.add(tool.fn)
+        function = getattr(tool.fn, "__func__", tool.fn)
+        if isinstance(function, FunctionType):
+            _registered.add(function)
         return tool
 
     def wrap(module: Any) -> None:

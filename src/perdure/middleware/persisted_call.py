@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from perdure.errors import FileMissing, PerdureError, StoreTimeout, StoreUnavailable
-from perdure.middleware.announcement import announced, answer_of, is_error, is_final
+from perdure.middleware.announcement import announced, answer_of, is_error, is_final, without_text
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
 from perdure.middleware.persistence.history import Conversation, History, HistoryState, in_conversation
@@ -28,7 +28,7 @@ from perdure.middleware.persistence.turn import (
     Window,
 )
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
-from perdure.middleware.tool_schema import CONTINUATION_ID
+from perdure.middleware.tool_schema import CONTINUATION_ID, takes_continuation_id
 from perdure.settings import HistoryMode, Policy
 
 __all__ = ["ActiveCall", "PersistedCall", "active_call", "fault_code", "within"]
@@ -65,6 +65,8 @@ class PersistedCall:
         self._result: JsonObject | None = None
         self._finished: FinishedTurn | None = None
         self._skipped: str | None = None
+        self._transcript = ""
+        """What was put before the prompt."""
         self._files = CallFiles(
             runtime.keeper,
             self._turn.principal,
@@ -101,9 +103,12 @@ class PersistedCall:
             )
 
     def _was_begun(self, begun: BegunTurn) -> None:
-        self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
+        if not all(isinstance(turn, Turn) for turn in begun.history):
+            raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
         state = HistoryState.LOADED if begun.history or begun.omitted else HistoryState.NEW
-        self.history = History(begun.history, state=state, omitted=begun.omitted)
+        history = History(begun.history, state=state, omitted=begun.omitted)
+        self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
+        self.history = history
 
     def _was_brought_back(self, arguments: JsonObject) -> None:
         self._arguments = arguments
@@ -135,6 +140,7 @@ class PersistedCall:
         if longer is not prompt and not prompt_fits(self.request, argument, longer):
             self._skipped = f"the schema of the argument {argument!r} does not admit a longer text"
             return prompt
+        self._transcript = longer.removesuffix(prompt)
         return longer
 
     @property
@@ -164,18 +170,22 @@ class PersistedCall:
             # A question to the client, or a task: the answer comes with a later call, which is a turn of its own.
             self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
         elif cancelled:
-            self._end(Outcome.CANCELLED, answer_of(result))
+            self._end(Outcome.CANCELLED, self._answer(result))
         elif is_error(result):
-            self._end(Outcome.FAILED, answer_of(result))
+            self._end(Outcome.FAILED, self._answer(result))
         else:
-            self._end(Outcome.ANSWERED, answer_of(result))
+            self._end(Outcome.ANSWERED, self._answer(result))
             self._result = result
+
+    def _answer(self, result: JsonObject) -> Answer:
+        """What is recorded. A tool that repeats its prompt does not repeat our transcript into the next one."""
+        return answer_of(without_text(result, self._transcript) if self._transcript else result)
 
     def end_with_error(self, error: BaseException, *, cancelled: bool = False) -> None:
         if cancelled:
             self._end(Outcome.CANCELLED, Answer())
         else:
-            self._end(Outcome.FAILED, Answer(error={"type": type(error).__name__, "message": str(error)}))
+            self._end(Outcome.FAILED, Answer(error={"type": type(error).__name__, "message": _message(error)}))
 
     def _end(self, outcome: Outcome, answer: Answer) -> None:
         self._turn = self._turn.ended(outcome, self._engine.clock.now(), answer)
@@ -202,21 +212,22 @@ class PersistedCall:
         )
 
     def _were_kept(self, result: JsonObject, files: tuple[StoredFile, ...]) -> None:
-        self._turn = replace(self._turn, answer=answer_of(self._files.rewritten(result)), files=files)
+        self._turn = replace(self._turn, answer=self._answer(self._files.rewritten(result)), files=files)
         self._runtime.say_left_alone(self.request.tool, self._files.left_for_their_place())
 
     def _was_finished(self, finished: FinishedTurn) -> None:
-        self._finished = finished
         self._turn = replace(self._turn, continuation_id=finished.continuation_id, place=finished.place)
-
-    @property
-    def gave_files_out(self) -> bool:
-        return self._finished is not None and bool(self._finished.files)
+        self._finished = finished
 
     def announce(self, result: JsonObject, *, with_files: bool = True) -> JsonObject:
         """`result` as the client gets it."""
-        if not is_final(result):
+        try:
+            return self._announced(result, with_files) if is_final(result) else result
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            self._runtime.say("result.not_announced", error)
             return result
+
+    def _announced(self, result: JsonObject, with_files: bool) -> JsonObject:
         if with_files and self._finished is not None:
             # Without the turn there is no record of its files either: then the paths are all there is.
             result = self._files.rewritten(result)
@@ -225,8 +236,8 @@ class PersistedCall:
             where=self.policy.announce,
             continuation_id=self._turn.continuation_id,
             meta=self._meta(),
-            output_schema=self.request.output_schema,
-            schema_widened=self.request.schema_widened,
+            in_structured=self.request.output_schema_is_known
+            and takes_continuation_id(self.request.output_schema, widened=self.request.schema_widened),
         )
 
     def _meta(self) -> JsonObject:
@@ -310,6 +321,13 @@ class PersistedCall:
             self.history = History(state=HistoryState.UNAVAILABLE)
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an exception's own code may be what is broken
+        return "(it has no message that could be read)"
+
+
 def fault_code(fault: Exception) -> str:
     """What a client may know of a fault: its kind. Paths and addresses are for the operator's log."""
     return fault.code if isinstance(fault, PerdureError) else "internal_error"
@@ -324,6 +342,8 @@ class ActiveCall:
     tool: str
     request: Any = None
     """The SDK's own request context, for a handler that is not given one."""
+    by_hook: bool = False
+    """A server hook is the outermost seam."""
     call: PersistedCall | None = None
     """Whoever persists the call leaves it here."""
 

@@ -9,6 +9,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
+from perdure.errors import DecoratorError
 from perdure.logs import log
 from perdure.middleware import mcp_v2
 from perdure.middleware.call_reader import ToolRequest
@@ -19,7 +20,7 @@ from perdure.middleware.persistence.history import History, current_conversation
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
 from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id
-from perdure.settings import ToolSettings
+from perdure.settings import HistoryMode, ToolSettings
 
 __all__ = ["PersistedHandler", "persisted_handler_of"]
 
@@ -31,18 +32,39 @@ def persisted_handler_of(function: object) -> "PersistedHandler | None":
     """The handler behind `function`, if it is decorated: itself, bound to an instance, or in a `partial`."""
     if isinstance(function, functools.partial):
         return persisted_handler_of(function.func)
-    handler = getattr(getattr(function, "__func__", function), "__perdure__", None)
-    return handler if isinstance(handler, PersistedHandler) else None
+    function = getattr(function, "__func__", function)
+    handler = getattr(function, "__perdure__", None)
+    # Other decorators copy the attribute onto functions of their own.
+    return handler if isinstance(handler, PersistedHandler) and handler.function is function else None
 
 
 class PersistedHandler:
-    def __init__(self, handler: Callable[..., Any], in_code: ToolSettings) -> None:
+    """`switched_on=False`: the handler as it is, but for its history parameter, which no SDK could fill."""
+
+    def __init__(self, handler: Callable[..., Any], in_code: ToolSettings, *, switched_on: bool = True) -> None:
         self.handler = handler
         self.in_code = in_code
-        self.signature: HandlerSignature = read_signature(handler, mcp_v2.context_type())
+        self.signature: HandlerSignature = read_signature(handler, mcp_v2.context_type(), adds=switched_on)
+        self._switched_on = switched_on
         self._warned = False
+        self._refuse_options_that_cannot_hold()
+        self.function = handler if not switched_on and self.signature.history_parameter is None else self._function()
 
-    def shell(self) -> Callable[..., Any]:
+    def _refuse_options_that_cannot_hold(self) -> None:
+        name, signature = _name(self.handler), self.signature
+        if self.in_code.history is HistoryMode.PARAMETER and signature.history_parameter is None:
+            raise DecoratorError(
+                f'@persisted(history="parameter") stands on {name}, which has no parameter for it.',
+                remedy="annotate a parameter as History, or choose another place for the history.",
+            )
+        argument = self.in_code.prompt_argument
+        if argument is not None and signature.arguments is not None and argument not in signature.arguments:
+            raise DecoratorError(
+                f"@persisted(prompt_argument={argument!r}) stands on {name}, which has no such argument.",
+                remedy=f"name one of: {', '.join(sorted(signature.arguments)) or 'it has none'}.",
+            )
+
+    def _function(self) -> Callable[..., Any]:
         """A real function: SDKs read from it what no proxy passes on."""
         shell: Any
         if _is_async(self.handler):
@@ -81,7 +103,7 @@ class PersistedHandler:
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = await self.handler(*given_args, **given_kwargs)
         except BaseException as error:
-            call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
+            call.end_with_error(error, cancelled=_is_cancellation(error))
             await call.finish_async()
             raise
         serving.end(value)
@@ -102,7 +124,7 @@ class PersistedHandler:
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = self.handler(*given_args, **given_kwargs)
         except BaseException as error:
-            call.end_with_error(error)
+            call.end_with_error(error, cancelled=_is_cancellation(error))
             call.finish()
             raise
         serving.end(value, cancelled=_client_gave_up())
@@ -111,11 +133,16 @@ class PersistedHandler:
 
     def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Serving | None":
         """How to serve this call; None to let it straight through."""
-        context = kwargs.get(self.signature.context_parameter)
-        if context is not None:
-            return self._open_with_context(context, kwargs)
-        if self.signature.takes_arguments:
-            return self._open_lowlevel(args, kwargs)
+        if not self._switched_on:
+            return None
+        try:
+            context = kwargs.get(self.signature.context_parameter)
+            if context is not None:
+                return self._open_with_context(context, kwargs)
+            if self.signature.takes_arguments and not mcp_v2.was_registered(self.function):
+                return self._open_lowlevel(args, kwargs)
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            runtime().say("call.not_understood", error)
         return None  # Called from Python, outside of any request.
 
     def _open_with_context(self, context: object, kwargs: Mapping[str, Any]) -> "_Serving | None":
@@ -161,8 +188,10 @@ class PersistedHandler:
 
     def _open_lowlevel(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Serving | None":
         active = active_call.get()
+        if active is not None and not active.by_hook:
+            active = None  # Another tool's, whose body calls this one by way of a server of its own.
         if active is not None and active.call is not None:
-            return None
+            return None  # Persisted already, by the server hook.
         owner = getattr(self.handler, "__self__", args[0] if len(args) > 1 else None)
         name = active.tool if active is not None else tool_name_of(owner, _name(self.handler))
         now = runtime()
@@ -172,16 +201,19 @@ class PersistedHandler:
         request = active.request if active is not None else None
         schema = schema_of(owner)
         sent = kwargs.get("arguments", args[-1] if args else None)
+        if not isinstance(sent, Mapping):
+            return None
         call = PersistedCall(
             now,
             ToolRequest(
                 tool=name,
-                arguments=dict(sent or {}),
+                arguments=dict(sent),
                 meta=(request.params or {}).get("_meta") or {} if request is not None else {},
                 caller=mcp_v2.caller_of(request),
                 protocol_version=None if request is None else request.protocol_version,
                 declares_id=declares_continuation_id(schema),
                 input_schema=schema,
+                output_schema_is_known=False,
             ),
             policy,
         )
@@ -262,7 +294,7 @@ class _HighLevel:
         args, kwargs = self._handler.without_additions(args, kwargs, self.call.history_for_parameter)
         if self.call.brought_files_back:
             return args, kwargs  # With the transcript in its prompt already.
-        argument = self.call.prompt_argument
+        argument = self._handler.signature.parameter_of(self.call.prompt_argument)
         if argument is not None and isinstance(prompt := kwargs.get(argument), str):
             kwargs = {**kwargs, argument: self.call.prompt_with_history(prompt)}
         return args, kwargs
@@ -279,11 +311,13 @@ class _HighLevel:
     def answer(self, value: object) -> object:
         if self._wire is None or not self._announces:
             return value
-        result = mcp_v2.result_from_wire(self.call.announce(self._wire))
-        if self.call.gave_files_out and not self._tool.admits(result):
-            # Its output type wants paths of files that exist here, and nothing else.
-            result = mcp_v2.result_from_wire(self.call.announce(self._wire, with_files=False))
-        return result
+        for with_files in (True, False):
+            # An output type may want paths of files that exist here, or be unable to read what it writes itself.
+            wire = self.call.announce(self._wire, with_files=with_files)
+            for result in (mcp_v2.result_from_wire(wire), self._tool.written_as(value, wire)):
+                if self._tool.admits(result):
+                    return result
+        return value
 
 
 class _LowLevel:
@@ -311,10 +345,20 @@ class _LowLevel:
         return (*args[:-1], arguments), {}
 
     def end(self, value: object, *, cancelled: bool = False) -> None:
-        self.call.end_with_result(wire_of(value), cancelled=cancelled)
+        try:
+            wire = wire_of(value)
+        except Exception as error:  # noqa: BLE001 - its caller may understand what JSON cannot hold
+            self.call.end_with_error(error)
+        else:
+            self.call.end_with_result(wire, cancelled=cancelled)
 
     def answer(self, value: object) -> object:
-        return value if self._hooked else announced_value(value, self.call)
+        if self._hooked:
+            return value
+        try:
+            return announced_value(value, self.call)
+        except Exception:  # noqa: BLE001 - its caller may understand what we do not
+            return value
 
 
 _Serving: TypeAlias = _HighLevel | _LowLevel
@@ -335,7 +379,7 @@ def _is_async(handler: object) -> bool:
 
 
 def _name(handler: object) -> str:
-    while isinstance(handler, functools.partial):
+    while isinstance(handler, functools.partial) and not hasattr(handler, "__name__"):
         handler = handler.func
     return getattr(handler, "__name__", type(handler).__name__)
 
@@ -347,7 +391,12 @@ def _client_gave_up() -> bool:
     except RuntimeError:
         return False  # Not a worker thread of an event loop.
     except BaseException as error:
-        if type(error).__name__ in ("CancelledError", "Cancelled"):
+        if _is_cancellation(error):
             return True
         raise
     return False
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """asyncio's, trio's, or the one by which a worker thread learns that its call was cancelled."""
+    return type(error).__name__ in ("CancelledError", "Cancelled")

@@ -35,7 +35,7 @@ def install(server: object, *, tools: Iterable[str] = ()) -> None:
         TypeError: `server` is neither.
     """
     lowlevel = mcp_v2.lowlevel_server(server)
-    named = {name: ToolSettings() for name in tools}
+    named = {name: ToolSettings() for name in ([tools] if isinstance(tools, str) else tools)}
     for middleware in lowlevel.middleware:
         if isinstance(middleware, _ServerHook):
             middleware.named.update(named)
@@ -73,9 +73,10 @@ class _ServerHook:
     ) -> "HandlerResult":
         params: Mapping[str, Any] = ctx.params or {}
         name = params.get("name")
-        if not isinstance(name, str):
+        arguments = params.get("arguments")
+        if not isinstance(name, str) or not isinstance(arguments, Mapping | None):
             return await call_next(ctx)  # The SDK has the right words for it.
-        active = ActiveCall(key=ctx.session, tool=name, request=ctx)
+        active = ActiveCall(key=ctx.session, tool=name, request=ctx, by_hook=True)
         policy, decorated = self._policy(name)
         if decorated is not None or not policy.enabled:
             # A decorator inside, if there is one, persists the call and leaves it here to be announced.
@@ -83,12 +84,11 @@ class _ServerHook:
                 result = await call_next(ctx)
             return result if active.call is None else self._announced(active.call, result)
         entry = await self._entry(name, ctx)
-        arguments = params.get("arguments")
         call = PersistedCall(
             runtime(),
             ToolRequest(
                 tool=name,
-                arguments=dict(arguments) if isinstance(arguments, Mapping) else {},
+                arguments=dict(arguments or {}),
                 meta=params.get("_meta") or {},
                 caller=mcp_v2.caller_of(ctx),
                 protocol_version=ctx.protocol_version,
@@ -111,7 +111,7 @@ class _ServerHook:
             # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
             await anyio.lowlevel.checkpoint_if_cancelled()
             with within(active):
-                result = await call_next(replace(ctx, params={**params, "arguments": call.arguments_for_tool()}))
+                result = await call_next(_with_arguments(ctx, call.arguments_for_tool()))
         except BaseException as error:
             call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
             await call.finish_async()
@@ -166,7 +166,10 @@ class _ServerHook:
     async def _entry(self, name: str, ctx: "ServerRequestContext[Any, Any]") -> JsonObject:
         """The tool's own entry in `tools/list`; asked of the server if no client has asked here yet."""
         if name not in self._entries:
-            self._entries |= await mcp_v2.listed_tools(self._server, ctx)
+            try:
+                self._entries |= await mcp_v2.listed_tools(self._server, ctx)
+            except Exception as error:  # noqa: BLE001 - the call itself may work all the same
+                runtime().say("install.tools_not_listed", error)
         return self._entries.get(name, {})
 
     def _say_what_there_is(self) -> None:
@@ -182,6 +185,13 @@ class _ServerHook:
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
             remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
         )
+
+
+def _with_arguments(ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject) -> "ServerRequestContext[Any, Any]":
+    params = ctx.params or {}
+    if not arguments and not params.get("arguments"):
+        return ctx  # None were sent, and none are to be had: that is not the same as an empty object.
+    return replace(ctx, params={**params, "arguments": arguments})
 
 
 def _stored(params: Mapping[str, Any] | None) -> str | None:

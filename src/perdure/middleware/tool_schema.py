@@ -33,6 +33,7 @@ _MAY_REFUSE_PROPERTIES = frozenset(
     {
         "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "const", "enum", "maxProperties",
         "patternProperties", "propertyNames", "unevaluatedProperties", "dependentSchemas",
+        "dependentRequired", "dependencies",
     }
 )  # fmt: skip
 

@@ -1,0 +1,17 @@
+"""For whoever writes a store, or tests a server that uses one.
+
+`StoreContract` is the whole definition of a store, as tests to inherit. `FrozenClock` and `FaultyStore` are the only
+things perdure's own tests put in the place of real ones: time, and faults.
+"""
+
+import sys
+
+# Only if the tests run under pytest: its asserts then say what was compared. It must come before the import.
+if (_pytest := sys.modules.get("pytest")) is not None:
+    _pytest.register_assert_rewrite("perdure.testing.store_contract")
+
+from perdure.testing.clocks import FrozenClock
+from perdure.testing.faulty_store import FaultyStore
+from perdure.testing.store_contract import StoreContract
+
+__all__ = ["FaultyStore", "FrozenClock", "StoreContract"]

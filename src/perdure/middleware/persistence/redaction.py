@@ -42,10 +42,17 @@ _SHAPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
 )
 
-_SECRET_NAMES = re.compile(
-    r"(?:.*[_-])?(?:password|passwd|passphrase|secret|client_?secret|api_?key|apikey|access_?token|refresh_?token"
-    r"|auth_?token|id_?token|session_?token|bearer_?token|private_?key|secret_?key|authorization)",
-    re.IGNORECASE,
+_NAMES_OF_SECRETS = (
+    r"(?:[\w-]{0,60}[_-])?(?:password|passwd|passphrase|secret|client_?secret|api_?key|apikey|access_?token"
+    r"|refresh_?token|auth_?token|id_?token|session_?token|bearer_?token|private_?key|secret_?key|authorization)"
+)
+_SECRET_NAMES = re.compile(_NAMES_OF_SECRETS, re.IGNORECASE)
+
+# A member of a JSON text, as tools give their structured content in their text too; plain, or within another JSON text.
+_SECRET_MEMBER = re.compile(
+    rf'"(?P<name>{_NAMES_OF_SECRETS})"\s{{0,20}}:\s{{0,20}}"(?P<value>(?:[^"\\]|\\.)++)"'
+    rf'|\\"(?P<name2>{_NAMES_OF_SECRETS})\\"\s{{0,20}}:\s{{0,20}}\\"(?P<value2>[^"\\]++)\\"',
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -63,6 +70,8 @@ class Redactor:
         for name, hints, pattern in self._rules:
             if not hints or any(hint in text for hint in hints):
                 text = pattern.sub(f"[redacted:{name}]", text)
+        if self._by_name and '"' in text:
+            text = _SECRET_MEMBER.sub(_without_value, text)
         return text
 
     def json(self, value: Json, text: "Callable[[str], str] | None" = None) -> Json:
@@ -82,6 +91,13 @@ class Redactor:
         if self._by_name and isinstance(value, str) and value and _SECRET_NAMES.fullmatch(name[:100]):
             return f"[redacted:{name[:100].lower()}]"
         return self.json(value, redact)
+
+
+def _without_value(member: "re.Match[str]") -> str:
+    kind = "value" if member["value"] is not None else "value2"
+    name = (member["name"] or member["name2"]).lower()
+    start, end = member.start(kind) - member.start(), member.end(kind) - member.start()
+    return f"{member[0][:start]}[redacted:{name}]{member[0][end:]}"
 
 
 class _Remembering:

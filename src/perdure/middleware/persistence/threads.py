@@ -10,6 +10,7 @@ import contextvars
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -26,13 +27,19 @@ _all_lanes: "weakref.WeakSet[Lane]" = weakref.WeakSet()
 
 
 class LaneFull(Exception):
-    """Every thread of the lane is held by an earlier job."""
+    """Every thread of the lane is held by a job that does not come back."""
 
 
 class Lane:
-    def __init__(self, name: str, size: int = 8) -> None:
+    """`size` threads. More jobs than that wait their turn, unless the ones before them hang: then `LaneFull` at once.
+
+    A job hangs that has run for `hanging_after` seconds.
+    """
+
+    def __init__(self, name: str, size: int = 32, *, hanging_after: float = 1.0) -> None:
         self.name = name
         self.size = size
+        self.hanging_after = hanging_after
         self._forget()
         _all_lanes.add(self)
 
@@ -41,7 +48,7 @@ class Lane:
 
         Raises:
             TimeoutError: The budget is used up; `function` goes on in its thread.
-            LaneFull: At once, when every thread is taken.
+            LaneFull: At once, when every thread is held by a job that hangs.
         """
         job = _Job(function)
         done = threading.Event()
@@ -69,29 +76,40 @@ class Lane:
 
     def _submit(self, job: "_Job[T]") -> None:
         with self._lock:
-            if self._busy >= self.size:
+            if len(self._running) >= self.size and self._all_hang():
                 raise LaneFull(self.name)
-            self._busy += 1
-            start_another = self._threads < self._busy
+            self._unfinished += 1
+            start_another = self._threads < min(self._unfinished, self.size)
             self._threads += start_another
         if start_another:
             threading.Thread(target=self._work, name=f"perdure-{self.name}", daemon=True).start()
         self._jobs.put(job.run)
 
+    def _all_hang(self) -> bool:
+        """Whether none of the threads can be expected back soon: the youngest job tells."""
+        return time.monotonic() - max(self._running.values()) > self.hanging_after
+
     def _work(self) -> None:
+        me = threading.get_ident()
         while True:
             run = self._jobs.get()
+            with self._lock:
+                self._running[me] = time.monotonic()
             try:
                 run()
             finally:
                 with self._lock:
-                    self._busy -= 1
+                    del self._running[me]
+                    self._unfinished -= 1
 
     def _forget(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._busy = 0
+        self._unfinished = 0
+        """Jobs that run or wait."""
+        self._running: dict[int, float] = {}
+        """Since when each busy thread runs its job, on `time.monotonic()`."""
 
 
 class _Job(Generic[T]):
