@@ -791,6 +791,14 @@ def returns_an_error_result(mcp: MCPServer, persist: Persist) -> None:
         return CallToolResult(content=[TextContent(type="text", text="not today")], is_error=True)
 
 
+@shape()
+def returns_an_iterator(mcp: MCPServer, persist: Persist) -> None:
+    @mcp.tool()
+    @persist
+    async def numbers():  # type: ignore[no-untyped-def]
+        return (number * 2 for number in range(3))
+
+
 @shape(prompt="a")
 def returns_what_a_function_checks(mcp: MCPServer, persist: Persist) -> None:
     @mcp.tool()

@@ -48,11 +48,11 @@ SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
        q.lease_until, q.digest, q.after_place, q.deferred, q.metadata,
        a.content AS answer, a.body AS answer_body, a.outcome, a.tokens, a.created_at AS ended_at
-  FROM chat_messages q LEFT JOIN chat_messages a ON a.id = q.id + 1
- WHERE q.id IN (SELECT m.id FROM chat_messages m
-                 WHERE m.id > (:session_id << 32) | (:after << 1) | 1 AND m.id < (:session_id + 1) << 32 AND m.part = 0
-                 ORDER BY m.id LIMIT :limit)
- ORDER BY q.id;
+  FROM chat_sessions s
+  JOIN chat_messages q ON q.id > (s.id << 32) | (:after << 1) | 1 AND q.id < (s.id + 1) << 32 AND q.part = 0
+  LEFT JOIN chat_messages a ON a.id = q.id + 1
+ WHERE s.user_id = :user_id AND s.continuation_id = :continuation_id
+ ORDER BY q.id LIMIT :limit;
 
 -- list_conversations: newest first, from the one after the last seen
 SELECT user_id, continuation_id, last_place, created_at, updated_at
@@ -74,7 +74,7 @@ ON CONFLICT DO NOTHING;
 
 -- files_of_turn: what a finished turn gave out
 SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
- WHERE f.session_id = :session_id AND f.turn_id = :turn_id ORDER BY f.name, f.version;
+ WHERE f.turn_id = :turn_id ORDER BY f.name, f.version;
 
 -- find_file: a principal's file by its key
 SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id

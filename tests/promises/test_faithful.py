@@ -26,11 +26,19 @@ from perdure.middleware.persistence.turn import Answer, Json, JsonObject, Outcom
 from perdure.testing import FrozenClock
 from perdure.testing.turns import a_turn, ended
 
-# JSON writes a surrogate pair and the character it stands for alike (RFC 8259, section 7), so no wire can carry the
-# two halves of a pair as two: they are joined here as every parser joins them. Lone ones stay.
-texts = st.text(st.characters(codec=None)).map(
-    lambda text: text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+def as_parsed(text: str) -> str:
+    """`text` with the halves of surrogate pairs joined, as every parser joins them; lone ones stay.
+
+    JSON writes a pair and the character it stands for alike (RFC 8259, section 7): no wire can carry them apart.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+pieces = st.text(st.characters(codec=None), max_size=10) | st.sampled_from(
+    ["\0", "\ud800", "\udfff", "\ufffd", "\\", '"', "\n"]
 )
+texts = st.lists(pieces, max_size=8).map("".join).map(as_parsed)
 scalars = (
     st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats(allow_nan=False, allow_infinity=False)
 )
@@ -39,7 +47,7 @@ scalars = (
 @st.composite
 def messages(draw: st.DrawFn) -> tuple[str, JsonObject]:
     """A text and a JSON object in which that text stands here and there, as a prompt does among its arguments."""
-    text = draw(texts | texts.map(lambda short: (short or "repeat") * 20))
+    text = draw(texts | texts.map(lambda short: as_parsed((short or "repeat") * 20)))
     leaves = scalars | texts | st.just(text)
     values = st.recursive(
         leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=12

@@ -17,10 +17,10 @@ from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.stores import memory
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.turn import Answer, Outcome, Turn, Window
+from perdure.middleware.persistence.turn import Answer, Outcome, StoredFile, Turn, Window
 from perdure.testing.turns import a_turn, answered, ended
 
-SHORT, LONG, FAILURES = 10, 20_000, 5_000
+SHORT, LONG, FAILURES, FILES = 10, 20_000, 5_000, 2_000
 WINDOW = Window(turns=5, tokens=8_000)
 
 OPERATIONS: dict[str, Callable[[Store, str], object]] = {
@@ -28,6 +28,7 @@ OPERATIONS: dict[str, Callable[[Store, str], object]] = {
     "begin again": lambda store, name: [store.begin(turn, WINDOW) for turn in store.turns("alice", name, limit=1)],
     "finish": lambda store, name: _finish(store, answered(a_turn("q", continuation_id=name), "a")),
     "finish unbegun": lambda store, name: store.finish(answered(a_turn("q", continuation_id=name), "a")),
+    "finish with a file": lambda store, name: store.finish(_with_a_file(name, "new.txt")),
     "fail": lambda store, name: store.finish(ended(a_turn("q", continuation_id=name), Outcome.FAILED)),
     "first page": lambda store, name: store.turns("alice", name, limit=5),
     "last page": lambda store, name: store.turns("alice", name, after=_turns_of(name) - 5, limit=5),
@@ -83,7 +84,7 @@ def in_memory() -> MemoryStore:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("conversation", ["long", "failing"])
+@pytest.mark.parametrize("conversation", ["long", "failing", "filed"])
 def test_sqlite_takes_as_many_steps_in_a_long_conversation_as_in_a_short_one(
     sqlite: tuple[SqliteStore, Meter], operation: str, conversation: str
 ) -> None:
@@ -96,7 +97,7 @@ def test_sqlite_takes_as_many_steps_in_a_long_conversation_as_in_a_short_one(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("conversation", ["long", "failing"])
+@pytest.mark.parametrize("conversation", ["long", "failing", "filed"])
 def test_memory_runs_as_many_lines_in_a_long_conversation_as_in_a_short_one(
     in_memory: MemoryStore, operation: str, conversation: str
 ) -> None:
@@ -116,7 +117,9 @@ def test_the_meter_sees_a_read_that_is_not_flat(sqlite: tuple[SqliteStore, Meter
     assert many > few * 50
 
 
-@pytest.mark.parametrize("name", ["find_turn", "find_session", "take_place", "history", "read_turns"])
+@pytest.mark.parametrize(
+    "name", ["find_turn", "find_session", "take_place", "history", "read_turns", "newest_version", "find_file"]
+)
 def test_no_query_of_a_turn_scans_a_table(sqlite: tuple[SqliteStore, Meter], name: str) -> None:
     query = named_queries("sqlite/queries.sql")[name]
     connection = sqlite3.connect(f"{sqlite[0].path.as_uri()}?mode=ro", uri=True)
@@ -158,10 +161,19 @@ def _fill(store: Store, *, threads: int) -> None:
         ):
             for kept in [pool.submit(keep, name, outcome) for _ in range(count)]:
                 kept.result()
+        for kept in [pool.submit(store.finish, _with_a_file("filed", f"{n}.txt")) for n in range(FILES)]:
+            kept.result()
+
+
+def _with_a_file(conversation: str, name: str) -> Turn:
+    file = StoredFile(
+        key=f"alice/{'0' * 64}/{name}", bucket="files", name=name, sha256="0" * 64, size=1, media_type="text/plain"
+    )
+    return answered(a_turn("q", continuation_id=conversation, files=(file,)), "a")
 
 
 def _turns_of(name: str) -> int:
-    return {"warm": SHORT, "short": SHORT, "long": LONG, "failing": SHORT + FAILURES}[name]
+    return {"warm": SHORT, "short": SHORT, "long": LONG, "failing": SHORT + FAILURES, "filed": FILES}[name]
 
 
 @contextmanager

@@ -7,13 +7,16 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from perdure.middleware.persistence.ports import Store
+from perdure.middleware.persistence.stores import memory
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Window
@@ -54,13 +57,12 @@ def test_two_processes_with_64_turns_each_lose_nothing_and_keep_pairs(tmp_path: 
 @pytest.mark.parametrize("conversations", [1, 8])
 def test_64_threads_on_the_memory_store_lose_nothing_and_keep_pairs(conversations: int) -> None:
     store = MemoryStore()
-    # Threads change places after every few instructions: a lock that is missing shows.
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    # Every line of the store lets another thread go first: a lock that is missing shows.
+    threading.settrace(_give_way)
     try:
         told = _all_at_once(store, "memory", conversations)
     finally:
-        sys.setswitchinterval(before)
+        threading.settrace(None)  # type: ignore[arg-type]
     assert len(told) == AT_ONCE
     _expect_ordered_pairs(store, told, conversations)
 
@@ -79,6 +81,13 @@ def _expect_ordered_pairs(store: Store, told: list[dict[str, Any]], conversation
             assert turn["history"] == sorted(turn["history"])
             assert all(place < turn["place"] for place in turn["history"])
             assert turn["pairs"]
+
+
+def _give_way(frame: FrameType, _event: str, _argument: object) -> Any:
+    if frame.f_code.co_filename != memory.__file__:
+        return None
+    time.sleep(0)
+    return _give_way
 
 
 def _all_at_once(store: Store, name: str, conversations: int) -> list[dict[str, Any]]:

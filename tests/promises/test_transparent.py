@@ -645,17 +645,49 @@ async def test_a_persisted_function_that_a_bare_tool_calls_behaves_as_if_bare(
     assert kept(runtime) == []
 
 
-async def test_a_tool_called_through_the_server_without_a_request_is_a_turn_of_its_own(runtime: Runtime) -> None:
+@pytest.mark.parametrize("through_the_server", [False, True], ids=["directly", "through the server"])
+async def test_a_persisted_tool_that_calls_itself_is_one_turn(through_the_server: bool, runtime: Runtime) -> None:
+    mcp = MCPServer("recursive")
+
+    @mcp.tool()
+    @persisted
+    async def count(number: int, ctx: Context) -> int:
+        if number == 0:
+            return 0
+        if not through_the_server:
+            return 1 + await count(number - 1, ctx=ctx)
+        result = await mcp.call_tool("count", {"number": number - 1}, ctx)
+        assert isinstance(result, CallToolResult)
+        return 1 + int(result.structured_content["result"])  # type: ignore[index]
+
+    assert text_of(await called(mcp, "count", {"number": 3})) == "3"
+    [turn] = kept(runtime)
+    assert turn.arguments == {"number": 3}
+
+
+async def test_a_tool_that_a_body_calls_through_the_server_is_part_of_its_turn(runtime: Runtime) -> None:
     async def without_context(mcp: MCPServer, inner: Any, prompt: str, ctx: Context) -> Any:
         result = await mcp.call_tool("inner", {"text": prompt})
         assert isinstance(result, CallToolResult)
         return result.content[0].text if isinstance(result.content[0], TextContent) else None
 
     result = await called(_nested(persisted, without_context), "outer", {"prompt": "a"})
-    turns = {turn.tool: turn for turn in kept(runtime)}
-    assert set(turns) == {"inner", "outer"}
-    assert text_of(result) == f"outer got 'inner a {turns['inner'].continuation_id}'"
-    assert turns["outer"].continuation_id == result["_meta"]["perdure/continuation-id"]
+    [turn] = kept(runtime)
+    assert turn.tool == "outer"
+    assert text_of(result) == f"outer got 'inner a {turn.continuation_id}'"
+
+
+async def test_a_tool_called_through_the_server_outside_of_any_request_is_a_turn(runtime: Runtime) -> None:
+    mcp = MCPServer("direct")
+
+    @mcp.tool()
+    @persisted
+    async def chat(prompt: str) -> str:
+        return prompt
+
+    await mcp.call_tool("chat", {"prompt": "a"})
+    [turn] = kept(runtime)
+    assert (turn.tool, turn.prompt, turn.principal) == ("chat", "a", "local")
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", float("nan"), "\ud800", {1: (2,)}], ids=repr)
@@ -670,6 +702,25 @@ async def test_a_call_through_the_server_may_carry_values_that_json_has_not(valu
     result = await mcp.call_tool("show", {"value": value})
     assert isinstance(result, CallToolResult)
     assert result.content[0] == TextContent(type="text", text=ascii(value))
+
+
+@pytest.mark.parametrize(
+    "shape", [shape for shape in SHAPES if shape.name.startswith("returns_")], ids=lambda shape: shape.name
+)
+async def test_a_call_through_the_server_gives_python_what_the_bare_tool_gives(shape: Shape, runtime: Runtime) -> None:
+    """Its author may look into the result without ever sending it."""
+    plain, server = shape.server(bare), shape.server(persisted)
+    [tool] = await plain.list_tools()
+    expected = await plain.call_tool(tool.name, shape.arguments)
+    result = await server.call_tool(tool.name, shape.arguments)
+    assert isinstance(expected, CallToolResult)
+    assert isinstance(result, CallToolResult)
+    assert result.content[: len(expected.content)] == expected.content
+    structured = result.structured_content
+    if isinstance(structured, dict) and "continuation_id" not in (expected.structured_content or {}):
+        structured = {name: value for name, value in structured.items() if name != "continuation_id"}
+    assert structured == expected.structured_content
+    assert result.is_error == expected.is_error
 
 
 # ── beside other decorators ──────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """What a tool is given of the turns before: where, how much of it, and that only the raw prompt is ever kept."""
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -408,17 +409,21 @@ async def test_what_a_tool_receives_in_ten_long_turns_grows_by_the_turn_and_not_
     assert seen.prompts[-1].count("<conversation_history>") == 1
 
 
+@pytest.mark.parametrize("form", ["text", "structured", "json text"])
 async def test_a_tool_that_repeats_its_prompt_does_not_put_a_transcript_within_the_transcript(
-    activate: Activate,
+    form: str, activate: Activate
 ) -> None:
     activate(defaults=ToolSettings(max_tokens=1_000_000))
     mcp, received = MCPServer("history"), []
 
     @mcp.tool()
     @persisted
-    async def chat(prompt: str) -> str:
+    async def chat(prompt: str):  # type: ignore[no-untyped-def]
         received.append(prompt)
-        return f"You asked: {prompt}"
+        if form == "text":
+            return f"You asked: {prompt}"
+        question = {"question": prompt, "answer": 1}
+        return question if form == "structured" else json.dumps(question)
 
     await say(mcp, *(f"{number} " + "long " * 100 for number in range(8)))
     lengths = [len(prompt) for prompt in received]

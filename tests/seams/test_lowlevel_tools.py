@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
 import pytest
 from conftest import Activate
 from mcp import Client
@@ -231,6 +232,45 @@ async def test_two_tools_of_one_class_are_told_apart_by_their_names(runtime: Run
         for name in tools:
             assert text_of(wire(await client.call_tool(name, {"a": 1}))) == name
     assert [turn.tool for turn in kept(runtime)] == ["ask", "tell"]
+
+
+# ── over HTTP ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("installed", [None, (), ("chat",)], ids=["alone", "installed", "named"])
+async def test_over_http_without_authentication_strangers_do_not_meet_under_a_name_they_chose(
+    installed: tuple[str, ...] | None, runtime: Runtime
+) -> None:
+    tool = PersistedChatTool()
+    server = serving(tool, installed=installed)
+    for prompt in ("a secret", "a stranger's question"):
+        await _posted(server, {"prompt": prompt, "continuation_id": "my-project"})
+    assert tool.received == [{"prompt": "a secret"}, {"prompt": "a stranger's question"}]
+    assert {turn.principal for turn in kept(runtime)} == {"anonymous"}
+    assert "my-project" not in {turn.continuation_id for turn in kept(runtime)}
+
+
+async def test_over_http_nobody_reaches_a_conversation_of_the_local_user(runtime: Runtime) -> None:
+    tool = PersistedChatTool()
+    server = serving(tool)
+    await called(server, "chat", {"prompt": "a secret", "continuation_id": "my-project"})
+    await _posted(server, {"prompt": "a stranger's question", "continuation_id": "my-project"})
+    assert tool.received[1] == {"prompt": "a stranger's question"}
+
+
+async def _posted(server: Server[Any], arguments: Json) -> None:
+    """One `tools/call` over HTTP, without a session and without authentication."""
+    app = server.streamable_http_app(json_response=True, stateless_http=True)
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "chat", "arguments": arguments}}
+    headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2025-06-18"}
+    transport = httpx2.ASGITransport(app=app)
+    async with (
+        server.session_manager.run(),
+        httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client,
+    ):
+        response = await client.post("/mcp", json=message, headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.json()["result"]["isError"] is False
 
 
 # ── what such methods return ─────────────────────────────────────────────────────────────────────────────────────

@@ -527,6 +527,38 @@ async def test_a_tools_own_patterns_are_redacted_too(activate: Activate) -> None
     assert "1234-5678" not in json.dumps(turn.answer.result) + turn.answer.text
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        {"password": "hunter2-hunter2"},
+        {"password": 12345678901},
+        {"client_secret": ["aaaa-bbbb-cccc"]},
+        {"deep": {"api_key": {"value": "aaaa-bbbb-cccc"}}},
+        {"api_key": 'quoted \\"aaaa-bbbb-cccc\\"'},
+    ],
+    ids=str,
+)
+async def test_a_value_under_a_secret_name_is_in_no_part_of_the_record(
+    secret: dict[str, Any], activate: Activate, tmp_path: Path
+) -> None:
+    """The SDK writes a dictionary twice: as structured content, and as JSON in a text block."""
+    runtime = activate(SqliteStore(tmp_path / "database" / "named.db"))
+    mcp = MCPServer("named")
+
+    @mcp.tool()
+    @persisted
+    async def read(config: dict[str, Any]) -> dict[str, Any]:
+        return config
+
+    await called(mcp, "read", {"config": secret})
+    written = _everything_in(tmp_path / "database")
+    runtime.engine.store.close()
+    written += _everything_in(tmp_path / "database")
+    assert b"read" in written
+    for value in (b"hunter2-hunter2", b"12345678901", b"aaaa-bbbb-cccc"):
+        assert value not in written
+
+
 async def test_redaction_can_be_switched_off_for_a_tool(activate: Activate) -> None:
     runtime = activate(tools={"login": ToolSettings(redact=False)})
     await called(_careless(persisted), "login", CARELESS)

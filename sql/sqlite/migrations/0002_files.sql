@@ -15,4 +15,6 @@ CREATE TABLE chat_files (
     PRIMARY KEY (session_id, name, version, turn_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX chat_files_turn ON chat_files (turn_id);
+
 CREATE INDEX chat_files_key ON chat_files (user_id, key);

@@ -8,7 +8,7 @@ from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 from perdure.middleware.tool_schema import CONTINUATION_ID
 from perdure.settings import Announce
 
-__all__ = ["announced", "answer_of", "is_error", "is_final", "without_text"]
+__all__ = ["announced", "answer_of", "is_error", "is_final"]
 
 
 def is_final(result: Mapping[str, Any]) -> bool:
@@ -23,20 +23,11 @@ def is_error(result: Mapping[str, Any]) -> bool:
 def answer_of(result: JsonObject) -> Answer:
     """What is recorded of a result: all of it, and the text that a reader sees."""
     kept = {name: value for name, value in result.items() if not (name == "isError" and value is False)}
+    if isinstance(meta := result.get("_meta"), dict):
+        # What the SDK stamps on every result is not the tool's.
+        own = {name: value for name, value in meta.items() if not name.startswith("io.modelcontextprotocol/")}
+        kept = {**kept, "_meta": own} if own else {name: value for name, value in kept.items() if name != "_meta"}
     return Answer(text=_text(result), result=kept)
-
-
-def without_text(value: Json, text: str) -> Json:
-    """`value` with `text` taken out of every string that holds it."""
-    match value:
-        case str():
-            return value.replace(text, "") if text in value else value
-        case dict():
-            return {name: without_text(item, text) for name, item in value.items()}
-        case list():
-            return [without_text(item, text) for item in value]
-        case _:
-            return value
 
 
 def announced(

@@ -1,15 +1,16 @@
 """The files of one call: those that its arguments name by storage URIs, and those that its result names by paths."""
 
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.middleware.path_rewriting import local_path, rewritten_arguments, rewritten_result, storage_uri
+from perdure.middleware.argument_schema import replaced_by_schema
+from perdure.middleware.path_rewriting import local_path, rewritten_result, storage_uri
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
-from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits, Keeping
+from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits, Keeping, LeftAlone
 from perdure.middleware.persistence.turn import Json, JsonObject, StoredFile
+from perdure.middleware.tool_schema import satisfies
 from perdure.settings import FileReference, Policy
 
 __all__ = ["CallFiles", "Report"]
@@ -26,8 +27,6 @@ _REPORT_EVERY = 0.25
 _MOST_NAMED = 20
 """Paths left alone that are named in `_meta`."""
 
-_NAMES_A_URI = re.compile(r"(?:^|[_-])(?i:ur[il]s?)$|[a-z](?:Ur[il]|UR[IL])s?$")
-
 
 class CallFiles:
     def __init__(
@@ -40,13 +39,18 @@ class CallFiles:
         self._roots = roots
         self._max_total_bytes = max_total_bytes
         self._keeping: Keeping | None = None
+        self._stored: dict[str, StoredFile] = {}
+        self._left: tuple[LeftAlone, ...] = ()
         self._reported_at = 0.0
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def are_named_in(self, arguments: JsonObject) -> bool:
         """Whether a whole value of `arguments` is a storage URI."""
-        return self._policy.files and _any_string(arguments, lambda text: storage_uri(text) is not None)
+        return bool(self.uris_in(arguments))
+
+    def uris_in(self, arguments: JsonObject) -> list[str]:
+        return [uri for text in _strings(arguments) if (uri := storage_uri(text))] if self._policy.files else []
 
     def brought_back(self, arguments: JsonObject, schema: Mapping[str, Any] | None) -> JsonObject:
         """`arguments` with local paths in place of storage URIs; `file://` URIs where `schema` wants URIs. Blocks.
@@ -67,28 +71,22 @@ class CallFiles:
                 )
             return paths[uri]
 
-        properties = (schema or {}).get("properties") or {}
-        changed: JsonObject = {}
-        for name, value in arguments.items():
-            wants_uri = _wants_uri(name, properties.get(name))
+        def replaced(text: str, wants_uri: bool) -> str | None:
+            if (uri := storage_uri(text)) is None:
+                return None
+            path = local(uri)
+            return path.as_uri() if wants_uri else str(path)
 
-            def replaced(text: str, wants_uri: bool = wants_uri) -> str | None:
-                if (uri := storage_uri(text)) is None:
-                    return None
-                path = local(uri)
-                return path.as_uri() if wants_uri else str(path)
-
-            changed |= rewritten_arguments({name: value}, replaced)
-        return changed
+        return replaced_by_schema(arguments, schema, replaced)
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def might_be_named_in(self, result: JsonObject) -> bool:
         """Whether anything in `result` could be a path: cheap, and never wrongly false."""
-        return self._policy.files and _any_string(result, lambda text: "/" in text)
+        return self._policy.files and any("/" in text or "\\u002" in text.lower() for text in _strings(result))
 
-    def keep(self, result: JsonObject) -> tuple[StoredFile, ...]:
-        """Keep the files that `result` names. Blocks.
+    def keep(self, result: JsonObject) -> None:
+        """Keep the files that `result` names. Blocks. `settle` afterwards, however it ended.
 
         Raises:
             StoreUnavailable: The file store is away; what was kept until then stays kept.
@@ -109,25 +107,35 @@ class CallFiles:
             return keeping.uri_for(path) if path is not None else None
 
         rewritten_result(result, kept, prose=self._policy.rewrite_text)
-        return keeping.files()
 
-    def rewritten(self, result: JsonObject) -> JsonObject:
-        """`result` with storage URIs in place of the paths whose files were kept."""
-        keeping = self._keeping
-        if keeping is None or not keeping.stored or self._policy.file_reference is FileReference.PATH:
+    def settle(self) -> tuple[StoredFile, ...]:
+        """What was kept by now. Whatever a store that hung may still do changes nothing of it."""
+        if self._keeping is not None:
+            self._stored = dict(self._keeping.stored)
+            self._left = tuple(self._keeping.left.values())
+        return tuple({(file.name, file.key): file for file in self._stored.values()}.values())
+
+    def rewritten(self, result: JsonObject, output_schema: Mapping[str, Any] | None = None) -> JsonObject:
+        """`result` with storage URIs in place of the paths whose files were kept.
+
+        Structured content stays as it is where `output_schema` would refuse it with URIs in it.
+        """
+        if not self._stored or self._policy.file_reference is FileReference.PATH:
             return result
 
         def uri(text: str) -> str | None:
-            stored = keeping.stored.get(local_path(text) or "")
+            stored = self._stored.get(local_path(text) or "")
             return stored.uri if stored is not None else None
 
-        return rewritten_result(result, uri, prose=self._policy.rewrite_text)
+        changed = rewritten_result(result, uri, prose=self._policy.rewrite_text)
+        if output_schema is not None and not satisfies(output_schema, changed.get("structuredContent")):
+            changed["structuredContent"] = result.get("structuredContent")
+        return changed
 
     def meta(self, stored: tuple[StoredFile, ...]) -> JsonObject:
         """`perdure/files`, if there is anything to say: what was kept, and what was left alone and why."""
-        if self._keeping is None or not (self._keeping.stored or self._keeping.left):
+        if not self._stored and not self._left:
             return {}
-        left = list(self._keeping.left.values())
         said: JsonObject = {
             "stored": [
                 {
@@ -140,18 +148,18 @@ class CallFiles:
                 for file in stored
             ],
             "left": [
-                {"path": alone.path, "reason": alone.reason} | ({"setting": alone.setting} if alone.setting else {})
-                for alone in left[:_MOST_NAMED]
+                {"path": _sendable(alone.path), "reason": alone.reason}
+                | ({"setting": alone.setting} if alone.setting else {})
+                for alone in self._left[:_MOST_NAMED]
             ],
         }
-        if len(left) > _MOST_NAMED:
-            said["leftInAll"] = len(left)
+        if len(self._left) > _MOST_NAMED:
+            said["leftInAll"] = len(self._left)
         return {"perdure/files": said}
 
     def left_for_their_place(self) -> list[str]:
         """The paths that a setting would admit."""
-        left = self._keeping.left.values() if self._keeping is not None else ()
-        return [alone.path for alone in left if alone.setting == "file_roots"]
+        return [_sendable(alone.path) for alone in self._left if alone.setting == "file_roots"]
 
     def _progress(self, doing: str, what: str, done: int, size: int) -> None:
         now = time.monotonic()
@@ -161,24 +169,20 @@ class CallFiles:
         self.report(done / size, f"{doing} {what}: {done / 1e6:.0f} of {size / 1e6:.0f} MB")
 
 
-def _any_string(value: Json, wanted: Callable[[str], bool]) -> bool:
+def _strings(value: Json) -> Iterator[str]:
     match value:
         case str():
-            return wanted(value)
+            yield value
         case dict():
-            return any(_any_string(item, wanted) for item in value.values())
+            for item in value.values():
+                yield from _strings(item)
         case list():
-            return any(_any_string(item, wanted) for item in value)
+            for item in value:
+                yield from _strings(item)
         case _:
-            return False
+            return
 
 
-def _wants_uri(name: str, schema: object) -> bool:
-    """Whether an argument is one that takes a URI: by its schema's format, else by its name."""
-    match schema:
-        case {"format": "uri" | "uri-reference" | "iri"} | {"items": {"format": "uri" | "uri-reference" | "iri"}}:
-            return True
-        case {"format": _}:
-            return False
-        case _:
-            return _NAMES_A_URI.search(name) is not None
+def _sendable(path: str) -> str:
+    """A path whose bytes may be no UTF-8, as text that can be sent."""
+    return path.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import PlainValidator, WithJsonSchema, WrapValidator
 from pydantic.fields import FieldInfo
+from pydantic.types import PathType
 
+from perdure.middleware.path_rewriting import storage_uri
 from perdure.middleware.persistence.history import History
 from perdure.middleware.tool_schema import CONTINUATION_ID, continuation_id_schema
 
@@ -64,6 +66,11 @@ def _read(signature: inspect.Signature, context_type: type, adds: bool) -> Handl
     own = signature.parameters
     context = _first(own, context_type)
     history = _first(own, History)
+    if adds:
+        signature = signature.replace(
+            parameters=[parameter.replace(annotation=_admitting_uris(parameter)) for parameter in own.values()]
+        )
+        own = signature.parameters
     arguments = {_wire_name(own[name]): name for name in own if name not in (context, history, "self", "cls")}
     added = _added(arguments, context_type, context is None) if adds else []
     annotations = {
@@ -118,6 +125,24 @@ def _amended(signature: inspect.Signature, history: str | None, added: list[insp
     rest = [parameter for parameter in kept if parameter.kind is parameter.VAR_KEYWORD]
     named = [parameter for parameter in kept if parameter.kind is not parameter.VAR_KEYWORD]
     return signature.replace(parameters=[*named, *added, *rest])
+
+
+def _admitting_uris(parameter: inspect.Parameter) -> Any:
+    """The annotation of a parameter for an existing file, so that it also takes what will be one when the body runs."""
+    annotation = parameter.annotation
+    if not _wants_file(annotation):
+        return annotation
+    return Annotated[annotation, WrapValidator(_uri_or_valid)]
+
+
+def _uri_or_valid(value: Any, validate: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, str) and storage_uri(value) is not None else validate(value)
+
+
+def _wants_file(annotation: Any) -> bool:
+    if any(isinstance(mark, PathType) and mark.path_type == "file" for mark in getattr(annotation, "__metadata__", ())):
+        return True
+    return any(_wants_file(argument) for argument in typing.get_args(annotation) if not isinstance(argument, PathType))
 
 
 def _wire_name(parameter: inspect.Parameter) -> str:

@@ -3,14 +3,14 @@
 import base64
 import contextlib
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import anyio.from_thread
-import pydantic
 import pydantic_core
 import wrapt
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.tools import Tool
+    from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
     from mcp_types import CallToolResult, ContentBlock
     from pydantic import BaseModel
     from typing_extensions import TypeIs
@@ -31,6 +32,7 @@ __all__ = [
     "RegisteredTool",
     "caller_of",
     "context_type",
+    "current_request",
     "error_result",
     "is_block",
     "is_result",
@@ -89,6 +91,9 @@ class RegisteredTool:
     """A tool as its server knows it."""
 
     def __init__(self, tool: "Tool") -> None:
+        metadata: Any = tool.fn_metadata
+        if type(metadata) is not _PassingOn:
+            tool.fn_metadata = cast("FuncMetadata", _PassingOn(metadata))
         self._tool = tool
         self.name: str = tool.name
         self.input_schema: Mapping[str, Any] = tool.parameters
@@ -103,33 +108,35 @@ class RegisteredTool:
         """
         return self._tool.fn_metadata.validate_arguments(arguments)
 
-    def written_as(self, value: object, wire: JsonObject) -> "CallToolResult":
-        """A result that the SDK validates as the handler's `value`, and writes as `wire`."""
-        structured = value.structured_content if is_result(value) else value
-        if self._tool.fn_metadata.wrap_output and not is_result(value):
-            structured = {"result": value}
-        result = _written_result()(content=[], structured_content=structured)
-        result.__dict__["wire"] = wire
-        return result
-
-    def admits(self, result: "CallToolResult") -> bool:
-        """Whether the SDK, which validates what it is given once more, will let `result` pass."""
-        try:
-            self._tool.fn_metadata.convert_result(result)
-        except Exception:  # noqa: BLE001 - a validator may raise anything
-            return False
-        return True
-
     def result_of(self, value: object) -> "CallToolResult | None":
         """What the SDK makes of the handler's value; None for a question to the client.
 
         Raises:
             Exception: As the SDK itself will when it is given this value.
         """
-        from mcp_types import CallToolResult  # noqa: PLC0415
-
         result = self._tool.fn_metadata.convert_result(value)
-        return result if isinstance(result, CallToolResult) else None
+        return result if is_result(result) else None
+
+    def answering(self, wire: JsonObject) -> "CallToolResult":
+        """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
+        return _own_result().model_validate(wire)
+
+
+@cache
+def _own_result() -> "type[CallToolResult]":
+    from mcp_types import CallToolResult  # noqa: PLC0415
+
+    class PersistedResult(CallToolResult):
+        """Already converted: an output type may not be able to read again what it wrote."""
+
+    return PersistedResult
+
+
+class _PassingOn(wrapt.ObjectProxy[Any]):
+    """A tool's metadata that leaves results alone which are converted already."""
+
+    def convert_result(self, result: object) -> Any:
+        return result if isinstance(result, _own_result()) else self.__wrapped__.convert_result(result)
 
 
 def tool_error(error: Exception) -> Exception:
@@ -137,19 +144,6 @@ def tool_error(error: Exception) -> Exception:
     from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
 
     return ToolError(str(error))
-
-
-@cache
-def _written_result() -> "type[CallToolResult]":
-    from mcp_types import CallToolResult  # noqa: PLC0415
-
-    class WrittenResult(CallToolResult):
-        @pydantic.model_serializer(mode="plain")
-        def _write(self) -> JsonObject:
-            wire: JsonObject = self.__dict__["wire"]
-            return wire
-
-    return WrittenResult
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -188,7 +182,8 @@ def reporter(request: "ServerRequestContext[Any, Any] | None", event_loop: Calla
     What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
     the progress of one call must only ever rise (MCP specification, Progress).
     """
-    if request is None or not (request.meta or {}).get("progress_token", (request.meta or {}).get("progressToken")):
+    meta: Mapping[str, Any] = (request.meta if request is not None else None) or {}
+    if request is None or meta.get("progress_token", meta.get("progressToken")) is None:
         return None
     session: Any = request.session
     tools_own = session.report_progress
@@ -311,6 +306,23 @@ async def listed_tools(server: object, context: "ServerRequestContext[Any, Any]"
 _MOST_TOOLS = 10_000
 """A server that never stops paging is left at that."""
 
+_current_request: "ContextVar[ServerRequestContext[Any, Any] | None]" = ContextVar("perdure_request", default=None)
+
+
+def current_request() -> "ServerRequestContext[Any, Any] | None":
+    """The request that is being served here, for a handler that is not given it."""
+    return _current_request.get()
+
+
+async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+    """A middleware: the SDK has no ambient request, and a low-level server's handler hands none to its tools."""
+    token = _current_request.set(ctx)
+    try:
+        return await call_next(ctx)
+    finally:
+        _current_request.reset(token)
+
+
 _registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
 
 
@@ -320,7 +332,7 @@ def was_registered(function: object) -> bool:
 
 
 def watch_registrations() -> None:
-    """Remember from now on which functions become tools, so that a decorator in the wrong place can be noticed."""
+    """Notice from now on what the SDK tells nobody: which functions become tools, and which request is served."""
 
     def note(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tool = wrapped(*args, **kwargs)
@@ -332,4 +344,14 @@ def watch_registrations() -> None:
     def wrap(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Tool.from_function", note)
 
+    def note_requests(
+        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        wrapped(*args, **kwargs)
+        instance.middleware.append(_note_request)
+
+    def wrap_server(module: Any) -> None:
+        wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
+
     wrapt.register_post_import_hook(wrap, "mcp.server.mcpserver.tools.base")
+    wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from perdure.middleware.persistence.turn import Json, JsonObject
 
-__all__ = ["Replace", "local_path", "rewritten_arguments", "rewritten_result", "storage_uri"]
+__all__ = ["Replace", "local_path", "rewritten_result", "storage_uri"]
 
 Replace: TypeAlias = Callable[[str], str | None]
 """Given a whole value, what to put in its place; None to leave it."""
@@ -22,12 +22,15 @@ _LONGEST_PATH = 4096
 
 _LONGEST_URI = 3 * _LONGEST_PATH
 
+_NOT_IN_URIS = frozenset("\t\n\r")
+
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*+:)?', re.DOTALL)
 
 # A path in prose: it starts where a word starts, and ends before what ends a sentence.
 _PATH_IN_PROSE = re.compile(r"(?<![\w/.~:-])(?:file://)?/[^\s\"'`<>|()\[\]{},;]+")
 
-_STORAGE_URI = re.compile(r"storage://[A-Za-z0-9_-]{1,100}/[A-Za-z0-9_/!.*'() &$=@;:+,?-]{1,1024}")
+_STORAGE_URI = re.compile(r"storage://\S+")
+"""Whatever follows: one that names no file of ours is refused, and never reaches a tool as if it were a path."""
 
 
 def local_path(value: str) -> str | None:
@@ -62,11 +65,6 @@ def rewritten_result(result: JsonObject, replace: Replace, *, prose: bool) -> Js
     if "structuredContent" in result:
         changed["structuredContent"] = _values(result["structuredContent"], lambda text: _text(text, replace, prose))
     return changed
-
-
-def rewritten_arguments(arguments: JsonObject, replace: Replace) -> JsonObject:
-    """`arguments` with every whole value, at any depth, for which `replace` has another."""
-    return {name: _values(value, lambda text: _whole(text, replace)) for name, value in arguments.items()}
 
 
 def _block(block: Json, replace: Replace, prose: bool) -> Json:
@@ -130,18 +128,21 @@ def _in_prose(found: str, replace: Replace) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        # Of numbers only that they are some: Python refuses to read those of more than 4,300 digits.
+        json.loads(text, parse_int=len)
     except (ValueError, RecursionError):
         return False
     return True
 
 
 def _path_of_uri(uri: str) -> str | None:
+    if not _NOT_IN_URIS.isdisjoint(uri):
+        return None  # urlsplit drops them, and would so name another file.
     try:
         parts = urlsplit(uri)
+        path = unquote_to_bytes(parts.path)
     except ValueError:
-        return None
+        return None  # It is no URI, or has characters that are none.
     if parts.netloc.lower() not in ("", "localhost") or parts.query or parts.fragment or not parts.path.startswith("/"):
         return None  # Another machine's file is not ours to read.
-    path = unquote_to_bytes(parts.path)
     return path.decode("utf-8", "surrogateescape") if len(path) < _LONGEST_PATH else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from perdure.errors import FileMissing, PerdureError, StoreTimeout, StoreUnavailable
-from perdure.middleware.announcement import announced, answer_of, is_error, is_final, without_text
+from perdure.middleware.announcement import announced, answer_of, is_error, is_final
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
 from perdure.middleware.persistence.history import Conversation, History, HistoryState, in_conversation
@@ -23,7 +23,6 @@ from perdure.middleware.persistence.turn import (
     FinishedTurn,
     JsonObject,
     Outcome,
-    StoredFile,
     Turn,
     Window,
 )
@@ -65,13 +64,14 @@ class PersistedCall:
         self._result: JsonObject | None = None
         self._finished: FinishedTurn | None = None
         self._skipped: str | None = None
-        self._transcript = ""
-        """What was put before the prompt."""
+        roots = roots_for(policy.file_roots, runtime.keeper.copies)
+        for error in roots.refused:
+            runtime.say("file.root_refused", error)
         self._files = CallFiles(
             runtime.keeper,
             self._turn.principal,
             policy,
-            roots_for(policy.file_roots, runtime.keeper.cache),
+            roots,
             max_total_bytes=runtime.settings.max_total_bytes,
         )
 
@@ -114,13 +114,13 @@ class PersistedCall:
         self._arguments = arguments
 
     def _refuse(self, error: Exception) -> None:
-        if not isinstance(error, FileMissing):
-            self._runtime.say("file.not_brought_back", error)
-        self.refusal = (
-            error
-            if isinstance(error, PerdureError)
-            else StoreUnavailable("A file that an argument names could not be read.", remedy="try again later.")
-        )
+        if isinstance(error, FileMissing):
+            self.refusal = error
+            return
+        # Where it would have been is for the operator to know.
+        self._runtime.say("file.not_brought_back", error)
+        uris = ", ".join(self._files.uris_in(self._turn.arguments))
+        self.refusal = StoreUnavailable(f"{uris} could not be brought back now.", remedy="try again later.")
 
     @property
     def brought_files_back(self) -> bool:
@@ -140,7 +140,6 @@ class PersistedCall:
         if longer is not prompt and not prompt_fits(self.request, argument, longer):
             self._skipped = f"the schema of the argument {argument!r} does not admit a longer text"
             return prompt
-        self._transcript = longer.removesuffix(prompt)
         return longer
 
     @property
@@ -170,16 +169,12 @@ class PersistedCall:
             # A question to the client, or a task: the answer comes with a later call, which is a turn of its own.
             self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
         elif cancelled:
-            self._end(Outcome.CANCELLED, self._answer(result))
+            self._end(Outcome.CANCELLED, answer_of(result))
         elif is_error(result):
-            self._end(Outcome.FAILED, self._answer(result))
+            self._end(Outcome.FAILED, answer_of(result))
         else:
-            self._end(Outcome.ANSWERED, self._answer(result))
+            self._end(Outcome.ANSWERED, answer_of(result))
             self._result = result
-
-    def _answer(self, result: JsonObject) -> Answer:
-        """What is recorded. A tool that repeats its prompt does not repeat our transcript into the next one."""
-        return answer_of(without_text(result, self._transcript) if self._transcript else result)
 
     def end_with_error(self, error: BaseException, *, cancelled: bool = False) -> None:
         if cancelled:
@@ -201,8 +196,8 @@ class PersistedCall:
         if result is not None and self._files.might_be_named_in(result):
             yield _Step(
                 work=lambda: self._files.keep(result),
-                then=lambda files: self._were_kept(result, files),
-                failed=self._met,
+                then=lambda _: self._were_kept(result),
+                failed=lambda error: self._were_kept(result, error),
                 on_files=True,
             )
         if self._turn.place is None:
@@ -211,26 +206,30 @@ class PersistedCall:
             work=lambda: self._engine.finish(self._turn, self._redactor), then=self._was_finished, failed=self._met
         )
 
-    def _were_kept(self, result: JsonObject, files: tuple[StoredFile, ...]) -> None:
-        self._turn = replace(self._turn, answer=self._answer(self._files.rewritten(result)), files=files)
+    def _were_kept(self, result: JsonObject, error: Exception | None = None) -> None:
+        """Some of them, if there was an `error`."""
+        if error is not None:
+            self._met(error)
+        files = self._files.settle()
+        self._turn = replace(self._turn, answer=answer_of(self._files.rewritten(result)), files=files)
         self._runtime.say_left_alone(self.request.tool, self._files.left_for_their_place())
 
     def _was_finished(self, finished: FinishedTurn) -> None:
         self._turn = replace(self._turn, continuation_id=finished.continuation_id, place=finished.place)
         self._finished = finished
 
-    def announce(self, result: JsonObject, *, with_files: bool = True) -> JsonObject:
-        """`result` as the client gets it."""
+    def announce(self, result: JsonObject, *, rewrite: bool = True) -> JsonObject:
+        """`result` as the client gets it; with `rewrite=False`, with the tool's own paths in its structured content."""
         try:
-            return self._announced(result, with_files) if is_final(result) else result
+            return self._announced(result, rewrite) if is_final(result) else result
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             self._runtime.say("result.not_announced", error)
             return result
 
-    def _announced(self, result: JsonObject, with_files: bool) -> JsonObject:
-        if with_files and self._finished is not None:
+    def _announced(self, result: JsonObject, rewrite: bool) -> JsonObject:
+        if self._finished is not None:
             # Without the turn there is no record of its files either: then the paths are all there is.
-            result = self._files.rewritten(result)
+            result = self._files.rewritten(result, self.request.output_schema if rewrite else _ADMITS_NOTHING)
         return announced(
             result,
             where=self.policy.announce,
@@ -321,6 +320,10 @@ class PersistedCall:
             self.history = History(state=HistoryState.UNAVAILABLE)
 
 
+_ADMITS_NOTHING: JsonObject = {"not": {}}
+"""A JSON Schema."""
+
+
 def _message(error: BaseException) -> str:
     try:
         return str(error)
@@ -342,8 +345,6 @@ class ActiveCall:
     tool: str
     request: Any = None
     """The SDK's own request context, for a handler that is not given one."""
-    by_hook: bool = False
-    """A server hook is the outermost seam."""
     call: PersistedCall | None = None
     """Whoever persists the call leaves it here."""
 

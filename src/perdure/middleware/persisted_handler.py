@@ -1,5 +1,6 @@
 """What stands in a decorated handler's place before the SDK: the handler's own face, and a turn around its body."""
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import anyio.lowlevel
 from perdure.errors import DecoratorError
 from perdure.logs import log
 from perdure.middleware import mcp_v2
-from perdure.middleware.call_reader import ToolRequest
+from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
 from perdure.middleware.lowlevel_values import announced_value, schema_of, tool_name_of, wire_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall, active_call, within
@@ -146,7 +147,7 @@ class PersistedHandler:
         return None  # Called from Python, outside of any request.
 
     def _open_with_context(self, context: object, kwargs: Mapping[str, Any]) -> "_Serving | None":
-        request = mcp_v2.request_of(context)
+        request = mcp_v2.request_of(context) or mcp_v2.current_request()
         key = context if request is None else request.session
         active = active_call.get()
         here = active if active is not None and active.key is key else None
@@ -187,29 +188,30 @@ class PersistedHandler:
         return _HighLevel(self, call, here or ActiveCall(key, tool.name, request), tool, hooked=here is not None)
 
     def _open_lowlevel(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Serving | None":
+        sent = kwargs.get("arguments", args[-1] if args else None)
+        if not isinstance(sent, Mapping):
+            return None
+        request = mcp_v2.current_request()
         active = active_call.get()
-        if active is not None and not active.by_hook:
-            active = None  # Another tool's, whose body calls this one by way of a server of its own.
-        if active is not None and active.call is not None:
-            return None  # Persisted already, by the server hook.
+        here = active if active is not None and request is not None and active.key is request.session else None
+        if here is not None and here.call is not None:
+            return None  # Persisted already: by the server hook, or around the tool whose body calls this one.
         owner = getattr(self.handler, "__self__", args[0] if len(args) > 1 else None)
-        name = active.tool if active is not None else tool_name_of(owner, _name(self.handler))
+        params: Mapping[str, Any] = (request.params if request is not None else None) or {}
+        name = params.get("name") or tool_name_of(owner, _name(self.handler))
         now = runtime()
         policy = now.policy(name, self.in_code)
         if not policy.enabled:
             return None
-        request = active.request if active is not None else None
         schema = schema_of(owner)
-        sent = kwargs.get("arguments", args[-1] if args else None)
-        if not isinstance(sent, Mapping):
-            return None
         call = PersistedCall(
             now,
             ToolRequest(
                 tool=name,
                 arguments=dict(sent),
-                meta=(request.params or {}).get("_meta") or {} if request is not None else {},
-                caller=mcp_v2.caller_of(request),
+                meta=params.get("_meta") or {},
+                # A server that was made before perdure was imported shows us no request: then it may be anybody's.
+                caller=mcp_v2.caller_of(request) if request is not None else Caller(remote=True),
                 protocol_version=None if request is None else request.protocol_version,
                 declares_id=declares_continuation_id(schema),
                 input_schema=schema,
@@ -217,7 +219,8 @@ class PersistedHandler:
             ),
             policy,
         )
-        return _LowLevel(self, call, active or ActiveCall(call, name), hooked=active is not None)
+        key = call if request is None else request.session
+        return _LowLevel(self, call, here or ActiveCall(key, name, request), hooked=here is not None)
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """The arguments of a call that goes straight through."""
@@ -276,8 +279,9 @@ class _HighLevel:
         active.call = call
         self._handler = handler
         self._tool = tool
-        # The hook announces after us; a decorator between us and the SDK expects the handler's own value.
-        self._announces = not hooked and persisted_handler_of(tool.function) is handler
+        self._hooked = hooked
+        # A decorator between us and the SDK expects the handler's own value.
+        self._outermost = persisted_handler_of(tool.function) is handler
         self._wire: JsonObject | None = None
 
     def refuse_if_it_must(self) -> None:
@@ -309,15 +313,10 @@ class _HighLevel:
         self.call.end_with_result(self._wire or {"resultType": "input_required"}, cancelled=cancelled)
 
     def answer(self, value: object) -> object:
-        if self._wire is None or not self._announces:
+        if self._wire is None or not self._outermost:
             return value
-        for with_files in (True, False):
-            # An output type may want paths of files that exist here, or be unable to read what it writes itself.
-            wire = self.call.announce(self._wire, with_files=with_files)
-            for result in (mcp_v2.result_from_wire(wire), self._tool.written_as(value, wire)):
-                if self._tool.admits(result):
-                    return result
-        return value
+        # A hook around us announces, and knows the result by its wire form.
+        return self._tool.answering(self._wire if self._hooked else self.call.announce(self._wire))
 
 
 class _LowLevel:
@@ -398,5 +397,5 @@ def _client_gave_up() -> bool:
 
 
 def _is_cancellation(error: BaseException) -> bool:
-    """asyncio's, trio's, or the one by which a worker thread learns that its call was cancelled."""
-    return type(error).__name__ in ("CancelledError", "Cancelled")
+    """asyncio's or trio's, which is also the one by which a worker thread learns that its call was cancelled."""
+    return isinstance(error, asyncio.CancelledError) or type(error).__module__.startswith("trio.")

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from perdure.errors import PerdureError, StoreUnavailable
+from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
 from perdure.middleware import mcp_v2
 from perdure.middleware.call_reader import ToolRequest, principal_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
 from perdure.middleware.persisted_handler import PersistedHandler, persisted_handler_of
-from perdure.middleware.persistence.threads import LaneFull
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
 from perdure.middleware.tool_schema import amended, declares_continuation_id
@@ -76,7 +75,7 @@ class _ServerHook:
         arguments = params.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, Mapping | None):
             return await call_next(ctx)  # The SDK has the right words for it.
-        active = ActiveCall(key=ctx.session, tool=name, request=ctx, by_hook=True)
+        active = ActiveCall(key=ctx.session, tool=name, request=ctx)
         policy, decorated = self._policy(name)
         if decorated is not None or not policy.enabled:
             # A decorator inside, if there is one, persists the call and leaves it here to be announced.
@@ -84,6 +83,8 @@ class _ServerHook:
                 result = await call_next(ctx)
             return result if active.call is None else self._announced(active.call, result)
         entry = await self._entry(name, ctx)
+        if entry is None:
+            return await call_next(ctx)  # No such tool: nobody's turn.
         call = PersistedCall(
             runtime(),
             ToolRequest(
@@ -134,10 +135,11 @@ class _ServerHook:
             content, media_type = await now.file_lane.call_async(
                 lambda: now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes), budget=seconds
             )
-        except PerdureError as error:
+        except FileMissing as error:
             raise mcp_v2.resource_not_found(uri, error) from error
-        except (TimeoutError, LaneFull) as error:
-            unavailable = StoreUnavailable(f"{uri} could not be read in time.", remedy="try again later.")
+        except Exception as error:
+            now.say("resource.not_read", error)
+            unavailable = StoreUnavailable(f"{uri} could not be read now.", remedy="try again later.")
             raise mcp_v2.resource_not_found(uri, unavailable) from error
         return mcp_v2.resource_result(uri, content, media_type, ctx.protocol_version)
 
@@ -163,14 +165,17 @@ class _ServerHook:
         in_code = decorated.in_code if decorated is not None else self.named.get(name)
         return runtime().policy(name, in_code), decorated
 
-    async def _entry(self, name: str, ctx: "ServerRequestContext[Any, Any]") -> JsonObject:
-        """The tool's own entry in `tools/list`; asked of the server if no client has asked here yet."""
+    async def _entry(self, name: str, ctx: "ServerRequestContext[Any, Any]") -> JsonObject | None:
+        """The tool's own entry in `tools/list`, asked of the server if no client has asked here yet.
+
+        None if the server lists others and not this one; empty if it lists none at all.
+        """
         if name not in self._entries:
             try:
                 self._entries |= await mcp_v2.listed_tools(self._server, ctx)
             except Exception as error:  # noqa: BLE001 - the call itself may work all the same
                 runtime().say("install.tools_not_listed", error)
-        return self._entries.get(name, {})
+        return self._entries.get(name, None if self._entries else {})
 
     def _say_what_there_is(self) -> None:
         """An operator who has named no tool is told which there are."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 
-from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.persistence.turn import Json, JsonObject
 from perdure.settings import Announce, Policy
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "amended",
     "continuation_id_schema",
     "declares_continuation_id",
+    "satisfies",
     "takes_continuation_id",
 ]
 
@@ -86,8 +87,13 @@ def accepts(schema: Mapping[str, Any] | None, text: str) -> bool:
     """Whether an argument's schema lets `text` stand there."""
     if schema is None or _SAYS_NOTHING_OF_VALUES.issuperset(schema):
         return True
+    return satisfies(schema, text)
+
+
+def satisfies(schema: Mapping[str, Any], value: Json) -> bool:
+    """Whether `schema` admits `value`."""
     try:
-        return bool(jsonschema.Draft202012Validator(schema).is_valid(text))
+        return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
     except Exception:  # noqa: BLE001 - a schema that cannot be evaluated admits nothing
         return False
 

@@ -1,17 +1,29 @@
 """For whoever writes a store, or tests a server that uses one.
 
-`StoreContract` is the whole definition of a store, as tests to inherit. `FrozenClock` and `FaultyStore` are the only
-things perdure's own tests put in the place of real ones: time, and faults.
+`StoreContract` is the whole definition of a store, and `FileStoreContract` of a file store, as tests to inherit.
+`FrozenClock` and `FaultyStore` are the only things perdure's own tests put in the place of real ones: time, and faults.
 """
 
 import sys
 
-# Only if the tests run under pytest: its asserts then say what was compared. It must come before the import.
+# Only if the tests run under pytest: its asserts then say what was compared. It must come before the imports.
 if (_pytest := sys.modules.get("pytest")) is not None:
-    _pytest.register_assert_rewrite("perdure.testing.store_contract")
+    _pytest.register_assert_rewrite(
+        *(
+            f"perdure.testing.{name}"
+            for name in (
+                "file_store_contract",
+                "keeping_contract",
+                "reading_contract",
+                "store_bench",
+                "turn_contract",
+            )
+        )
+    )
 
 from perdure.testing.clocks import FrozenClock
 from perdure.testing.faulty_store import FaultyStore
+from perdure.testing.file_store_contract import FileStoreContract
 from perdure.testing.store_contract import StoreContract
 
-__all__ = ["FaultyStore", "FrozenClock", "StoreContract"]
+__all__ = ["FaultyStore", "FileStoreContract", "FrozenClock", "StoreContract"]

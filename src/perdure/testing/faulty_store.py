@@ -6,19 +6,26 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.ports import Store
-from perdure.middleware.persistence.turn import BegunTurn, ConversationSummary, FinishedTurn, Turn, Window
+from perdure.middleware.persistence.turn import (
+    BegunTurn,
+    ConversationSummary,
+    FinishedTurn,
+    StoredFile,
+    Turn,
+    Window,
+)
 
 __all__ = ["FaultyStore", "Hang", "Operation"]
 
 T = TypeVar("T")
 
-Operation: TypeAlias = Literal["begin", "finish", "turns", "conversations"]
+Operation: TypeAlias = Literal["begin", "finish", "turns", "conversations", "file", "files"]
 
-_OPERATIONS: tuple[Operation, ...] = ("begin", "finish", "turns", "conversations")
+_OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
 class FaultyStore:
@@ -100,6 +107,14 @@ class FaultyStore:
         return self._through(
             "conversations", lambda: self.inner.conversations(principal, continuation_id, before=before, limit=limit)
         )
+
+    def file(self, principal: str, key: str) -> StoredFile | None:
+        return self._through("file", lambda: self.inner.file(principal, key))
+
+    def files(
+        self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
+    ) -> list[StoredFile]:
+        return self._through("files", lambda: self.inner.files(principal, continuation_id, name, limit=limit))
 
     def close(self) -> None:
         self.heal()

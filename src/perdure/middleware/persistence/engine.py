@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from perdure.middleware.persistence.history import TokenCounter, estimate_tokens
+from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
 from perdure.middleware.persistence.ports import Clock, Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.serialization import digest
@@ -68,9 +68,13 @@ class Engine:
             arguments=arguments,
             answer=answer,
             digest=digest(turn.tool, arguments),
-            tokens=self._count_tokens(prompt) + self._count_tokens(answer.text) if answer else 0,
+            tokens=self._tokens(prompt) + self._tokens(answer.text) if answer else 0,
             stored_form=True,
         )
+
+    def _tokens(self, text: str) -> int:
+        """What `text` costs in a history, which shows it without the transcripts in it."""
+        return self._count_tokens(without_transcripts(text))
 
 
 def _redacted(answer: Answer, redactor: Redactor) -> Answer:

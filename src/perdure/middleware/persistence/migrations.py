@@ -47,15 +47,13 @@ def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str) -> 
     Raises:
         StoreUnavailable: The database was made by a newer perdure, or a migration was changed after it ran.
     """
-    if is_current(connection):
+    if is_current(connection, where):
         return
-    migrations = sqlite_migrations()
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(_RECORDS)
-        applied = dict(connection.execute("SELECT version, checksum FROM perdure_migrations").fetchall())
-        _refuse_strangers(applied, migrations, where)
-        for migration in migrations:
+        applied = _applied(connection, where)
+        for migration in sqlite_migrations():
             if migration.version not in applied:
                 for statement in _statements(migration.sql):
                     connection.execute(statement)
@@ -63,7 +61,6 @@ def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str) -> 
                     "INSERT INTO perdure_migrations VALUES (?, ?, ?, ?)",
                     (migration.version, migration.name, migration.checksum, at.isoformat()),
                 )
-        connection.execute(f"PRAGMA user_version = {migrations[-1].version:d}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -71,9 +68,21 @@ def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str) -> 
         raise
 
 
-def is_current(connection: sqlite3.Connection) -> bool:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version == sqlite_migrations()[-1].version
+def is_current(connection: sqlite3.Connection, where: str) -> bool:
+    """Whether nothing is missing.
+
+    Raises:
+        StoreUnavailable: The schema is not one of ours.
+    """
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'perdure_migrations'").fetchone()
+    return found is not None and len(_applied(connection, where)) == len(sqlite_migrations())
+
+
+def _applied(connection: sqlite3.Connection, where: str) -> dict[int, str]:
+    rows = connection.execute("SELECT version, checksum FROM perdure_migrations").fetchall()
+    applied = {int(version): str(checksum) for version, checksum in rows}
+    _refuse_strangers(applied, sqlite_migrations(), where)
+    return applied
 
 
 def _refuse_strangers(applied: dict[int, str], migrations: tuple[Migration, ...], where: str) -> None:

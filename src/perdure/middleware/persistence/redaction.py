@@ -5,6 +5,7 @@ whole where the name they stand under says what they are. What was replaced stay
 Every pattern runs in time linear in the text.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,7 +17,7 @@ __all__ = ["Redactor"]
 # name, literal strings of which one must be in the text for the pattern to be tried, pattern
 _SHAPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("anthropic-key", ("sk-ant-",), r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
-    ("openai-key", ("sk-",), r"\bsk-(?!ant-)(?:proj-|svcacct-|admin-|or-v1-)?[A-Za-z0-9_-]{20,}"),
+    ("openai-key", ("sk-",), r"\bsk-(?:(?:proj|svcacct|admin|or-v1)-[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{32,})"),
     ("github-token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\bgh[pousr]_[A-Za-z0-9]{36,}"),
     ("github-token", ("github_pat_",), r"\bgithub_pat_[A-Za-z0-9_]{22,}"),
     ("gitlab-token", ("glpat-",), r"\bglpat-[A-Za-z0-9_-]{20,}"),
@@ -28,32 +29,38 @@ _SHAPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("huggingface-token", ("hf_",), r"\bhf_[A-Za-z0-9]{30,}"),
     ("npm-token", ("npm_",), r"\bnpm_[A-Za-z0-9]{36}"),
     ("pypi-token", ("pypi-AgE",), r"\bpypi-AgE[A-Za-z0-9_-]{50,}"),
-    ("jwt", ("eyJ",), r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
-    ("bearer-token", ("earer ", "EARER "), r"(?i)(?<=\bbearer )[A-Za-z0-9._~+/-]{16,}=*"),
+    ("jwt", ("eyJ",), r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
+    ("bearer-token", ("earer ", "EARER "), r"(?i)(?<=\bbearer )(?=[A-Za-z._~+/-]{0,200}[0-9])[A-Za-z0-9._~+/-]{16,}=*"),
     ("url-password", ("://",), r"(?<=://)[^\s/:@\"'<>]{0,200}:[^\s/@\"'<>]{1,200}(?=@)"),
     (
         "private-key",
         ("PRIVATE KEY-----",),
         # Header, lines of base64 or of PEM headers (line breaks possibly as escapes), and the footer if it is there.
         r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY-----"
-        r"(?:(?:\s|\\[nr])*+"
+        r"(?:(?:\s|\\{1,4}[nr])*+"
         r"(?:[A-Za-z0-9+/=]{20,}+|[A-Za-z0-9+/]{0,19}=|(?:Proc-Type|DEK-Info): [^\n\\]{1,80}+))*+"
-        r"(?:(?:\s|\\[nr])*+[A-Za-z0-9+/=]{0,76}(?:\s|\\[nr])*+-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY-----)?",
+        r"(?:(?:\s|\\{1,4}[nr])*+[A-Za-z0-9+/=]{0,76}(?:\s|\\{1,4}[nr])*+"
+        r"-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY-----)?",
     ),
 )
 
 _NAMES_OF_SECRETS = (
-    r"(?:[\w-]{0,60}[_-])?(?:password|passwd|passphrase|secret|client_?secret|api_?key|apikey|access_?token"
-    r"|refresh_?token|auth_?token|id_?token|session_?token|bearer_?token|private_?key|secret_?key|authorization)"
+    r"(?:[\w-]{0,60}[_-]|(?-i:[A-Za-z0-9]{0,60}[a-z0-9](?=[A-Z])))?"
+    r"(?:password|passwd|passphrase|secret|client[_-]?secret|secret[_-]?access[_-]?key|api[_-]?key|access[_-]?token"
+    r"|refresh[_-]?token|auth[_-]?token|id[_-]?token|session[_-]?token|bearer[_-]?token|private[_-]?key"
+    r"|secret[_-]?key|authorization)"
 )
 _SECRET_NAMES = re.compile(_NAMES_OF_SECRETS, re.IGNORECASE)
 
 # A member of a JSON text, as tools give their structured content in their text too; plain, or within another JSON text.
 _SECRET_MEMBER = re.compile(
     rf'"(?P<name>{_NAMES_OF_SECRETS})"\s{{0,20}}:\s{{0,20}}"(?P<value>(?:[^"\\]|\\.)++)"'
-    rf'|\\"(?P<name2>{_NAMES_OF_SECRETS})\\"\s{{0,20}}:\s{{0,20}}\\"(?P<value2>[^"\\]++)\\"',
+    rf'|\\"(?P<name2>{_NAMES_OF_SECRETS})\\"\s{{0,20}}:\s{{0,20}}\\"(?P<value2>(?:[^"\\]|\\\\(?:\\\\|\\"|[^"\\]))++)\\"',
     re.IGNORECASE | re.DOTALL,
 )
+
+
+_NAME_OF_A_MEMBER = re.compile(rf'"{_NAMES_OF_SECRETS}"\s{{0,20}}:\s{{0,20}}[^"\s]', re.IGNORECASE)
 
 
 class Redactor:
@@ -71,8 +78,21 @@ class Redactor:
             if not hints or any(hint in text for hint in hints):
                 text = pattern.sub(f"[redacted:{name}]", text)
         if self._by_name and '"' in text:
-            text = _SECRET_MEMBER.sub(_without_value, text)
+            text = self._in_json_text(_SECRET_MEMBER.sub(_without_value, text))
         return text
+
+    def _in_json_text(self, text: str) -> str:
+        """`text`, if it is JSON in which a name says that numbers or lists are secret, written anew without them."""
+        if text.lstrip()[:1] not in ("{", "[") or _NAME_OF_A_MEMBER.search(text) is None:
+            return text
+        try:
+            value = json.loads(text)
+            found = self.json(value, lambda leaf: leaf)
+        except (ValueError, RecursionError):
+            return text
+        if found == value:
+            return text
+        return json.dumps(found, ensure_ascii=False, indent=2 if "\n" in text else None)
 
     def json(self, value: Json, text: "Callable[[str], str] | None" = None) -> Json:
         """`value` with every string redacted, at any depth, names of members included."""
@@ -81,16 +101,38 @@ class Redactor:
             case str():
                 return redact(value)
             case dict():
-                return {redact(name): self._member(name, item, redact) for name, item in value.items()}
+                return self._object(value, redact)
             case list():
                 return [self.json(item, redact) for item in value]
             case _:
                 return value
 
+    def _object(self, value: dict[str, Any], redact: Callable[[str], str]) -> Json:
+        found: dict[str, Json] = {}
+        for number, (name, item) in enumerate(value.items()):
+            redacted = redact(name)
+            if redacted != name and redacted in found:  # Two names that were secrets would be the same now.
+                redacted = f"{redacted}#{number}"
+            found[redacted] = self._member(name, item, redact)
+        return found
+
     def _member(self, name: str, value: Any, redact: Callable[[str], str]) -> Json:
-        if self._by_name and isinstance(value, str) and value and _SECRET_NAMES.fullmatch(name[:100]):
-            return f"[redacted:{name[:100].lower()}]"
+        if self._by_name and _SECRET_NAMES.fullmatch(name[:100]):
+            return _without_leaves(value, f"[redacted:{name[:100].lower()}]")
         return self.json(value, redact)
+
+
+def _without_leaves(value: Json, instead: str) -> Json:
+    """`value` with `instead` for every text and number in it. That there is nothing is no secret."""
+    match value:
+        case bool() | None | "":
+            return value
+        case dict():
+            return {name: _without_leaves(item, instead) for name, item in value.items()}
+        case list():
+            return [_without_leaves(item, instead) for item in value]
+        case _:
+            return instead
 
 
 def _without_value(member: "re.Match[str]") -> str:

@@ -13,10 +13,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 
 __all__ = ["Lane", "LaneFull"]
@@ -62,11 +61,13 @@ class Lane:
         """As `call`, for callers on an event loop. The wait is shielded: cancellation takes effect after it."""
         job = _Job(function)
         done = anyio.Event()
-        token = anyio.lowlevel.current_token()
+        token: Any = anyio.lowlevel.current_token()
 
         def wake() -> None:
+            # Without waiting for the loop: it may have stopped for good, and would keep this thread.
+            soon = getattr(token.native_token, "call_soon_threadsafe", None) or token.native_token.run_sync_soon
             with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody waits any more.
-                anyio.from_thread.run_sync(done.set, token=token)
+                soon(done.set)
 
         job.when_done = wake
         self._submit(job)
@@ -99,7 +100,7 @@ class Lane:
                 run()
             finally:
                 with self._lock:
-                    del self._running[me]
+                    self._running.pop(me, None)
                     self._unfinished -= 1
 
     def _forget(self) -> None:

@@ -14,7 +14,7 @@ from perdure.errors import PerdureError, SettingsError
 from perdure.logs import log
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
-from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
+from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, may_be_root
 from perdure.middleware.persistence.files.keeper import FileKeeper
 from perdure.middleware.persistence.history import estimate_tokens
 from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
@@ -71,6 +71,8 @@ class Runtime:
         """Tell the operator, once for each directory, which setting would admit what a tool gave out."""
         for folder in sorted({os.path.dirname(path) for path in paths}):  # noqa: PTH120 - a string, and stays one
             key = f"{tool}\0{folder}"
+            if not may_be_root(Path(folder)):
+                continue
             if key not in self._said and len(self._said) < 1000:
                 self._said[key] = 0.0
                 log.warning(

@@ -1,6 +1,7 @@
 """Files in a folder: `<folder>/<tenant>/<sha256>`, each content once for each tenant."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import BinaryIO
 from perdure.errors import FileMissing, StoreUnavailable
 
 __all__ = ["LocalFileStore"]
+
+_KEY = re.compile(r"(?P<tenant>[A-Za-z0-9_-]{1,66})/(?P<sha256>[0-9a-f]{64})/(?!\.)[A-Za-z0-9._-]{1,100}")
 
 _COUNT_AGAIN_AFTER = 60.0
 """Seconds. Other processes keep files too."""
@@ -44,13 +47,14 @@ class LocalFileStore:
     @contextmanager
     def read(self, key: str) -> Iterator[BinaryIO]:
         path = self._path(key)
-        try:
-            with self._explained(path):
+        with self._explained(path):
+            try:
                 file = path.open("rb")
-        except FileNotFoundError:
-            raise FileMissing(
-                f"The content of storage://{self.bucket}/{key} is not there.", remedy="put back a backup of the folder."
-            ) from None
+            except FileNotFoundError:
+                raise FileMissing(
+                    f"The content of storage://{self.bucket}/{key} is not there.",
+                    remedy="put back a backup of the folder.",
+                ) from None
         with file:
             yield file
 
@@ -63,17 +67,15 @@ class LocalFileStore:
             return self._used
 
     def _path(self, key: str) -> Path:
-        tenant, sha256, _name = key.split("/")
-        if not tenant.replace("-", "").replace("_", "").isalnum() or len(sha256) != 64 or not sha256.isalnum():
+        parts = _KEY.fullmatch(key)
+        if parts is None:
             raise FileMissing(f"{key!r} is no key of a stored file.")
-        return self._folder / tenant / sha256
+        return self._folder / parts["tenant"] / parts["sha256"]
 
     @contextmanager
     def _explained(self, path: Path) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
             raise StoreUnavailable(
                 f"The file {path} cannot be kept or read: {error.strerror}.",

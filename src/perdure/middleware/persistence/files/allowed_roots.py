@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from perdure.errors import SettingsError
 
-__all__ = ["AllowedRoots", "FileRefused", "OpenFile"]
+__all__ = ["AllowedRoots", "FileRefused", "OpenFile", "may_be_root"]
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -45,7 +45,14 @@ class AllowedRoots:
     """`shared` are directories like the temp directory, where others put files too: there only our own are read."""
 
     def __init__(self, chosen: Iterable[Path], shared: Iterable[Path] = ()) -> None:
-        roots = [_root(path, own_files_only=False) for path in chosen]
+        roots: list[_Root] = []
+        self.refused: list[SettingsError] = []
+        """What was chosen and is too wide."""
+        for path in chosen:
+            try:
+                roots.append(_root(path, own_files_only=False))
+            except SettingsError as error:
+                self.refused.append(error)
         for path in shared:
             with contextlib.suppress(SettingsError):  # A temp directory as wide as the home directory admits nothing.
                 roots.append(_root(path, own_files_only=True))
@@ -59,7 +66,10 @@ class AllowedRoots:
             FileRefused: It lies outside of every root, or is nothing that may be read.
         """
         root, components = self._place(path)
-        directory = os.open(root.real, os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY))
+        try:
+            directory = os.open(root.real, os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY))
+        except OSError as error:
+            raise FileRefused(f"{root.named} cannot be opened: {error.strerror}") from error
         try:
             for component in components[:-1]:
                 inner = os.open(component, _DIRECTORY, dir_fd=directory)
@@ -100,10 +110,23 @@ class AllowedRoots:
         raise FileRefused("it lies outside of the allowed roots", setting="file_roots")
 
 
+def may_be_root(path: Path) -> bool:
+    """Whether `path` is narrow enough to be an allowed root."""
+    try:
+        _root(path, own_files_only=False)
+    except SettingsError:
+        return False
+    return True
+
+
 def _root(path: Path, *, own_files_only: bool) -> _Root:
-    named = os.path.abspath(path.expanduser())  # noqa: PTH100 - keeps links, and takes '..' out
+    named = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps links, and takes '..' out
+    if not os.path.isabs(os.path.expanduser(path)) or "\0" in named:  # noqa: PTH111, PTH117
+        raise SettingsError(
+            f"file_roots: {path} is no absolute path of this machine.", remedy="write the path in full, from / on."
+        )
     real = os.path.realpath(named)
-    home = os.path.realpath(Path.home())
+    home = os.path.realpath(os.path.expanduser("~"))  # noqa: PTH111 - does without, where nobody has a home
     if real in ("/", home) or home.startswith(real + "/"):
         raise SettingsError(
             f"file_roots: {path} is refused, since everything of yours lies under it.",

@@ -1,8 +1,10 @@
 """Keeps the files that a tool's result names, and brings them back where an argument names them."""
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +12,18 @@ from typing import BinaryIO
 
 from perdure.errors import FileMissing
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
-from perdure.middleware.persistence.files.snapshot import CHUNK, Limits, Progress, take_snapshot
+from perdure.middleware.persistence.files.snapshot import CHUNK, Limit, Progress, take_snapshot
 from perdure.middleware.persistence.ports import FileStore, Store
 from perdure.middleware.persistence.turn import StoredFile
 
-__all__ = ["FileKeeper", "FileLimits", "Keeping", "tenant_of"]
+__all__ = ["FileKeeper", "FileLimits", "Keeping", "LeftAlone", "tenant_of"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _SAFE_TENANT = re.compile(r"(?!h-)[A-Za-z0-9_-]{1,64}")
 _LONGEST_SAFE_NAME = 80
+_KEEP_COPIES = 3600.0
+"""Seconds: a tool may have handed its copy to something that works on after the call."""
+
 _PUT_BACK = "put back a backup of the file store."
 
 
@@ -46,7 +51,8 @@ class FileKeeper:
     def __init__(self, store: Store, file_store: FileStore, folder: Path) -> None:
         """`folder` is ours: snapshots on their way, and the local copies that tools are given."""
         self.file_store = file_store
-        self.cache = folder / "cache"
+        self.copies = folder / "copies"
+        self._cleaned_at = 0.0
         self._store = store
         self._incoming = folder / "incoming"
 
@@ -54,25 +60,27 @@ class FileKeeper:
         return Keeping(self, principal, roots, limits, progress)
 
     def bring_back(self, principal: str, uri: str, *, max_bytes: int, progress: Progress) -> Path:
-        """A local file with the content that `uri` names, checked by its hash.
+        """A new local file with the content that `uri` names, checked by its hash, for one call alone.
+
+        Tools may do what they like with it. It is removed some time after `_KEEP_COPIES` seconds.
 
         Raises:
             FileMissing: There is no such file of this principal.
             StoreUnavailable: It could not be read now.
+            OSError: It could not be written here.
         """
         stored = self.find(principal, uri)
-        target = self.cache / stored.sha256 / _file_name(stored.name)
-        if _has_hash(target, stored.sha256):
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = target.with_name(f".{os.getpid()}-{os.urandom(8).hex()}")
+        self._remove_old_copies()
+        folder = self.copies / os.urandom(16).hex()
+        folder.mkdir(parents=True, mode=0o700)
+        copy = folder / _file_name(stored.name)
         try:
-            with partial.open("xb") as out:
+            with copy.open("xb") as out:
                 self._copy(stored, out, max_bytes, progress)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return copy
 
     def copy_to(self, out: BinaryIO, principal: str, uri: str, *, progress: Progress) -> StoredFile:
         """Write what `uri` names to `out`, in pieces, checked by its hash.
@@ -120,6 +128,16 @@ class FileKeeper:
         if hashlib.sha256(content).hexdigest() != stored.sha256:
             raise FileMissing(f"The content of {uri} is not what was kept.", remedy=_PUT_BACK)
         return content, stored.media_type
+
+    def _remove_old_copies(self) -> None:
+        now = time.time()
+        if now - self._cleaned_at < _KEEP_COPIES / 10:
+            return
+        self._cleaned_at = now
+        with contextlib.suppress(OSError), os.scandir(self.copies) as entries:
+            for entry in entries:
+                if now - entry.stat(follow_symlinks=False).st_mtime > _KEEP_COPIES:
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
     def find(self, principal: str, uri: str) -> StoredFile:
         """
@@ -169,27 +187,14 @@ class Keeping:
             return None
         return stored.uri
 
-    def files(self) -> tuple[StoredFile, ...]:
-        return tuple({file.key: file for file in self.stored.values()}.values())
-
     def _keep(self, path: str) -> StoredFile:
         limits = self._limits
         if len(self.stored) >= limits.max_turn_files:
             raise FileRefused(f"at most {limits.max_turn_files} files are kept of one turn", setting="max_turn_files")
         file = self._roots.open(path)
         try:
-            if self._bytes + file.status.st_size > limits.max_turn_bytes:
-                raise FileRefused(
-                    f"at most {limits.max_turn_bytes:,} bytes are kept of one turn", setting="max_turn_bytes"
-                )
-            if self._keeper.file_store.used_bytes() + file.status.st_size > limits.max_total_bytes:
-                raise FileRefused(
-                    f"the file store holds its {limits.max_total_bytes:,} bytes", setting="max_total_bytes"
-                )
             self._keeper._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
-            snapshot = take_snapshot(
-                file, self._keeper._incoming, Limits(limits.max_file_bytes, self._deadline), self._progress
-            )
+            snapshot = take_snapshot(file, self._keeper._incoming, self._limit(), self._progress)
         finally:
             os.close(file.descriptor)
         try:
@@ -207,6 +212,17 @@ class Keeping:
             size=snapshot.size,
             media_type=snapshot.media_type,
         )
+
+    def _limit(self) -> Limit:
+        """The tightest of the limits: what one file may have, and what is left of the turn's and of all."""
+        limits = self._limits
+        allowed = {
+            "max_file_bytes": limits.max_file_bytes,
+            "max_turn_bytes": limits.max_turn_bytes - self._bytes,
+            "max_total_bytes": limits.max_total_bytes - self._keeper.file_store.used_bytes(),
+        }
+        setting = min(allowed, key=lambda name: allowed[name])
+        return Limit(max(allowed[setting], 0), setting, self._deadline)
 
 
 def tenant_of(principal: str) -> str:
@@ -226,14 +242,5 @@ def _safe_name(name: str) -> str:
 
 def _file_name(name: str) -> str:
     """`name` for a local file: the true one, unless the file system could not hold it."""
-    usable = name.replace("/", "_").replace("\\0", "_").lstrip(".") or "file"
+    usable = name.replace("/", "_").replace("\0", "_").lstrip(".") or "file"
     return usable if len(usable.encode("utf-8", "surrogatepass")) <= 200 else _safe_name(usable)
-
-
-def _has_hash(path: Path, sha256: str) -> bool:
-    """Whether the copy is still what it was: tools may have written to it."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except OSError:
-        return False

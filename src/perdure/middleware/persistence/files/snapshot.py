@@ -13,7 +13,7 @@ import puremagic
 
 from perdure.middleware.persistence.files.allowed_roots import FileRefused, OpenFile
 
-__all__ = ["Limits", "Progress", "Snapshot", "take_snapshot"]
+__all__ = ["Limit", "Progress", "Snapshot", "take_snapshot"]
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all, now and then."""
@@ -24,8 +24,10 @@ CHUNK = 1 << 20
 _TRIES = 3
 
 
-class Limits(NamedTuple):
-    file_bytes: int
+class Limit(NamedTuple):
+    bytes: int
+    setting: str
+    """What sets it."""
     deadline: float
     """On `time.monotonic()`."""
 
@@ -38,7 +40,7 @@ class Snapshot(NamedTuple):
     media_type: str
 
 
-def take_snapshot(file: OpenFile, folder: Path, limits: Limits, progress: Progress) -> Snapshot:
+def take_snapshot(file: OpenFile, folder: Path, limit: Limit, progress: Progress) -> Snapshot:
     """Copy the content of `file` into `folder`, and hash what was copied. Memory is constant.
 
     Raises:
@@ -46,9 +48,9 @@ def take_snapshot(file: OpenFile, folder: Path, limits: Limits, progress: Progre
     """
     for _ in range(_TRIES):
         before = os.fstat(file.descriptor)
-        if before.st_size > limits.file_bytes:
-            raise FileRefused(_too_large(before.st_size, limits), setting="max_file_bytes")
-        snapshot = _copy(file, folder, before.st_size, limits, progress)
+        if before.st_size > limit.bytes:
+            raise FileRefused(_too_large(before.st_size, limit), setting=limit.setting)
+        snapshot = _copy(file, folder, before.st_size, limit, progress)
         if _same(before, os.fstat(file.descriptor)) and snapshot.size == before.st_size:
             return snapshot
         snapshot.path.unlink()
@@ -56,7 +58,7 @@ def take_snapshot(file: OpenFile, folder: Path, limits: Limits, progress: Progre
     raise FileRefused("it changed while it was read")
 
 
-def _copy(file: OpenFile, folder: Path, size: int, limits: Limits, progress: Progress) -> Snapshot:
+def _copy(file: OpenFile, folder: Path, size: int, limit: Limit, progress: Progress) -> Snapshot:
     target = folder / f"{os.getpid()}-{os.urandom(8).hex()}"
     digest = hashlib.sha256()
     done = 0
@@ -66,9 +68,9 @@ def _copy(file: OpenFile, folder: Path, size: int, limits: Limits, progress: Pro
         with os.fdopen(descriptor, "wb", buffering=0) as out:
             while chunk := os.read(file.descriptor, CHUNK):
                 done += len(chunk)
-                if done > limits.file_bytes:
-                    raise FileRefused(_too_large(done, limits), setting="max_file_bytes")
-                if time.monotonic() > limits.deadline:
+                if done > limit.bytes:
+                    raise FileRefused(_too_large(done, limit), setting=limit.setting)
+                if time.monotonic() > limit.deadline:
                     raise FileRefused("there was no time left to keep it", setting="file_timeout")
                 head = head or chunk[:4096]
                 digest.update(chunk)
@@ -89,23 +91,39 @@ def _same(before: os.stat_result, after: os.stat_result) -> bool:
     )
 
 
-def _too_large(size: int, limits: Limits) -> str:
-    return f"it has {size:,} bytes, and at most {limits.file_bytes:,} are kept of one file"
+def _too_large(size: int, limit: Limit) -> str:
+    return f"it has {size:,} bytes, and {limit.setting} leaves {limit.bytes:,}"
+
+
+_TEXT_TYPES = frozenset({"application/json", "application/xml", "application/toml", "image/svg+xml"})
+
+_SURE = 4
+"""Bytes of a mark at the beginning of what reads as text: "BM" and "ID3" begin sentences too."""
 
 
 def _media_type(head: bytes, name: str) -> str:
     """By content. Text that has no mark of its own is what its name says, if that is a kind of text."""
-    try:
-        if found := puremagic.from_string(head, mime=True, filename=name):
-            return str(found)
-    except Exception:  # noqa: BLE001, S110 - whatever it trips over, the file is kept
-        pass
-    try:
-        # A character may be cut at the end of the head.
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return "application/octet-stream"
-    if b"\0" in head:
+    is_text = _is_text(head)
+    for found in _marks(head, name):
+        if found.mime_type and (not is_text or len(found.byte_match or b"") >= _SURE):
+            return str(found.mime_type)
+    if not is_text:
         return "application/octet-stream"
     by_name, _ = mimetypes.guess_type(name)
-    return by_name if by_name and by_name.startswith("text/") else "text/plain"
+    return by_name if by_name and (by_name.startswith("text/") or by_name in _TEXT_TYPES) else "text/plain"
+
+
+def _marks(head: bytes, name: str) -> list[puremagic.PureMagicWithConfidence]:
+    try:
+        return puremagic.magic_string(head, filename=name)
+    except Exception:  # noqa: BLE001 - whatever it trips over, the file is kept
+        return []
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # A character may be cut at the end of the head.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return not any(character < " " and character not in "\t\n\r\f\x1b" for character in text)

@@ -1,6 +1,7 @@
 """Turns in memory: for tests, for trying out, and as the model that every other store is compared with."""
 
 import bisect
+import copy
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,7 @@ class MemoryStore:
                 place=place,
                 replay=replay,
                 outcome=conversation.turns[place - 1].outcome,
-                history=conversation.window(place, window),
+                history=copy.deepcopy(conversation.window(place, window)),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
@@ -51,7 +52,7 @@ class MemoryStore:
                 kept = replace(
                     kept,
                     outcome=turn.outcome,
-                    answer=turn.answer,
+                    answer=copy.deepcopy(turn.answer),
                     ended_at=turn.ended_at or self._clock.now(),
                     tokens=turn.tokens,
                 )
@@ -69,7 +70,8 @@ class MemoryStore:
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         with self._lock:
             conversation = self._conversations[principal].get(continuation_id)
-            return conversation.turns[after : after + limit] if conversation else []
+            page = conversation.turns[max(after, 0) : max(after, 0) + limit] if conversation else []
+            return copy.deepcopy(page)
 
     def conversations(
         self,
@@ -109,7 +111,7 @@ class MemoryStore:
         pass
 
     def _keep_files(self, conversation: "_Conversation", turn: Turn, kept: Turn) -> None:
-        for file in turn.files:
+        for file in {(file.name, file.key): file for file in turn.files}.values():
             newest = conversation.versions.get(file.name)
             if newest is None or newest[1] != file.sha256:
                 newest = (newest[0] + 1 if newest else 1, file.sha256)
@@ -141,6 +143,8 @@ class MemoryStore:
         conversation.turns.append(
             replace(
                 turn,
+                arguments=copy.deepcopy(turn.arguments),
+                metadata=copy.deepcopy(turn.metadata),
                 place=place,
                 continuation_id=conversation.continuation_id,
                 outcome=Outcome.RUNNING,
@@ -158,6 +162,8 @@ class MemoryStore:
         if conversation is not None and (turn.adopt or conversation.minted):
             return conversation
         adopted = turn.adopt or turn.minted
+        if not adopted and turn.fresh_id in owned:
+            return owned[turn.fresh_id]
         now = self._clock.now()
         conversation = _Conversation(
             principal=turn.principal,

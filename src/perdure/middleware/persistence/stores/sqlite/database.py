@@ -3,45 +3,97 @@
 import contextlib
 import os
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
-from perdure.errors import StoreUnavailable
-from perdure.middleware.persistence.migrations import migrate_sqlite
+from perdure.errors import PerdureError, StoreError, StoreUnavailable
+from perdure.middleware.persistence.migrations import is_current, migrate_sqlite
 from perdure.middleware.persistence.ports import Clock
+from perdure.middleware.persistence.stores.sqlite.fork_gate import ForkGate
+from perdure.middleware.persistence.stores.sqlite.process_turn import ProcessTurn
 
-if sys.platform != "win32":
-    import fcntl
+__all__ = ["Database", "decoded", "encoded", "explained"]
 
-__all__ = ["Database", "explained"]
+_BUSY_SECONDS = 3.0
 
-_BUSY_SECONDS = 5.0
+_File: TypeAlias = tuple[int, int]
+"""Device and inode: which file it is that a name stands for."""
 
 
 class Database:
-    """One database file in one process. Not usable in a forked child: make a new one there."""
+    """One database file in one process."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
+        self.gate = ForkGate(self.close)
         self._clock = clock
+        self._turn = ProcessTurn.on(path.with_name(path.name + "-writer"))
         self._writer: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
-        self._lock_file: int | None = None
-        self._readers = threading.local()
-        self._all_readers: list[sqlite3.Connection] = []
+        self._file: _File | None = None
+        self._lock = threading.Lock()
+        self._idle_readers: list[tuple[sqlite3.Connection, _File | None]] = []
 
     def exists(self) -> bool:
-        return self.path.exists()
+        return self._identity() is not None
 
-    def writer(self) -> sqlite3.Connection:
-        """The one connection that writes. Used by one thread at a time, which holds `turn_of_this_process`."""
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The one connection that writes, while it is this process's turn. For one thread at a time."""
+        self._make_folder()
+        with self._turn.taken():
+            connection = self._opened_writer()
+            try:
+                yield connection
+            except BaseException:
+                if connection.in_transaction:
+                    self._close_writer()  # It could not even be rolled back.
+                raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A read-only connection that nobody else uses meanwhile.
+
+        Raises:
+            StoreUnavailable: The schema is none that this perdure knows.
+        """
+        file = self._identity()
+        connection = self._idle_reader(file)
+        if connection is None:
+            connection = self._connect("ro")
+            try:
+                if not is_current(connection, str(self.path)):
+                    with self.writing():
+                        pass  # opening for writing brings the schema up to date
+            except BaseException:
+                connection.close()
+                raise
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        with self._lock:
+            self._idle_readers.append((connection, file))
+
+    def close(self) -> None:
+        with self._lock:
+            readers, self._idle_readers = self._idle_readers, []
+        for connection, _ in readers:
+            connection.close()
+        # The last connection to close makes a checkpoint, which is a write.
+        if self._writer is not None:
+            with contextlib.suppress(StoreUnavailable, OSError), self._turn.taken():
+                self._close_writer()
+        self._close_writer()
+        self._turn.close()
+
+    def _opened_writer(self) -> sqlite3.Connection:
         if self._writer is not None and self._file != self._identity():
             # The file was moved or removed under us: what we would write to it, nobody would ever read.
-            self._close_connections()
+            self._close_writer()
         if self._writer is None:
-            self._make_folder()
             if not self.exists():
                 # Made by us first, so that it is never readable by others, not even for a moment.
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -59,44 +111,19 @@ class Database:
             self._file = self._identity()
         return self._writer
 
-    def reader(self) -> sqlite3.Connection:
-        """A read-only connection of the calling thread's own."""
-        file = self._identity()
-        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
-        if connection is None or self._readers.file != file:
-            connection = self._connect("ro")
-            self._readers.connection, self._readers.file = connection, file
-            self._all_readers.append(connection)
-        return connection
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
-    @contextlib.contextmanager
-    def turn_of_this_process(self) -> Iterator[None]:
-        """Holds the lock that lets one process write at a time. For one thread at a time."""
-        if sys.platform == "win32":
-            yield  # SQLite's own lock has to do.
-            return
-        if self._lock_file is None:
-            self._make_folder()
-            lock_path = self.path.with_name(self.path.name + "-writer")
-            self._lock_file = os.open(lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        self._close_connections()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
-
-    def _close_connections(self) -> None:
-        readers, self._all_readers = self._all_readers, []
-        for connection in [*readers, *([self._writer] if self._writer else [])]:
-            connection.close()
-        self._writer = None
-        self._readers = threading.local()
+    def _idle_reader(self, file: "_File | None") -> sqlite3.Connection | None:
+        with self._lock:
+            while self._idle_readers:
+                connection, of_file = self._idle_readers.pop()
+                if of_file == file:
+                    return connection
+                connection.close()
+        return None
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -110,10 +137,10 @@ class Database:
         connection.row_factory = sqlite3.Row
         return connection
 
-    def _identity(self) -> tuple[int, int] | None:
+    def _identity(self) -> "_File | None":
         try:
             status = self.path.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_dev, status.st_ino
 
@@ -137,9 +164,41 @@ def explained(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except PerdureError:
+        raise
     except (sqlite3.Error, OSError) as error:
         what, remedy = _explanation(error, path)
         raise StoreUnavailable(what, remedy=remedy) from error
+
+
+@contextlib.contextmanager
+def decoded(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        StoreUnavailable: A row holds what perdure did not write.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as error:
+        raise StoreUnavailable(
+            f"The database {path} holds something that perdure did not write ({error}).",
+            remedy="put a backup in its place, or mend the row that another program changed.",
+        ) from error
+
+
+@contextlib.contextmanager
+def encoded(turn_id: str) -> Iterator[None]:
+    """
+    Raises:
+        StoreError: A turn holds what cannot be written down.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise StoreError(
+            f"The turn {turn_id} holds something that cannot be written down ({error}).",
+            remedy="look at what the tool was given and what it gave back.",
+        ) from error
 
 
 def _explanation(error: sqlite3.Error | OSError, path: Path) -> tuple[str, str]:

@@ -21,18 +21,13 @@ _MOST_AT_ONCE = 64
 
 
 class GroupWriter:
-    """Not usable in a forked child: make a new one there."""
+    """`writing` gives the connection, for one thread at a time."""
 
-    def __init__(
-        self,
-        connection: Callable[[], sqlite3.Connection],
-        turn_of_this_process: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._connection = connection
-        self._turn_of_this_process = turn_of_this_process
+    def __init__(self, writing: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> None:
+        self._writing = writing
         self._lock = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
-        self._led = False
+        self._leader: _Write[Any] | None = None
 
     def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
         """Do `work` in a transaction, and return when it is committed.
@@ -43,12 +38,16 @@ class GroupWriter:
         write = _Write(work, durable)
         with self._lock:
             self._waiting.append(write)
-            lead = not self._led
-            self._led = True
-        if not lead:
-            write.wake.wait()
-            lead = not write.done
-        if lead:
+            if self._leader is None:
+                self._leader = write
+            leads = self._leader is write
+        if not leads:
+            try:
+                write.wake.wait()
+            except BaseException:
+                self._give_up(write)  # interrupted, as by Ctrl-C
+                raise
+        if not write.done:
             self._lead()
         return write.outcome()
 
@@ -59,18 +58,27 @@ class GroupWriter:
             self._commit(batch)
         finally:
             with self._lock:
-                successor = self._waiting[0] if self._waiting else None
-                self._led = successor is not None
-            if successor is not None:
-                successor.wake.set()
+                self._pass_on()
             for write in batch:
                 write.done = True
                 write.wake.set()
 
+    def _pass_on(self) -> None:
+        """Make whoever waits longest the next leader."""
+        self._leader = self._waiting[0] if self._waiting else None
+        if self._leader is not None:
+            self._leader.wake.set()
+
+    def _give_up(self, write: "_Write[Any]") -> None:
+        with self._lock:
+            if write in self._waiting:
+                self._waiting.remove(write)
+            if self._leader is write:
+                self._pass_on()
+
     def _commit(self, batch: "list[_Write[Any]]") -> None:
         try:
-            with self._turn_of_this_process():
-                connection = self._connection()
+            with self._writing() as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
                 connection.execute(f"PRAGMA synchronous = {'FULL' if any(w.durable for w in batch) else 'NORMAL'}")
                 connection.execute("BEGIN IMMEDIATE")
@@ -85,6 +93,16 @@ class GroupWriter:
         except BaseException as error:  # noqa: BLE001 - every waiting thread must learn of it
             for write in batch:
                 write.error = error
+
+
+_OF_ONE_WRITE = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+)
+"""What the database says of a single statement; anything else it says concerns them all."""
 
 
 class _Write(Generic[T]):
@@ -107,9 +125,9 @@ class _Write(Generic[T]):
         connection.execute("SAVEPOINT one")
         try:
             self._result.append(self._work(connection))
-        except sqlite3.DatabaseError:
-            raise
-        except Exception as error:  # noqa: BLE001 - handed to the thread that asked for this work
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_ONE_WRITE):
+                raise
             connection.execute("ROLLBACK TO one")
             self.error = error
         connection.execute("RELEASE one")

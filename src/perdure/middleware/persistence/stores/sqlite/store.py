@@ -1,16 +1,13 @@
 """Turns in SQLite. The statements are in `sql/sqlite/queries.sql`."""
 
 import json
-import os
 import sqlite3
-import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from perdure.errors import TurnConflict
-from perdure.middleware.persistence.migrations import is_current
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import (
     StoredMessage,
@@ -21,7 +18,7 @@ from perdure.middleware.persistence.serialization import (
     exact_json,
 )
 from perdure.middleware.persistence.sql_files import named_queries
-from perdure.middleware.persistence.stores.sqlite.database import Database, explained
+from perdure.middleware.persistence.stores.sqlite.database import Database, decoded, encoded, explained
 from perdure.middleware.persistence.stores.sqlite.group_writer import GroupWriter
 from perdure.middleware.persistence.turn import (
     Answer,
@@ -36,8 +33,9 @@ from perdure.middleware.persistence.turn import (
 
 __all__ = ["SqliteStore"]
 
-_all_stores: "weakref.WeakSet[SqliteStore]" = weakref.WeakSet()
-_left_to_the_parent: list[Database] = []
+T = TypeVar("T")
+
+_LAST_PLACE = (1 << 31) - 1
 
 
 class SqliteStore:
@@ -49,24 +47,25 @@ class SqliteStore:
         self.path = path.absolute()
         self._clock = clock or SystemClock()
         self._sql = named_queries("sqlite/queries.sql")
-        self._start()
-        _all_stores.add(self)
+        self._database = Database(self.path, self._clock)
+        self._writer = GroupWriter(self._database.writing)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
-        with explained(self.path):
-            begun = self._writer.write(lambda connection: self._begin(connection, turn), durable=False)
-            # Read after the commit, outside the lock: whatever is committed by now and stands before this turn.
-            rows = self._database.reader().execute(
-                self._sql["history"],
-                {
-                    "session_id": begun["session_id"],
-                    "place": begun["place"],
-                    "turns": window.turns,
-                    "tokens": window.tokens,
-                },
-            )
+        with self._database.gate.inside(), explained(self.path):
+            with encoded(turn.id):
+                begun = self._writer.write(lambda connection: self._begin(connection, turn), durable=False)
             continuation_id = begun["continuation_id"]
-            history = tuple(_turn(row, turn.principal, continuation_id) for row in rows)
+            wanted = {
+                "session_id": begun["session_id"],
+                "place": begun["place"],
+                "turns": window.turns,
+                "tokens": window.tokens,
+            }
+            # Read after the commit, outside the lock: whatever is committed by now and stands before this turn.
+            with self._database.reading() as reader:
+                rows = reader.execute(self._sql["history"], wanted).fetchall()
+            with decoded(self.path):
+                history = tuple(_turn(row, turn.principal, continuation_id) for row in rows)
         return BegunTurn(
             continuation_id=continuation_id,
             place=begun["place"],
@@ -76,23 +75,19 @@ class SqliteStore:
         )
 
     def finish(self, turn: Turn) -> FinishedTurn:
-        with explained(self.path):
+        with self._database.gate.inside(), explained(self.path), encoded(turn.id):
             return self._writer.write(lambda connection: self._finish(connection, turn), durable=True)
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
-        if not self._database.exists():
-            return []
-        with explained(self.path):
-            reader = self._reader()
-            session = reader.execute(
-                self._sql["find_session"], {"user_id": principal, "continuation_id": continuation_id, "adopt": True}
-            ).fetchone()
-            if session is None:
-                return []
-            rows = reader.execute(
-                self._sql["read_turns"], {"session_id": session["id"], "after": after, "limit": limit}
-            )
-            return [_turn(row, principal, continuation_id) for row in rows]
+        wanted = {
+            "user_id": principal,
+            "continuation_id": continuation_id,
+            "after": min(max(after, 0), _LAST_PLACE),
+            "limit": limit,
+        }
+        return self._read(
+            self._sql["read_turns"], wanted, lambda rows: [_turn(row, principal, continuation_id) for row in rows]
+        )
 
     def conversations(
         self,
@@ -102,65 +97,43 @@ class SqliteStore:
         before: tuple[datetime, str, str] | None = None,
         limit: int = 100,
     ) -> list[ConversationSummary]:
-        if not self._database.exists():
-            return []
         before_at, before_user, before_id = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
-        with explained(self.path):
-            rows = self._reader().execute(
-                self._sql["list_conversations"],
-                {
-                    "user_id": principal,
-                    "continuation_id": continuation_id,
-                    "before_at": before_at,
-                    "before_user": before_user,
-                    "before_id": before_id,
-                    "limit": limit,
-                },
-            )
-            return [
-                ConversationSummary(
-                    principal=row["user_id"],
-                    continuation_id=row["continuation_id"],
-                    turns=row["last_place"],
-                    created_at=datetime.fromisoformat(row["created_at"]),
-                    updated_at=datetime.fromisoformat(row["updated_at"]),
-                )
-                for row in rows
-            ]
+        wanted = {
+            "user_id": principal,
+            "continuation_id": continuation_id,
+            "before_at": before_at,
+            "before_user": before_user,
+            "before_id": before_id,
+            "limit": limit,
+        }
+        return self._read(self._sql["list_conversations"], wanted, lambda rows: [_summary(row) for row in rows])
 
     def file(self, principal: str, key: str) -> StoredFile | None:
-        if not self._database.exists():
-            return None
-        with explained(self.path):
-            row = self._reader().execute(self._sql["find_file"], {"user_id": principal, "key": key}).fetchone()
-            return _file(row) if row is not None else None
+        found = self._read(
+            self._sql["find_file"], {"user_id": principal, "key": key}, lambda rows: [_file(row) for row in rows]
+        )
+        return found[0] if found else None
 
     def files(
         self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
     ) -> list[StoredFile]:
-        if not self._database.exists():
-            return []
         wanted = {"user_id": principal, "continuation_id": continuation_id, "name": name, "limit": limit}
-        with explained(self.path):
-            return [_file(row) for row in self._reader().execute(self._sql["list_files"], wanted)]
+        return self._read(self._sql["list_files"], wanted, lambda rows: [_file(row) for row in rows])
 
     def close(self) -> None:
-        self._database.close()
+        with self._database.gate.inside():
+            self._database.close()
 
-    def _reader(self) -> sqlite3.Connection:
-        reader = self._database.reader()
-        if not is_current(reader):
-            self._writer.write(lambda _: None, durable=False)  # opening for writing brings the schema up to date
-        return reader
-
-    def _start(self) -> None:
-        self._database = Database(self.path, self._clock)
-        self._writer = GroupWriter(self._database.writer, self._database.turn_of_this_process)
-
-    def _start_again_after_fork(self) -> None:
-        # SQLite connections must not cross a fork, and closing them here would disturb the parent's.
-        _left_to_the_parent.append(self._database)
-        self._start()
+    def _read(
+        self, query: str, wanted: Mapping[str, Any], made_of: Callable[[Iterable[sqlite3.Row]], list[T]]
+    ) -> list[T]:
+        with self._database.gate.inside(), explained(self.path):
+            if not self._database.exists():
+                return []  # Nothing was ever written here, and reading makes no database.
+            with self._database.reading() as reader:
+                rows = reader.execute(query, wanted).fetchall()
+            with decoded(self.path):
+                return made_of(rows)
 
     def _begin(self, connection: sqlite3.Connection, turn: Turn) -> dict[str, Any]:
         """Find or give the turn's place. Returns session_id, continuation_id, place, replay, outcome."""
@@ -213,6 +186,12 @@ class SqliteStore:
             return session["id"], session["last_place"], session["continuation_id"]
         adopted = turn.adopt or turn.minted
         continuation_id = turn.continuation_id if adopted else turn.fresh_id
+        if not adopted:
+            session = connection.execute(
+                self._sql["find_session"], {**wanted, "continuation_id": continuation_id}
+            ).fetchone()
+            if session is not None:
+                return session["id"], session["last_place"], session["continuation_id"]
         added = connection.execute(
             self._sql["add_session"],
             {
@@ -244,9 +223,7 @@ class SqliteStore:
             self._add_files(connection, turn, begun["session_id"])
         rows: Iterable[sqlite3.Row] = ()
         if turn.files:
-            rows = connection.execute(
-                self._sql["files_of_turn"], {"session_id": begun["session_id"], "turn_id": turn.id}
-            )
+            rows = connection.execute(self._sql["files_of_turn"], {"turn_id": turn.id})
         return FinishedTurn(
             continuation_id=begun["continuation_id"],
             place=begun["place"],
@@ -276,6 +253,16 @@ class SqliteStore:
                     "created_at": (turn.ended_at or self._clock.now()).isoformat(),
                 },
             )
+
+
+def _summary(row: sqlite3.Row) -> ConversationSummary:
+    return ConversationSummary(
+        principal=row["user_id"],
+        continuation_id=row["continuation_id"],
+        turns=row["last_place"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        updated_at=datetime.fromisoformat(row["updated_at"]),
+    )
 
 
 def _file(row: sqlite3.Row) -> StoredFile:
@@ -317,12 +304,3 @@ def _turn(row: sqlite3.Row, principal: str, continuation_id: str) -> Turn:
         metadata=json.loads(row["metadata"]) if row["metadata"] else {},
         stored_form=True,
     )
-
-
-def _after_fork() -> None:
-    for store in _all_stores:
-        store._start_again_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,113 @@
+"""Lets one process at a time write to a file, in turns: SQLite's own busy waiting starves some of them for seconds."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from perdure.errors import StoreTimeout
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["ProcessTurn"]
+
+_LONGEST_WAIT = 3.0
+"""Seconds: less than a call waits for its store, so that the reason is said and not only that it took too long."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.005
+
+
+class ProcessTurn:
+    """A record lock on a side file, and a lock among the threads of this process.
+
+    The record lock belongs to the process: the system takes it back when the process ends, and a forked child has no
+    part in it. That is also why all stores of one file in one process share one `ProcessTurn`.
+    """
+
+    _all: ClassVar[dict[Path, "ProcessTurn"]] = {}
+    _making: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._among_threads = threading.Lock()
+
+    @classmethod
+    def on(cls, path: Path) -> "ProcessTurn":
+        with cls._making:
+            return cls._all.setdefault(path, cls(path))
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """
+        Raises:
+            StoreTimeout: Whoever has the turn did not give it back within 3 seconds.
+            OSError: The side file cannot be opened.
+        """
+        deadline = time.monotonic() + _LONGEST_WAIT
+        if not self._among_threads.acquire(timeout=_LONGEST_WAIT):
+            raise self._too_long()
+        try:
+            if sys.platform == "win32":
+                yield  # Among processes SQLite's own lock has to do.
+                return
+            descriptor = self._lock(deadline)
+            while not self._is_the_file_that_others_see(descriptor):
+                self._close()  # Removed with its folder: others take turns on the new one.
+                descriptor = self._lock(deadline)
+            try:
+                yield
+            finally:
+                fcntl.lockf(descriptor, fcntl.LOCK_UN)
+        finally:
+            self._among_threads.release()
+
+    def close(self) -> None:
+        with self._among_threads:
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _too_long(self) -> StoreTimeout:
+        return StoreTimeout(
+            f"Another process has been writing to the database beside {self._path} for too long.",
+            remedy="look for a process of this server that hangs or is stopped, and end it.",
+        )
+
+    def _lock(self, deadline: float) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                if time.monotonic() > deadline:
+                    raise self._too_long() from error
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return self._descriptor
+
+    def _is_the_file_that_others_see(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+
+def _forget_in_child() -> None:
+    ProcessTurn._making = threading.Lock()
+    for turn in ProcessTurn._all.values():
+        turn._among_threads = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,12 @@
+"""The SQLite store keeps the contract."""
+
+from pathlib import Path
+
+from perdure.middleware.persistence.ports import Clock
+from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.testing import StoreContract
+
+
+class TestSqliteStore(StoreContract):
+    def make_store(self, clock: Clock, folder: Path) -> SqliteStore:
+        return SqliteStore(folder / "perdure.db", clock)
