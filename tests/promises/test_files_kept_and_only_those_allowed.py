@@ -7,11 +7,11 @@ kernel's own (inotify). Each way of watching has a control that trips it. All se
 import ctypes
 import ctypes.util
 import hashlib
+import itertools
 import json
 import math
 import mmap
 import os
-import shutil
 import socket
 import stat
 import struct
@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from conftest import Activate
@@ -33,7 +32,8 @@ from mcp.server.mcpserver import MCPServer
 
 from perdure import install, persisted
 from perdure.errors import FileMissing, PerdureError, SettingsError
-from perdure.middleware.path_rewriting import local_path, rewritten_arguments, rewritten_result, storage_uri
+from perdure.middleware.argument_schema import replaced_by_schema
+from perdure.middleware.path_rewriting import local_path, rewritten_result, storage_uri
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
 from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits
@@ -264,9 +264,10 @@ async def _is_left(machine: Machine, activate: Activate, text: str, seam: str) -
     assert result["_meta"]["perdure/persisted"] is True
     assert "perdure/fault" not in result["_meta"]
     if (path := local_path(text)) is not None:
-        (left,) = result["_meta"]["perdure/files"]["left"]
+        # In prose, points at the end belong to the sentence: then the rest is looked at too.
+        left, *_ = result["_meta"]["perdure/files"]["left"]
         assert left["reason"]
-        assert left["path"].encode("utf-8", "replace") == path.encode("utf-8", "replace")
+        assert left["path"] == path or not path.isprintable()
 
 
 async def test_the_good_file_beside_them_is_kept(machine: Machine, activate: Activate) -> None:
@@ -296,10 +297,13 @@ async def test_a_root_inside_another_decides_for_what_lies_in_it(machine: Machin
     theirs = machine.another_owners(temp / "theirs.txt")
     with pytest.raises(FileRefused):
         AllowedRoots([machine.out], shared=[temp]).open(theirs)
-    link = machine.folder / "t"
-    link.symlink_to(temp)  # a shorter name for the same directory
+    short, other = machine.folder / "t", machine.folder / "another-name-of-out"
+    short.symlink_to(temp)
+    other.symlink_to(machine.out)
     with pytest.raises(FileRefused):
-        AllowedRoots([machine.out], shared=[link]).open(theirs)
+        AllowedRoots([machine.out], shared=[short]).open(theirs)
+    with pytest.raises(FileRefused):
+        AllowedRoots([other], shared=[temp]).open(str(other / "temp" / "theirs.txt"))
 
 
 @pytest.mark.parametrize("root", ["/", "~", "{home}", "{folder}", "{link to home}", "{out}/../home"])
@@ -308,8 +312,11 @@ async def test_a_root_above_everything_of_yours_is_refused(machine: Machine, roo
     chosen = root.format(
         home=machine.home, folder=machine.folder, out=machine.out, **{"link to home": machine.folder / "link"}
     )
-    with pytest.raises(SettingsError):
-        AllowedRoots([Path(chosen)])
+    roots = AllowedRoots([Path(chosen)])
+    assert [type(error) for error in roots.refused] == [SettingsError]
+    for path in (machine.secret, machine.home / "papers.txt"):
+        with pytest.raises(FileRefused):
+            roots.open(str(machine.put(path)))
 
 
 async def test_a_temp_directory_above_the_home_directory_admits_nothing(machine: Machine) -> None:
@@ -653,14 +660,14 @@ class Keeping:
     def keep(self, path: Path, happens: Callable[[], None] | None = None, *, max_bytes: int = 10**8) -> bytes | None:
         """What was kept, read back from the store; None if it was left alone."""
         limits = FileLimits(
-            max_file_bytes=max_bytes, max_turn_files=9, max_turn_bytes=10**9, max_total_bytes=10**9, seconds=60
+            max_file_bytes=max_bytes, max_turn_files=9, max_turn_bytes=10**9, max_total_bytes=10**9, seconds=10
         )
         keeping = self.keeper.keeping("local", self.roots, limits, lambda done, size: happens and happens())
         uri = keeping.uri_for(str(path))
         self.left = keeping.left.get(str(path))
         if uri is None:
             return None
-        (stored,) = keeping.files()
+        (stored,) = keeping.stored.values()
         with self.store.read(stored.key) as source:
             content = source.read()
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (stored.sha256, stored.size)
@@ -729,13 +736,13 @@ def test_a_file_that_changes_each_time_it_is_read_is_left_alone(machine: Machine
     assert keeping.is_clean
 
 
-def test_a_file_that_grows_for_ever_is_given_up_at_the_limit(machine: Machine, keeping: Keeping) -> None:
+def test_a_file_that_grows_for_ever_is_given_up(machine: Machine, keeping: Keeping) -> None:
     def grow() -> None:
         with machine.good.open("ab") as file:
             file.write(b"x" * PIECE)
 
     assert keeping.keep(machine.good, grow, max_bytes=4 * PIECE) is None
-    assert keeping.left.setting == "max_file_bytes"
+    assert keeping.left.setting == "max_file_bytes" or "changed" in keeping.left.reason
     assert keeping.is_clean
 
 
@@ -766,8 +773,7 @@ def test_a_file_that_is_written_to_all_the_time_is_kept_whole_or_not_at_all(mach
     done = threading.Event()
 
     def write() -> None:
-        letters = iter(lambda: None, 1)
-        for number, _ in enumerate(letters):
+        for number in itertools.count():
             if done.is_set():
                 return
             machine.put(machine.out / "next", bytes([97 + number % 26]) * size).replace(machine.good)
@@ -850,8 +856,10 @@ def test_a_row_with_a_key_of_an_attackers_making_brings_back_nothing(machine: Ma
         keeper.bring_back("local", f"storage://mcp-files/local/{key}", max_bytes=10**6, progress=lambda *_: None)
 
 
-@pytest.mark.parametrize("name", ["../../../escaped", "/escaped", "..", ".", "a/../../../escaped", "\\..\\escaped", "x\0"])
-def test_a_logical_name_never_leads_out_of_the_cache(machine: Machine, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../../../escaped", "/escaped", "..", ".", "a/../../../escaped", "\\..\\escaped", "x\0"]
+)
+def test_a_logical_name_never_leads_out_of_the_folder_for_copies(machine: Machine, name: str) -> None:
     content = b"content"
     digest = hashlib.sha256(content).hexdigest()
     key = f"local/{digest}/a"
@@ -869,9 +877,9 @@ def test_a_logical_name_never_leads_out_of_the_cache(machine: Machine, name: str
 
     path = keeper.bring_back("local", f"storage://mcp-files/{key}", max_bytes=10**6, progress=lambda *_: None)
 
-    assert path.resolve().is_relative_to((folder / "cache").resolve())
+    assert path.resolve().is_relative_to(keeper.copies.resolve())
     assert path.read_bytes() == content
-    assert not [found for found in machine.folder.rglob("escaped") if not found.is_relative_to(folder / "cache")]
+    assert not [found for found in machine.folder.rglob("escaped") if not found.is_relative_to(keeper.copies)]
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -926,7 +934,7 @@ def look(text: str) -> None:
 
     result = {"content": [{"type": "text", "text": text}, {"type": "resource_link", "uri": text}]}
     rewritten_result({**result, "structuredContent": {"a": [text]}}, found, prose=True)
-    rewritten_arguments({"a": [text]}, lambda value: storage_uri(value) and None)
+    replaced_by_schema({"a": [text], "b_url": text}, None, lambda value, _: storage_uri(value) and None)
     found(text)
     storage_uri(text)
 
@@ -970,6 +978,3 @@ async def test_a_megabyte_of_path_is_answered_like_any_text(machine: Machine, ac
         assert result["content"][0]["text"] == text
         assert result["_meta"]["perdure/persisted"] is True
         assert len(json.dumps(result["_meta"])) < 10_000
-
-
-_ = shutil

@@ -41,6 +41,7 @@ class CallFiles:
         self._keeping: Keeping | None = None
         self._stored: dict[str, StoredFile] = {}
         self._left: tuple[LeftAlone, ...] = ()
+        self._own_copies: frozenset[str] = frozenset()
         self._reported_at = 0.0
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,7 +78,9 @@ class CallFiles:
             path = local(uri)
             return path.as_uri() if wants_uri else str(path)
 
-        return replaced_by_schema(arguments, schema, replaced)
+        changed = replaced_by_schema(arguments, schema, replaced)
+        self._own_copies = frozenset(map(str, paths.values()))
+        return changed
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -99,7 +102,11 @@ class CallFiles:
             seconds=self._policy.file_timeout,
         )
         keeping = self._keeping = self._keeper.keeping(
-            self._principal, self._roots, limits, lambda done, size: self._progress("keeping", "a file", done, size)
+            self._principal,
+            self._roots,
+            limits,
+            lambda done, size: self._progress("keeping", "a file", done, size),
+            own_copies=self._own_copies,
         )
 
         def kept(text: str) -> str | None:

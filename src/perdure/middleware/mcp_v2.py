@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import anyio.from_thread
+import anyio.lowlevel
 import pydantic_core
 import wrapt
 
@@ -34,6 +35,7 @@ __all__ = [
     "context_type",
     "current_request",
     "error_result",
+    "event_loop",
     "is_block",
     "is_result",
     "jsonable",
@@ -177,28 +179,30 @@ def result_from_wire(wire: JsonObject) -> "CallToolResult":
 
 
 def reporter(request: "ServerRequestContext[Any, Any] | None", event_loop: Callable[[], object]) -> Report | None:
-    """Reports the work on a call's files as MCP progress; None if the client did not ask for progress.
+    """Reports the work on a call's files as MCP progress; None where there is no request.
 
     What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
     the progress of one call must only ever rise (MCP specification, Progress).
     """
-    meta: Mapping[str, Any] = (request.meta if request is not None else None) or {}
-    if request is None or meta.get("progress_token", meta.get("progressToken")) is None:
-        return None
+    if request is None:
+        return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
     session: Any = request.session
     tools_own = session.report_progress
     loop = event_loop()
-    last = -1.0
+    last = told = -1.0
 
     async def noted(progress: float, total: float | None = None, message: str | None = None) -> None:
-        nonlocal last
-        last = max(last, progress)
+        nonlocal last, told
+        last = told = max(last, progress)
         await tools_own(progress, total, message)
 
     session.report_progress = noted
 
     async def send(fraction: float, text: str) -> None:
-        await tools_own(last + 0.99 * fraction, None, text)
+        nonlocal told
+        # Of several files each begins anew: then only a little further.
+        told = max(last + 0.99 * fraction, told + 1e-6)
+        await tools_own(told, None, text)
 
     def report(fraction: float, text: str) -> None:
         with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
@@ -306,6 +310,8 @@ async def listed_tools(server: object, context: "ServerRequestContext[Any, Any]"
 _MOST_TOOLS = 10_000
 """A server that never stops paging is left at that."""
 
+_event_loop: ContextVar[object] = ContextVar("perdure_event_loop", default=None)
+
 _current_request: "ContextVar[ServerRequestContext[Any, Any] | None]" = ContextVar("perdure_request", default=None)
 
 
@@ -314,12 +320,19 @@ def current_request() -> "ServerRequestContext[Any, Any] | None":
     return _current_request.get()
 
 
+def event_loop() -> object:
+    """A token for the event loop that serves this request, for a thread that wants to tell it something."""
+    return _event_loop.get()
+
+
 async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
     """A middleware: the SDK has no ambient request, and a low-level server's handler hands none to its tools."""
     token = _current_request.set(ctx)
+    loop_token = _event_loop.set(anyio.lowlevel.current_token())
     try:
         return await call_next(ctx)
     finally:
+        _event_loop.reset(loop_token)
         _current_request.reset(token)
 
 

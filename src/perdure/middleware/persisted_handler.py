@@ -94,7 +94,7 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return await self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(mcp_v2.reporter(serving.active.request, anyio.lowlevel.current_token))
+        call.report_to(mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
         await call.begin_async()
         try:
             serving.refuse_if_it_must()
@@ -117,7 +117,7 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(mcp_v2.reporter(serving.active.request, _event_loop))
+        call.report_to(mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
         call.begin()
         try:
             serving.refuse_if_it_must()
@@ -361,14 +361,6 @@ class _LowLevel:
 
 
 _Serving: TypeAlias = _HighLevel | _LowLevel
-
-
-def _event_loop() -> object:
-    """A token for the event loop that waits for this worker thread; None if none does."""
-    try:
-        return anyio.from_thread.run_sync(anyio.lowlevel.current_token)
-    except RuntimeError:
-        return None
 
 
 def _is_async(handler: object) -> bool:

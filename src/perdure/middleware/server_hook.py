@@ -60,7 +60,7 @@ class _ServerHook:
                 return await self._call(ctx, call_next)
             case "tools/list" if ctx.request_id is not None:
                 return self._list(await call_next(ctx))
-            case "resources/read" if ctx.request_id is not None and (uri := _stored(ctx.params)) is not None:
+            case "resources/read" if ctx.request_id is not None and (uri := _kept_here(ctx.params)) is not None:
                 return await self._read(uri, ctx)
             case _:
                 return await call_next(ctx)
@@ -199,7 +199,8 @@ def _with_arguments(ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject
     return replace(ctx, params={**params, "arguments": arguments})
 
 
-def _stored(params: Mapping[str, Any] | None) -> str | None:
-    """The storage URI that a `resources/read` asks for; None if it asks for something else."""
-    uri = (params or {}).get("uri")
-    return uri if isinstance(uri, str) and uri.startswith("storage://") else None
+def _kept_here(params: Mapping[str, Any] | None) -> str | None:
+    """The URI of our bucket that a `resources/read` asks for; None if it asks for something else."""
+    uri, now = (params or {}).get("uri"), runtime()
+    ours = f"storage://{now.keeper.file_store.bucket}/"
+    return uri if now.settings.enabled and isinstance(uri, str) and uri.startswith(ours) else None

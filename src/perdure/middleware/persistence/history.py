@@ -138,18 +138,17 @@ def without_transcripts(text: str) -> str:
 
 
 # Besides "<": what some programs take for a line break.
-_ESCAPES = str.maketrans(
-    {"<": "\\u003c", "\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085", "\x7f": "\\u007f"}
-)
+_ESCAPES = (("<", "\\u003c"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"), ("\x85", "\\u0085"), ("\x7f", "\\u007f"))
 
 
 def _line(message: dict[str, str]) -> str:
     text = json.dumps(message, ensure_ascii=False)
-    # Lone surrogates could not be sent on; as escapes they can.
-    text = (
-        "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text) if _has_surrogates(text) else text
-    )
-    return text.translate(_ESCAPES)
+    if _has_surrogates(text):
+        # They could not be sent on; as escapes they can.
+        text = "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
+    for character, escape in _ESCAPES:
+        text = text.replace(character, escape)
+    return text
 
 
 def _has_surrogates(text: str) -> bool:

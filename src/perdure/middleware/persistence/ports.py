@@ -104,6 +104,10 @@ class FileStore(Protocol):
         """
         ...
 
+    def holds(self, key: str) -> bool:
+        """Whether the content that `key` names is here, so that keeping it costs nothing."""
+        ...
+
     def used_bytes(self) -> int:
         """What all files together take up; may be a few minutes old."""
         ...

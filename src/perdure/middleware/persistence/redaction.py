@@ -77,7 +77,7 @@ class Redactor:
         for name, hints, pattern in self._rules:
             if not hints or any(hint in text for hint in hints):
                 text = pattern.sub(f"[redacted:{name}]", text)
-        if self._by_name and '"' in text:
+        if self._by_name and '"' in text and ":" in text:
             text = self._in_json_text(_SECRET_MEMBER.sub(_without_value, text))
         return text
 

@@ -39,6 +39,8 @@ class Runtime:
     settings: Settings
     engine: Engine
     keeper: FileKeeper
+    own_folder: Path
+    """Where our data is, the files among it."""
     lane: Lane = field(default_factory=lambda: Lane("store"))
     file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
     """Apart, so that large files hold up no acknowledgement."""
@@ -88,9 +90,9 @@ def redactor_for(redact: bool, patterns: tuple[str, ...]) -> Redactor:
 
 
 @lru_cache(maxsize=64)
-def roots_for(chosen: tuple[Path, ...], own: Path) -> AllowedRoots:
-    """The temp directory, what the policy adds, and the copies that we gave to tools ourselves."""
-    return AllowedRoots([*chosen, own], shared=[Path(tempfile.gettempdir())])
+def roots_for(chosen: tuple[Path, ...], copies: Path, own: Path) -> AllowedRoots:
+    """The temp directory, what the policy adds, and the copies that we gave to tools; of our own data nothing else."""
+    return AllowedRoots([*chosen, copies], shared=[Path(tempfile.gettempdir())], never=[own])
 
 
 def build(
@@ -106,6 +108,7 @@ def build(
     return Runtime(
         settings=settings,
         engine=Engine(store, clock, settings.count_tokens or estimate_tokens),
+        own_folder=folder.parent,
         keeper=FileKeeper(store, file_store or LocalFileStore(folder, settings.bucket), folder),
     )
 

@@ -30,10 +30,10 @@ class LocalFileStore:
     def put(self, key: str, snapshot: Path, *, media_type: str) -> None:
         target = self._path(key)
         with self._explained(target):
-            if target.exists():
+            size = snapshot.stat().st_size
+            if target.is_file() and target.stat().st_size == size:
                 return
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            size = snapshot.stat().st_size
             # The name appears at once and whole, and outlives a power loss: the content was synced by whoever wrote it.
             snapshot.replace(target)
             directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -57,6 +57,11 @@ class LocalFileStore:
                 ) from None
         with file:
             yield file
+
+    def holds(self, key: str) -> bool:
+        path = self._path(key)
+        with self._explained(path):
+            return path.is_file()
 
     def used_bytes(self) -> int:
         with self._counting:

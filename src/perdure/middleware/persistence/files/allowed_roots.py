@@ -42,9 +42,12 @@ class _Root(NamedTuple):
 
 
 class AllowedRoots:
-    """`shared` are directories like the temp directory, where others put files too: there only our own are read."""
+    """`shared` are directories like the temp directory, where others put files too: there only our own are read.
 
-    def __init__(self, chosen: Iterable[Path], shared: Iterable[Path] = ()) -> None:
+    `never` is what is never read, wherever it lies: perdure's own data.
+    """
+
+    def __init__(self, chosen: Iterable[Path], shared: Iterable[Path] = (), *, never: Iterable[Path] = ()) -> None:
         roots: list[_Root] = []
         self.refused: list[SettingsError] = []
         """What was chosen and is too wide."""
@@ -56,6 +59,7 @@ class AllowedRoots:
         for path in shared:
             with contextlib.suppress(SettingsError):  # A temp directory as wide as the home directory admits nothing.
                 roots.append(_root(path, own_files_only=True))
+        self._never = [os.path.realpath(path) for path in never]
         # The longest first, so that a root inside another decides for what is in it.
         self._roots = sorted(roots, key=lambda root: len(root.named), reverse=True)
 
@@ -66,10 +70,7 @@ class AllowedRoots:
             FileRefused: It lies outside of every root, or is nothing that may be read.
         """
         root, components = self._place(path)
-        try:
-            directory = os.open(root.real, os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY))
-        except OSError as error:
-            raise FileRefused(f"{root.named} cannot be opened: {error.strerror}") from error
+        directory = _open_root(root)
         try:
             for component in components[:-1]:
                 inner = os.open(component, _DIRECTORY, dir_fd=directory)
@@ -106,8 +107,15 @@ class AllowedRoots:
                         break
                     if any(part.startswith(".") for part in components):
                         raise FileRefused("it is a dot file, or lies in a dot directory")
-                    return root, components
+                    return self._decided("/".join([root.real, *components]))
         raise FileRefused("it lies outside of the allowed roots", setting="file_roots")
+
+    def _decided(self, whole: str) -> tuple[_Root, list[str]]:
+        """By the narrowest root that `whole`, a path without links in its root, lies in."""
+        root = max((root for root in self._roots if whole.startswith(root.real + "/")), key=lambda root: len(root.real))
+        if any(whole.startswith(own + "/") and not root.real.startswith(own + "/") for own in self._never):
+            raise FileRefused("it is perdure's own")
+        return root, whole[len(root.real) + 1 :].split("/")
 
 
 def may_be_root(path: Path) -> bool:
@@ -133,6 +141,26 @@ def _root(path: Path, *, own_files_only: bool) -> _Root:
             remedy="name the directory that the tools write to.",
         )
     return _Root(named.rstrip("/"), real, own_files_only)
+
+
+def _open_root(root: _Root) -> int:
+    """A descriptor of the root as it was when it was chosen.
+
+    Raises:
+        FileRefused: It is not there, or it, or what is above it, has become a link since.
+    """
+    try:
+        directory = os.open(root.real, _DIRECTORY)
+    except OSError as error:
+        raise FileRefused(f"{root.named} cannot be opened: {error.strerror}") from error
+    try:
+        leads_to = str(Path(f"/proc/self/fd/{directory}").readlink())
+    except OSError:
+        leads_to = os.path.realpath(root.real)  # A system without /proc.
+    if leads_to != root.real:
+        os.close(directory)
+        raise FileRefused(f"{root.named} is no longer the directory that was chosen")
+    return directory
 
 
 def _refuse_unless_readable(status: os.stat_result, root: _Root) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,8 +57,17 @@ class FileKeeper:
         self._store = store
         self._incoming = folder / "incoming"
 
-    def keeping(self, principal: str, roots: AllowedRoots, limits: FileLimits, progress: Progress) -> "Keeping":
-        return Keeping(self, principal, roots, limits, progress)
+    def keeping(
+        self,
+        principal: str,
+        roots: AllowedRoots,
+        limits: FileLimits,
+        progress: Progress,
+        *,
+        own_copies: Collection[str] = (),
+    ) -> "Keeping":
+        """`own_copies` are the paths that `bring_back` gave to this same call."""
+        return Keeping(self, principal, roots, limits, progress, own_copies)
 
     def bring_back(self, principal: str, uri: str, *, max_bytes: int, progress: Progress) -> Path:
         """A new local file with the content that `uri` names, checked by its hash, for one call alone.
@@ -158,7 +168,13 @@ class Keeping:
     """The files of one result: each path is looked at once, however often it stands there."""
 
     def __init__(
-        self, keeper: FileKeeper, principal: str, roots: AllowedRoots, limits: FileLimits, progress: Progress
+        self,
+        keeper: FileKeeper,
+        principal: str,
+        roots: AllowedRoots,
+        limits: FileLimits,
+        progress: Progress,
+        own_copies: Collection[str],
     ) -> None:
         self.stored: dict[str, StoredFile] = {}
         self.left: dict[str, LeftAlone] = {}
@@ -166,6 +182,7 @@ class Keeping:
         self._tenant = tenant_of(principal)
         self._roots = roots
         self._limits = limits
+        self._own_copies = own_copies
         self._deadline = time.monotonic() + limits.seconds
         self._progress = progress
         self._bytes = 0
@@ -189,6 +206,8 @@ class Keeping:
 
     def _keep(self, path: str) -> StoredFile:
         limits = self._limits
+        if path.startswith(f"{self._keeper.copies}/") and path not in self._own_copies:
+            raise FileRefused("it is perdure's own, made for another call")
         if len(self.stored) >= limits.max_turn_files:
             raise FileRefused(f"at most {limits.max_turn_files} files are kept of one turn", setting="max_turn_files")
         file = self._roots.open(path)
@@ -200,6 +219,7 @@ class Keeping:
         try:
             name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             key = f"{self._tenant}/{snapshot.sha256}/{_safe_name(name)}"
+            self._refuse_over_quota(key, snapshot.size)
             self._keeper.file_store.put(key, snapshot.path, media_type=snapshot.media_type)
         finally:
             snapshot.path.unlink(missing_ok=True)
@@ -213,13 +233,21 @@ class Keeping:
             media_type=snapshot.media_type,
         )
 
+    def _refuse_over_quota(self, key: str, size: int) -> None:
+        """Here and not before: the same content a second time takes no room."""
+        file_store, most = self._keeper.file_store, self._limits.max_total_bytes
+        left = most - file_store.used_bytes()
+        if size > left and not file_store.holds(key):
+            raise FileRefused(
+                f"it has {size:,} bytes, and max_total_bytes leaves {max(left, 0):,}", setting="max_total_bytes"
+            )
+
     def _limit(self) -> Limit:
-        """The tightest of the limits: what one file may have, and what is left of the turn's and of all."""
+        """The tighter of two limits: what one file may have, and what is left of the turn's."""
         limits = self._limits
         allowed = {
             "max_file_bytes": limits.max_file_bytes,
             "max_turn_bytes": limits.max_turn_bytes - self._bytes,
-            "max_total_bytes": limits.max_total_bytes - self._keeper.file_store.used_bytes(),
         }
         setting = min(allowed, key=lambda name: allowed[name])
         return Limit(max(allowed[setting], 0), setting, self._deadline)

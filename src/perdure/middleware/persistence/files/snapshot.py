@@ -51,7 +51,7 @@ def take_snapshot(file: OpenFile, folder: Path, limit: Limit, progress: Progress
         if before.st_size > limit.bytes:
             raise FileRefused(_too_large(before.st_size, limit), setting=limit.setting)
         snapshot = _copy(file, folder, before.st_size, limit, progress)
-        if _same(before, os.fstat(file.descriptor)) and snapshot.size == before.st_size:
+        if snapshot.size == before.st_size and _same(before, os.fstat(file.descriptor)):
             return snapshot
         snapshot.path.unlink()
         os.lseek(file.descriptor, 0, os.SEEK_SET)
@@ -66,7 +66,8 @@ def _copy(file: OpenFile, folder: Path, size: int, limit: Limit, progress: Progr
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as out:
-            while chunk := os.read(file.descriptor, CHUNK):
+            # One byte more than there was tells that it grows, as a log does: then it is not read on.
+            while done <= size and (chunk := os.read(file.descriptor, min(CHUNK, size + 1 - done))):
                 done += len(chunk)
                 if done > limit.bytes:
                     raise FileRefused(_too_large(done, limit), setting=limit.setting)
