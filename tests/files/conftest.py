@@ -1,4 +1,4 @@
-"""A machine's worth of folders for one test: a root that is allowed, a temp directory, and what lies outside of both."""
+"""Folders for one test: a root that is allowed, a temp directory, what lies outside of both; and tools over them."""
 
 import functools
 import hashlib

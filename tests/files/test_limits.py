@@ -20,6 +20,7 @@ from perdure.middleware.persistence.files import keeper, snapshot
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
 from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.turn import FinishedTurn, Turn
 
 WIDE = FileLimits(max_file_bytes=10**9, max_turn_files=1000, max_turn_bytes=10**9, max_total_bytes=10**9, seconds=60)
 
@@ -223,6 +224,15 @@ def test_a_file_that_grows_past_a_limit_while_it_is_read_stays(keeping: Keeping,
     assert keeping.store.used_bytes() == 0
 
 
+def test_of_a_file_over_the_limit_nothing_is_read_at_all(keeping: Keeping) -> None:
+    path = keeping.root / "a"
+    path.touch()
+    os.truncate(path, 5_000_000)
+    uri, left = keeping.keep(path, lambda: pytest.fail("it was read"), max_file_bytes=4_000_000)
+    assert uri is None
+    assert left.setting == "max_file_bytes"
+
+
 # ── many ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -233,6 +243,26 @@ async def test_of_many_paths_that_stay_some_are_named_and_all_are_counted(place:
     assert len(files_in(result)["left"]) == 20
     assert files_in(result)["leftInAll"] == 500
     assert is_recorded(place, result)
+
+
+# ── a store that fails ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ForgetfulStore(MemoryStore):
+    """Away whenever a turn is to be finished."""
+
+    def finish(self, turn: Turn) -> FinishedTurn:
+        raise StoreUnavailable("The store is away.", remedy="wait.")
+
+
+async def test_when_the_turn_cannot_be_recorded_the_paths_stay_since_nobody_would_know_the_uris(seamed: Place) -> None:
+    seamed.store = ForgetfulStore()
+    seamed.set()
+    path = seamed.file("a")
+    result = await seamed.given_out([str(path), "text"], list[str])
+    assert texts(result) == [str(path), "text"]
+    assert result["structuredContent"]["result"] == [str(path), "text"]
+    assert result["_meta"]["perdure/persisted"] is False
 
 
 # ── a file store that fails ──────────────────────────────────────────────────────────────────────────────────────

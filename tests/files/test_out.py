@@ -1,4 +1,4 @@
-"""Out: what a tool names by a local path reaches its client as a storage URI, and nothing else of the result changes."""
+"""Out: what a tool names by a local path reaches its client as a storage URI; nothing else of the result changes."""
 
 import hashlib
 import json
@@ -151,7 +151,7 @@ async def test_json_text_keeps_its_own_formatting_to_the_last_character(seamed: 
 @pytest.mark.parametrize(
     "written",
     [
-        lambda path: json.dumps(path),
+        json.dumps,
         lambda path: json.dumps([[[path]]]),
         lambda path: json.dumps(path).replace("/", "\\/"),
         lambda path: json.dumps([path]).replace("/", "\\u002f"),

@@ -1,4 +1,4 @@
-"""`resources/read` of a storage URI, on a server that perdure is installed on: the caller's own files, and no others."""
+"""`resources/read` of a storage URI, on a server that perdure is installed on: the caller's own files alone."""
 
 import base64
 import os

@@ -70,7 +70,7 @@ async def _out_wipe_in(place: Place, files: Files, nesting: Any) -> None:
         folder = place.out / f"folder {number}"
         folder.mkdir(parents=True)
         path = os.fsencode(folder) + b"/" + name
-        with open(path, "wb") as file:  # noqa: PTH123 - a name of bytes
+        with open(path, "wb") as file:
             file.write(content)
         paths.append(path)
     taken: list[Any] = []

@@ -7,6 +7,7 @@ good files, and where nothing is replaced the result is equal.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -75,11 +76,9 @@ class Land:
         (self.out / "hard").hardlink_to(self.outside / "secret.txt")
         os.link(self.outside / "secret.txt", self.outside / "second")
         os.mkfifo(self.out / "fifo")
-        here = os.getcwd()
-        os.chdir(self.out)
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind("socket")
-        os.chdir(here)
+        with contextlib.chdir(self.out):  # the address of a socket must be short
+            self._socket.bind("socket")
         inside = ["link", "way/secret.txt", "top/etc/passwd", "loop", "hard", "fifo", "socket", "sub dir", "nothing"]
         inside += [".env", ".git/config", "../outside/secret.txt", "sub dir/../a.txt", "a.txt/x", "way/../a.txt", ""]
         self.bad = [f"{self.out}/{name}" for name in inside]
@@ -88,8 +87,7 @@ class Land:
 
     @staticmethod
     def _put(path: str, content: bytes) -> None:
-        with open(path, "wb") as file:
-            file.write(content)
+        Path(path).write_bytes(content)
 
     def close(self) -> None:
         self._socket.close()
@@ -309,11 +307,10 @@ def fuzz(
     figures = Figures()
     land = Land(folder)
     maker, run = Maker(land, seed), Run(land, figures)
-    here = os.getcwd()
-    os.chdir(land.out)  # what is opened relative to a directory, the watch takes to be relative to this one too
     watched = WatchedOpens([land.out])
     started = time.monotonic()
-    try:
+    # What is opened relative to a directory, the watch takes to be relative to this one too.
+    with contextlib.closing(land), contextlib.chdir(land.out):
         for number in range(inputs):
             made = maker.arguments() if number % 5 == 4 else maker.result()
             try:
@@ -329,9 +326,6 @@ def fuzz(
             if figures.inputs % 50_000 == 0:
                 figures.seconds = time.monotonic() - started
                 tell(figures)
-    finally:
-        os.chdir(here)
-        land.close()
     figures.seconds = time.monotonic() - started
     figures.opens_seen, figures.outside = watched.seen, list(watched.outside)
     return figures

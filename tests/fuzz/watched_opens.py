@@ -1,5 +1,7 @@
 """Watches every opening of a file in this process, so that a test can prove what was not opened."""
 
+# Paths are strings here, as the events tell them.
+
 import os
 import sys
 import threading

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,8 @@ class Machine:
 
     def listening(self, path: Path) -> str:
         made = socket.socket(socket.AF_UNIX)
-        here = os.getcwd()
-        os.chdir(path.parent)  # the address of a socket must be short
-        try:
+        with chdir(path.parent):  # the address of a socket must be short
             made.bind(path.name)
-        finally:
-            os.chdir(here)
         made.listen()
         self.sockets.append(made)
         return str(path)
@@ -344,6 +340,31 @@ async def test_what_perdure_keeps_itself_is_not_given_out_by_its_path(
     assert copy.is_relative_to(data)
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["in a root", "through a link"])
+async def test_a_copy_made_for_another_call_is_not_given_out_however_its_path_is_spelt(
+    machine: Machine, activate: Activate, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    data = machine.out / "data"
+    data.mkdir()
+    named = data
+    if linked:
+        named = machine.folder / "a-name-of-data"
+        named.symlink_to(data)
+    monkeypatch.setenv("PERDURE_DATA_DIR", str(named))
+    runtime = activate(user_id="bob", defaults=ToolSettings(file_roots=(machine.out,)))
+    uri = (await given_out(str(machine.put(machine.out / "bobs.txt"))))["content"][0]["text"]
+    copy = runtime.keeper.bring_back("bob", uri, max_bytes=1000, progress=lambda *_: None)
+
+    activate(runtime.engine.store, user_id="mallory", defaults=ToolSettings(file_roots=(machine.out,)))
+    spellings = {str(copy), str(copy.resolve())}
+    for copies in (runtime.keeper.copies, runtime.keeper.copies.resolve()):
+        rest = f"{copy.parent.name}/{copy.name}"
+        spellings |= {f"{copies}//{rest}", f"{copies}/./{rest}", f"{copies.parent}/./{copies.name}/{rest}"}
+        spellings |= {f"{copies.parent}//{copies.name}/{rest}", f"file://{copies}/%2e/{rest}"}
+    for path in spellings:
+        assert (await given_out(path))["content"][0]["text"] == path
+
+
 # ── nothing else is opened ───────────────────────────────────────────────────────────────────────────────────────
 
 WATCHED = """
@@ -446,6 +467,18 @@ def test_without_the_guard_the_watch_sees_each_opening_outside(machine: Machine)
     seen = set(found["outside"])
     assert {str(machine.secret), "/etc/passwd", str(machine.key)} <= seen
     assert len(found["outside"]) >= len(outside)
+
+
+@pytest.mark.parametrize("what", ["a FIFO", *(["a character device", "a terminal"] if os.geteuid() == 0 else [])])
+def test_what_does_something_when_it_is_opened_is_not_even_opened(machine: Machine, what: str) -> None:
+    path = Path(ALL[what](machine))
+    seen = Opened(path)
+    with pytest.raises(FileRefused):
+        AllowedRoots([machine.out]).open(str(path))
+    assert not seen
+    os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)) if what != "a terminal" else None
+    assert what == "a terminal" or seen  # the control
+    seen.close()
 
 
 # ── races ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -561,24 +594,33 @@ def test_no_swap_while_it_is_looked_at_makes_a_file_outside_be_read(machine: Mac
     one, two, path = swap(machine)
     roots = AllowedRoots([machine.out])
     secrets = [found for found in machine.outside.rglob("*") if found.is_file()]
-    tries = opened = refused = 0
     # A hard link is the secret itself: it may be opened, to be looked at once more, but not be read.
     seen = Opened(*secrets) if swap is not a_file_and_a_hard_link else None
-    with swapping(machine, one, two) as swaps:
-        while swaps.swaps < 10_000 or tries < 5_000 or not opened or not refused:
+    contents: set[bytes] = set()
+    refused: set[str] = set()
+    done = threading.Event()
+
+    def look(swaps: Swapping) -> None:
+        tries = 0
+        while swaps.swaps < 10_000 or tries < 5_000 or not contents or not refused:
             tries += 1
             try:
                 file = roots.open(str(path))
-            except FileRefused:
-                refused += 1
+            except FileRefused as error:
+                refused.add(error.reason)
                 continue
-            opened += 1
-            content = os.read(file.descriptor, 100)
+            contents.add(os.read(file.descriptor, 100))
             os.close(file.descriptor)
-            assert content == b"public"
-        if seen is not None:
-            assert not seen
-            seen.close()
+        done.set()
+
+    with swapping(machine, one, two) as swaps:
+        # In a thread that may be left behind: whoever opens a FIFO as a file waits for ever.
+        threading.Thread(target=look, args=(swaps,), daemon=True).start()
+        assert done.wait(30)
+    assert contents == {b"public"}
+    if seen is not None:
+        assert not seen
+        seen.close()
 
 
 @pytest.mark.parametrize("swap", LINK_SWAPS)

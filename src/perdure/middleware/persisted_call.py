@@ -64,7 +64,7 @@ class PersistedCall:
         self._result: JsonObject | None = None
         self._finished: FinishedTurn | None = None
         self._skipped: str | None = None
-        roots = roots_for(policy.file_roots, runtime.keeper.copies, runtime.own_folder)
+        roots = roots_for(policy.file_roots, runtime.own_folder)
         for error in roots.refused:
             runtime.say("file.root_refused", error)
         self._files = CallFiles(

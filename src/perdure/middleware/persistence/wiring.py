@@ -90,9 +90,9 @@ def redactor_for(redact: bool, patterns: tuple[str, ...]) -> Redactor:
 
 
 @lru_cache(maxsize=64)
-def roots_for(chosen: tuple[Path, ...], copies: Path, own: Path) -> AllowedRoots:
-    """The temp directory, what the policy adds, and the copies that we gave to tools; of our own data nothing else."""
-    return AllowedRoots([*chosen, copies], shared=[Path(tempfile.gettempdir())], never=[own])
+def roots_for(chosen: tuple[Path, ...], own: Path) -> AllowedRoots:
+    """The temp directory and what the policy adds, without our own data."""
+    return AllowedRoots(chosen, shared=[Path(tempfile.gettempdir())], never=[own])
 
 
 def build(

@@ -206,11 +206,11 @@ class Keeping:
 
     def _keep(self, path: str) -> StoredFile:
         limits = self._limits
-        if path.startswith(f"{self._keeper.copies}/") and path not in self._own_copies:
-            raise FileRefused("it is perdure's own, made for another call")
         if len(self.stored) >= limits.max_turn_files:
             raise FileRefused(f"at most {limits.max_turn_files} files are kept of one turn", setting="max_turn_files")
-        file = self._roots.open(path)
+        # A copy is opened only for the call that it was made for; among the roots there are none.
+        roots = AllowedRoots([self._keeper.copies]) if path in self._own_copies else self._roots
+        file = roots.open(path)
         try:
             self._keeper._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
             snapshot = take_snapshot(file, self._keeper._incoming, self._limit(), self._progress)
