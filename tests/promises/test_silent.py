@@ -108,17 +108,17 @@ def test_only_json_rpc_reaches_stdout(
         for number, (name, prompt) in enumerate(calls, start=2)
     ]
 
-    server = subprocess.Popen(
-        [sys.executable, tmp_path / "server.py"],
-        env=environment,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    with (tmp_path / "stderr").open("w") as stderr:  # a pipe that nobody reads would fill, and stop the server
+        server = subprocess.Popen(
+            [sys.executable, tmp_path / "server.py"],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
     assert server.stdin is not None
     assert server.stdout is not None
-    assert server.stderr is not None
     try:
         answers = {}
         for line in lines:  # one after the other: a call that is under way when stdin closes is cancelled
@@ -127,7 +127,9 @@ def test_only_json_rpc_reaches_stdout(
             answer = json.loads(server.stdout.readline())
             answers[answer["id"]] = answer["result"]
         server.stdin.close()
-        rest, said = server.stdout.read(), server.stderr.read()
+        rest = server.stdout.read()
+        server.wait(30)
+        said = (tmp_path / "stderr").read_text()
     finally:
         server.kill()
         server.wait()
