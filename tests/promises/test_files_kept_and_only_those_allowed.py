@@ -266,6 +266,62 @@ async def _is_left(machine: Machine, activate: Activate, text: str, seam: str) -
         assert left["path"] == path or not path.isprintable()
 
 
+REASONS = {
+    "outside": "outside of the allowed roots",
+    "a sibling whose name begins alike": "outside of the allowed roots",
+    "/etc/passwd": "outside of the allowed roots",
+    "..": "'..'",
+    ".. that stays inside": "'..'",
+    ".. encoded": "'..'",
+    ".. with its slash encoded": "'..'",
+    "a dot file": "dot file",
+    "a dot directory deep down": "dot directory",
+    "a dot file as uri": "dot file",
+    "a link": "no regular file",
+    "a link on the way": "cannot be opened",
+    "a hard link": "hard links",
+    "a directory": "no regular file",
+    "a FIFO": "no regular file",
+    "a socket": "no regular file",
+    "nothing": "cannot be opened",
+    "a file taken for a directory": "cannot be opened",
+}
+
+
+@pytest.mark.parametrize("what", REASONS)
+def test_it_is_refused_for_the_right_reason(machine: Machine, what: str) -> None:
+    """So that each guard is missed if it goes, even where another would still stand."""
+    path = local_path(HOSTILE[what](machine))
+    assert path is not None
+    with pytest.raises(FileRefused) as refused:
+        AllowedRoots([machine.out]).open(path)
+    assert REASONS[what] in refused.value.reason
+    assert (refused.value.setting == "file_roots") == ("outside" in refused.value.reason)
+
+
+NO_PATHS = [
+    what
+    for what in HOSTILE
+    if what.startswith(("UNC", "file://", "a NUL", "a line break", "a query", "a fragment", "a slash encoded"))
+]
+
+
+@pytest.mark.parametrize("what", NO_PATHS)
+async def test_what_names_another_machine_or_nothing_is_not_even_taken_for_a_path(
+    machine: Machine, activate: Activate, what: str
+) -> None:
+    activate(defaults=ToolSettings(file_roots=(machine.out,)))
+    text = HOSTILE[what](machine)
+    assert local_path(text) is None
+    assert "perdure/files" not in (await given_out(text))["_meta"]
+
+
+@pytest.mark.parametrize("name", ["good.txt\0", "\0", "a\0/good.txt", "\ud800", "\udcff"])
+def test_a_name_that_no_file_can_have_is_refused_by_the_roots_too(machine: Machine, name: str) -> None:
+    with pytest.raises(FileRefused):
+        AllowedRoots([machine.out]).open(f"{machine.out}/{name}")
+
+
 async def test_the_good_file_beside_them_is_kept(machine: Machine, activate: Activate) -> None:
     """The control: nothing but the guards keeps the others from being read."""
     activate(defaults=ToolSettings(file_roots=(machine.out,)))
