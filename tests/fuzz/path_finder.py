@@ -83,7 +83,14 @@ class Land:
         inside += [".env", ".git/config", "../outside/secret.txt", "sub dir/../a.txt", "a.txt/x", "way/../a.txt", ""]
         self.bad = [f"{self.out}/{name}" for name in inside]
         self.bad += [*map(str, secrets), f"{self.out}side/secret.txt", str(self.out), "/etc/passwd", "/proc/self/mem"]
-        self.bad += ["/", "/dev/zero", f"/{self.good[0]}", "//host/share", "/root/.ssh/id_rsa", "/proc/self/fd/0"]
+        self.bad += [
+            "/",
+            "/dev/zero",
+            f"/{self.good[0]}",
+            "//host/share",
+            "/home/nobody/.ssh/id_rsa",
+            "/proc/self/fd/0",
+        ]
 
     @staticmethod
     def _put(path: str, content: bytes) -> None:

@@ -316,7 +316,7 @@ async def test_what_names_another_machine_or_nothing_is_not_even_taken_for_a_pat
     assert "perdure/files" not in (await given_out(text))["_meta"]
 
 
-@pytest.mark.parametrize("name", ["good.txt\0", "\0", "a\0/good.txt", "\ud800", "\udcff"])
+@pytest.mark.parametrize("name", ["good.txt\0", "\0", "a\0/good.txt", "\ud800"])
 def test_a_name_that_no_file_can_have_is_refused_by_the_roots_too(machine: Machine, name: str) -> None:
     with pytest.raises(FileRefused):
         AllowedRoots([machine.out]).open(f"{machine.out}/{name}")

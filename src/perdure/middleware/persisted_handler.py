@@ -4,7 +4,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import anyio
 import anyio.from_thread
@@ -15,18 +15,15 @@ from perdure.logs import log
 from perdure.middleware import mcp_v2
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
-from perdure.middleware.lowlevel_values import announced_value, schema_of, tool_name_of, wire_of
+from perdure.middleware.lowlevel_values import schema_of, tool_name_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall, active_call, within
 from perdure.middleware.persistence.history import History, current_conversation
-from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.serving import Arguments, HighLevel, LowLevel, Serving
 from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id
 from perdure.settings import HistoryMode, ToolSettings
 
 __all__ = ["PersistedHandler", "persisted_handler_of"]
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments."""
 
 
 def persisted_handler_of(function: object) -> "PersistedHandler | None":
@@ -132,7 +129,7 @@ class PersistedHandler:
         call.finish()
         return serving.answer(value)
 
-    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Serving | None":
+    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Serving | None:
         """How to serve this call; None to let it straight through."""
         if not self._switched_on:
             return None
@@ -146,7 +143,7 @@ class PersistedHandler:
             runtime().say("call.not_understood", error)
         return None  # Called from Python, outside of any request.
 
-    def _open_with_context(self, context: object, kwargs: Mapping[str, Any]) -> "_Serving | None":
+    def _open_with_context(self, context: object, kwargs: Mapping[str, Any]) -> Serving | None:
         request = mcp_v2.request_of(context) or mcp_v2.current_request()
         key = context if request is None else request.session
         active = active_call.get()
@@ -185,9 +182,16 @@ class PersistedHandler:
         )
         if persisted_handler_of(tool.function) is not self:
             self._warn_of_what_stands_between(tool.name)
-        return _HighLevel(self, call, here or ActiveCall(key, tool.name, request), tool, hooked=here is not None)
+        return HighLevel(
+            call,
+            here or ActiveCall(key, tool.name, request),
+            tool,
+            self,
+            hooked=here is not None,
+            outermost=persisted_handler_of(tool.function) is self,
+        )
 
-    def _open_lowlevel(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Serving | None":
+    def _open_lowlevel(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Serving | None:
         sent = kwargs.get("arguments", args[-1] if args else None)
         if not isinstance(sent, Mapping):
             return None
@@ -220,14 +224,14 @@ class PersistedHandler:
             policy,
         )
         key = call if request is None else request.session
-        return _LowLevel(self, call, here or ActiveCall(key, name, request), hooked=here is not None)
+        return LowLevel(call, here or ActiveCall(key, name, request), hooked=here is not None)
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """The arguments of a call that goes straight through."""
         conversation = current_conversation()
-        return self.without_additions(args, kwargs, conversation.history if conversation else History())
+        return self.declared(args, kwargs, conversation.history if conversation else History())
 
-    def without_additions(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
+    def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
         """What the handler itself declares: less what was added to its signature, and with its history."""
         own = kwargs
         if CONTEXT_PARAMETER in own or CONTINUATION_ID in own:
@@ -237,6 +241,9 @@ class PersistedHandler:
         if parameter is not None and parameter not in own and not self._is_among(args, parameter):
             own = {**own, parameter: history}
         return args, own
+
+    def parameter_of(self, argument: str | None) -> str | None:
+        return self.signature.parameter_of(argument)
 
     def _is_among(self, args: tuple[Any, ...], parameter: str) -> bool:
         return bool(args) and parameter in inspect.signature(self.handler).bind_partial(*args).arguments
@@ -260,107 +267,6 @@ class PersistedHandler:
                 " results cannot carry the continuation id.",
                 remedy="put @persisted directly below @mcp.tool(), or call perdure.install(server).",
             )
-
-
-class _HighLevel:
-    """Serves a tool of an `MCPServer`: its value becomes a result as the SDK itself would make it."""
-
-    def __init__(
-        self,
-        handler: PersistedHandler,
-        call: PersistedCall,
-        active: ActiveCall,
-        tool: mcp_v2.RegisteredTool,
-        *,
-        hooked: bool,
-    ) -> None:
-        self.call = call
-        self.active = active
-        active.call = call
-        self._handler = handler
-        self._tool = tool
-        self._hooked = hooked
-        # A decorator between us and the SDK expects the handler's own value.
-        self._outermost = persisted_handler_of(tool.function) is handler
-        self._wire: JsonObject | None = None
-
-    def refuse_if_it_must(self) -> None:
-        """
-        Raises:
-            ToolError: An argument names a file that the caller does not have.
-        """
-        if self.call.refusal is not None:
-            raise mcp_v2.tool_error(self.call.refusal)
-
-    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        if self.call.brought_files_back:
-            kwargs = {**kwargs, **self._tool.validated(self.call.arguments_for_tool())}
-        args, kwargs = self._handler.without_additions(args, kwargs, self.call.history_for_parameter)
-        if self.call.brought_files_back:
-            return args, kwargs  # With the transcript in its prompt already.
-        argument = self._handler.signature.parameter_of(self.call.prompt_argument)
-        if argument is not None and isinstance(prompt := kwargs.get(argument), str):
-            kwargs = {**kwargs, argument: self.call.prompt_with_history(prompt)}
-        return args, kwargs
-
-    def end(self, value: object, *, cancelled: bool = False) -> None:
-        try:
-            result = self._tool.result_of(value)
-            self._wire = None if result is None else mcp_v2.to_wire(result)
-        except Exception as error:  # noqa: BLE001 - the SDK, given the same value, will raise it where it belongs
-            self.call.end_with_error(error)
-            return
-        self.call.end_with_result(self._wire or {"resultType": "input_required"}, cancelled=cancelled)
-
-    def answer(self, value: object) -> object:
-        if self._wire is None or not self._outermost:
-            return value
-        # A hook around us announces, and knows the result by its wire form.
-        return self._tool.answering(self._wire if self._hooked else self.call.announce(self._wire))
-
-
-class _LowLevel:
-    """Serves a method that answers for one tool of a low-level server, whose value only its caller understands."""
-
-    def __init__(self, handler: PersistedHandler, call: PersistedCall, active: ActiveCall, *, hooked: bool) -> None:
-        self.call = call
-        self.active = active
-        active.call = call
-        self._handler = handler
-        self._hooked = hooked
-
-    def refuse_if_it_must(self) -> None:
-        """
-        Raises:
-            PerdureError: An argument names a file that the caller does not have.
-        """
-        if self.call.refusal is not None:
-            raise self.call.refusal
-
-    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        arguments = self.call.arguments_for_tool()
-        if "arguments" in kwargs:
-            return args, {"arguments": arguments}
-        return (*args[:-1], arguments), {}
-
-    def end(self, value: object, *, cancelled: bool = False) -> None:
-        try:
-            wire = wire_of(value)
-        except Exception as error:  # noqa: BLE001 - its caller may understand what JSON cannot hold
-            self.call.end_with_error(error)
-        else:
-            self.call.end_with_result(wire, cancelled=cancelled)
-
-    def answer(self, value: object) -> object:
-        if self._hooked:
-            return value
-        try:
-            return announced_value(value, self.call)
-        except Exception:  # noqa: BLE001 - its caller may understand what we do not
-            return value
-
-
-_Serving: TypeAlias = _HighLevel | _LowLevel
 
 
 def _is_async(handler: object) -> bool:

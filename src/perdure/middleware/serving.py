@@ -1,0 +1,128 @@
+"""A call that is persisted: what its handler is given, what is recorded of its value, and what the SDK gets for it."""
+
+from typing import Any, Protocol, TypeAlias
+
+from perdure.middleware import mcp_v2
+from perdure.middleware.lowlevel_values import announced_value, wire_of
+from perdure.middleware.persisted_call import ActiveCall, PersistedCall
+from perdure.middleware.persistence.history import History
+from perdure.middleware.persistence.turn import JsonObject
+
+__all__ = ["Arguments", "HandlerArguments", "HighLevel", "LowLevel", "Serving"]
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
+
+class HandlerArguments(Protocol):
+    """What is known of a handler's own parameters."""
+
+    def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
+        """What the handler itself declares: less what was added to its signature, and with its history."""
+        ...
+
+    def parameter_of(self, argument: str | None) -> str | None:
+        """The parameter that takes the argument of that name on the wire."""
+        ...
+
+
+class HighLevel:
+    """Serves a tool of an `MCPServer`: its value becomes a result as the SDK itself would make it."""
+
+    def __init__(
+        self,
+        call: PersistedCall,
+        active: ActiveCall,
+        tool: mcp_v2.RegisteredTool,
+        handler: HandlerArguments,
+        *,
+        hooked: bool,
+        outermost: bool,
+    ) -> None:
+        """`hooked`: a server hook announces around us. `outermost`: no other decorator stands before the SDK, which
+        would expect the handler's own value."""
+        self.call = call
+        self.active = active
+        active.call = call
+        self._handler = handler
+        self._tool = tool
+        self._hooked = hooked
+        self._outermost = outermost
+        self._wire: JsonObject | None = None
+
+    def refuse_if_it_must(self) -> None:
+        """
+        Raises:
+            ToolError: An argument names a file that the caller does not have.
+        """
+        if self.call.refusal is not None:
+            raise mcp_v2.tool_error(self.call.refusal)
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        if self.call.brought_files_back:
+            kwargs = {**kwargs, **self._tool.validated(self.call.arguments_for_tool())}
+        args, kwargs = self._handler.declared(args, kwargs, self.call.history_for_parameter)
+        if self.call.brought_files_back:
+            return args, kwargs  # With the transcript in its prompt already.
+        argument = self._handler.parameter_of(self.call.prompt_argument)
+        if argument is not None and isinstance(prompt := kwargs.get(argument), str):
+            kwargs = {**kwargs, argument: self.call.prompt_with_history(prompt)}
+        return args, kwargs
+
+    def end(self, value: object, *, cancelled: bool = False) -> None:
+        try:
+            result = self._tool.result_of(value)
+            self._wire = None if result is None else mcp_v2.to_wire(result)
+        except Exception as error:  # noqa: BLE001 - the SDK, given the same value, will raise it where it belongs
+            self.call.end_with_error(error)
+            return
+        self.call.end_with_result(self._wire or {"resultType": "input_required"}, cancelled=cancelled)
+
+    def answer(self, value: object) -> object:
+        if self._wire is None or not self._outermost:
+            return value
+        # A hook around us announces, and knows the result by its wire form.
+        return self._tool.answering(self._wire if self._hooked else self.call.announce(self._wire))
+
+
+class LowLevel:
+    """Serves a method that answers for one tool of a low-level server, whose value only its caller understands."""
+
+    def __init__(self, call: PersistedCall, active: ActiveCall, *, hooked: bool) -> None:
+        self.call = call
+        self.active = active
+        active.call = call
+        self._hooked = hooked
+
+    def refuse_if_it_must(self) -> None:
+        """
+        Raises:
+            PerdureError: An argument names a file that the caller does not have.
+        """
+        if self.call.refusal is not None:
+            raise self.call.refusal
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        arguments = self.call.arguments_for_tool()
+        if "arguments" in kwargs:
+            return args, {"arguments": arguments}
+        return (*args[:-1], arguments), {}
+
+    def end(self, value: object, *, cancelled: bool = False) -> None:
+        try:
+            wire = wire_of(value)
+        except Exception as error:  # noqa: BLE001 - its caller may understand what JSON cannot hold
+            self.call.end_with_error(error)
+        else:
+            self.call.end_with_result(wire, cancelled=cancelled)
+
+    def answer(self, value: object) -> object:
+        if self._hooked:
+            return value
+        try:
+            return announced_value(value, self.call)
+        except Exception:  # noqa: BLE001 - its caller may understand what we do not
+            return value
+
+
+Serving: TypeAlias = HighLevel | LowLevel
