@@ -3,7 +3,8 @@
 from perdure.errors import DecoratorError, PerdureError, SettingsError
 from perdure.middleware.decorator import persisted
 from perdure.middleware.persistence.history import Conversation, History, HistoryState, current_conversation
-from perdure.middleware.persistence.turn import Answer, Outcome, Turn
+from perdure.middleware.persistence.turn import Answer, Outcome, StoredFile, Turn
+from perdure.middleware.persistence.wiring import stored_files
 from perdure.middleware.server_hook import install
 
 __all__ = [
@@ -15,10 +16,12 @@ __all__ = [
     "Outcome",
     "PerdureError",
     "SettingsError",
+    "StoredFile",
     "Turn",
     "current_conversation",
     "install",
     "persisted",
+    "stored_files",
 ]
 
 __version__ = "0.1.0"

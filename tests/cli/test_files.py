@@ -11,7 +11,7 @@ import pytest
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
-from perdure import persisted
+from perdure import persisted, stored_files
 from perdure.middleware.persistence.wiring import activated, build
 from perdure.settings import Settings
 
@@ -82,6 +82,17 @@ async def test_versions_of_a_name_are_listed_the_newest_first(kept: Kept) -> Non
     await kept.give_out("b.txt", "other")
 
     assert [file["version"] for file in kept.listed("versions", "a.txt")] == [3, 2, 2, 1]
+
+
+async def test_versions_are_asked_for_by_the_api_too(kept: Kept) -> None:
+    uris = [await kept.give_out("a.txt", text) for text in ("one", "two", "two")]
+    await kept.give_out("a.txt", "one", "another conversation")
+
+    found = stored_files("a.txt", continuation_id="c")
+
+    assert [(file.version, file.uri) for file in found] == [(2, uris[2]), (2, uris[1]), (1, uris[0])]
+    assert len(stored_files()) == 4
+    assert stored_files("a.txt", user="somebody") == []
 
 
 async def test_a_list_can_be_of_one_conversation(kept: Kept) -> None:

@@ -23,10 +23,11 @@ from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.unusable import UnusableStore
 from perdure.middleware.persistence.threads import Lane
+from perdure.middleware.persistence.turn import StoredFile
 from perdure.settings import Policy, Settings, ToolSettings
 from perdure.settings_loader import data_directory, load_settings
 
-__all__ = ["Runtime", "activated", "build", "redactor_for", "roots_for", "runtime"]
+__all__ = ["Runtime", "activated", "build", "redactor_for", "roots_for", "runtime", "stored_files"]
 
 _SAY_AGAIN_AFTER = 60.0
 """Seconds for which the same fault is not logged again."""
@@ -129,6 +130,21 @@ def runtime() -> Runtime:
                     _runtime = build(Settings.model_construct(), store=UnusableStore(error))
                     _runtime.say("settings.invalid", error)
     return _runtime
+
+
+def stored_files(
+    name: str | None = None, *, continuation_id: str | None = None, user: str | None = None, limit: int = 1000
+) -> list[StoredFile]:
+    """The files that tools gave out, newest first: all, of one conversation, or the versions of one logical name.
+
+    `user` is the principal whose files they are; None: the configured user, or `local`. Blocks for as long as the store
+    does.
+
+    Raises:
+        StoreUnavailable: They could not be read now.
+    """
+    now = runtime()
+    return now.engine.files(user or now.settings.user_id or "local", continuation_id, name, limit=limit)
 
 
 @contextmanager
