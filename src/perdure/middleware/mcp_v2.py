@@ -361,7 +361,8 @@ def watch_registrations() -> None:
         wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         wrapped(*args, **kwargs)
-        instance.middleware.append(_note_request)
+        if isinstance(chain := getattr(instance, "middleware", None), list):  # public, but provisional
+            chain.append(_note_request)
 
     def wrap_server(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
