@@ -135,8 +135,9 @@ class CallFiles:
             return stored.uri if stored is not None else None
 
         changed = rewritten_result(result, uri, prose=self._policy.rewrite_text)
-        if output_schema is not None and not satisfies(output_schema, changed.get("structuredContent")):
-            changed["structuredContent"] = result.get("structuredContent")
+        structured = changed.get("structuredContent")
+        if structured is not None and output_schema is not None and not satisfies(output_schema, structured):
+            changed["structuredContent"] = result["structuredContent"]
         return changed
 
     def meta(self, stored: tuple[StoredFile, ...]) -> JsonObject:

@@ -211,25 +211,27 @@ class PersistedCall:
         if error is not None:
             self._met(error)
         files = self._files.settle()
-        self._turn = replace(self._turn, answer=answer_of(self._files.rewritten(result)), files=files)
+        self._turn = replace(
+            self._turn, answer=answer_of(self._files.rewritten(result, self.request.output_schema)), files=files
+        )
         self._runtime.say_left_alone(self.request.tool, self._files.left_for_their_place())
 
     def _was_finished(self, finished: FinishedTurn) -> None:
         self._turn = replace(self._turn, continuation_id=finished.continuation_id, place=finished.place)
         self._finished = finished
 
-    def announce(self, result: JsonObject, *, rewrite: bool = True) -> JsonObject:
-        """`result` as the client gets it; with `rewrite=False`, with the tool's own paths in its structured content."""
+    def announce(self, result: JsonObject) -> JsonObject:
+        """`result` as the client gets it."""
         try:
-            return self._announced(result, rewrite) if is_final(result) else result
+            return self._announced(result) if is_final(result) else result
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             self._runtime.say("result.not_announced", error)
             return result
 
-    def _announced(self, result: JsonObject, rewrite: bool) -> JsonObject:
+    def _announced(self, result: JsonObject) -> JsonObject:
         if self._finished is not None:
             # Without the turn there is no record of its files either: then the paths are all there is.
-            result = self._files.rewritten(result, self.request.output_schema if rewrite else _ADMITS_NOTHING)
+            result = self._files.rewritten(result, self.request.output_schema)
         return announced(
             result,
             where=self.policy.announce,
@@ -318,10 +320,6 @@ class PersistedCall:
         self._runtime.say("turn.not_kept", error)
         if self._turn.place is None and self._turn.outcome is Outcome.RUNNING and self._reading.continues:
             self.history = History(state=HistoryState.UNAVAILABLE)
-
-
-_ADMITS_NOTHING: JsonObject = {"not": {}}
-"""A JSON Schema."""
 
 
 def _message(error: BaseException) -> str:

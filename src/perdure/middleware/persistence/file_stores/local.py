@@ -67,7 +67,8 @@ class LocalFileStore:
         with self._counting:
             now = time.monotonic()
             if self._counted_at is None or now - self._counted_at > _COUNT_AGAIN_AFTER:
-                self._used = sum(path.stat().st_size for path in self._folder.glob("*/*") if path.is_file())
+                with self._explained(self._folder):
+                    self._used = sum(path.stat().st_size for path in self._folder.glob("*/*") if path.is_file())
                 self._counted_at = now
             return self._used
 

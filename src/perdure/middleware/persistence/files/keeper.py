@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +24,12 @@ _SAFE_TENANT = re.compile(r"(?!h-)[A-Za-z0-9_-]{1,64}")
 _LONGEST_SAFE_NAME = 80
 _KEEP_COPIES = 3600.0
 """Seconds: a tool may have handed its copy to something that works on after the call."""
+
+_CLEAN_EVERY = 60.0
+"""Seconds; and no copy is removed that is younger."""
+
+_MOST_OF_COPIES = 1_000_000_000
+"""Bytes of all copies together, beyond which the oldest go before their time."""
 
 _PUT_BACK = "put back a backup of the file store."
 
@@ -140,14 +146,17 @@ class FileKeeper:
         return content, stored.media_type
 
     def _remove_old_copies(self) -> None:
+        """Those over their time; and the oldest, if all together take too much room."""
         now = time.time()
-        if now - self._cleaned_at < _KEEP_COPIES / 10:
+        if now - self._cleaned_at < _CLEAN_EVERY:
             return
         self._cleaned_at = now
-        with contextlib.suppress(OSError), os.scandir(self.copies) as entries:
-            for entry in entries:
-                if now - entry.stat(follow_symlinks=False).st_mtime > _KEEP_COPIES:
-                    shutil.rmtree(entry.path, ignore_errors=True)
+        room = _MOST_OF_COPIES
+        for made_at, size, folder in sorted(_folders(self.copies), reverse=True):
+            room -= size
+            age = now - made_at
+            if age > _KEEP_COPIES or (room < 0 and age > _CLEAN_EVERY):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def find(self, principal: str, uri: str) -> StoredFile:
         """
@@ -206,6 +215,8 @@ class Keeping:
 
     def _keep(self, path: str) -> StoredFile:
         limits = self._limits
+        if time.monotonic() > self._deadline:
+            raise FileRefused("there was no time left to keep it", setting="file_timeout")
         if len(self.stored) >= limits.max_turn_files:
             raise FileRefused(f"at most {limits.max_turn_files} files are kept of one turn", setting="max_turn_files")
         # A copy is opened only for the call that it was made for; among the roots there are none.
@@ -251,6 +262,15 @@ class Keeping:
         }
         setting = min(allowed, key=lambda name: allowed[name])
         return Limit(max(allowed[setting], 0), setting, self._deadline)
+
+
+def _folders(parent: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each folder in `parent` was made, the bytes in it, and its path."""
+    with contextlib.suppress(OSError):
+        for folder in parent.iterdir():
+            with contextlib.suppress(OSError):
+                size = sum(path.lstat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
+                yield folder.lstat().st_mtime, size, folder
 
 
 def tenant_of(principal: str) -> str:
