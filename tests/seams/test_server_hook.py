@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from mcp_wire import Json, announced_id, called, kept, listed, text_of, wire, wi
 from shapes import SHAPES, Shape, bare
 
 from perdure import Outcome, install, persisted
-from perdure.middleware.persistence.wiring import Runtime
+from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.wiring import Runtime, activated, build
 from perdure.middleware.tool_schema import continuation_id_schema
-from perdure.settings import ToolSettings
+from perdure.settings import Settings, ToolSettings
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 
@@ -530,3 +532,36 @@ async def test_a_decorated_server_behind_a_persisted_tool_records_its_own_turn(r
 
     await called(front, "relay", {"text": "a"})
     assert sorted(turn.tool for turn in kept(runtime)) == ["echo", "relay"]
+
+
+# ── what perdure itself cannot do ────────────────────────────────────────────────────────────────────────────────
+
+
+class NoClock:
+    def now(self) -> datetime:
+        raise RuntimeError("no time today")
+
+
+async def test_a_call_that_perdure_cannot_even_read_is_answered_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    server = _server()
+    install(server, tools=["chat"])
+    with activated(build(Settings(), store=MemoryStore(), clock=NoClock())):
+        assert await called(server, "chat", {"text": "a"}) == await called(_server(), "chat", {"text": "a"})
+    assert "call.not_understood" in caplog.text
+
+
+async def test_an_entry_that_perdure_cannot_read_is_listed_as_it_is(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = {"name": "odd", "inputSchema": {"type": "object", "properties": "of any kind"}}
+
+    async def gives_odd_entries(ctx: Any, call_next: Callable[..., Any]) -> Any:
+        return {"tools": [odd]} if ctx.method == "tools/list" else await call_next(ctx)
+
+    server = _server()
+    install(server, tools=["odd"])
+    server.middleware.append(gives_odd_entries)  # within ours
+    async with Client(server, mode="legacy") as client:
+        result = await client.session._dispatcher.send_raw_request("tools/list", {})
+    assert result["tools"] == [odd]
+    assert "tool.not_amended" in caplog.text

@@ -149,17 +149,22 @@ def tool_error(error: Exception) -> Exception:
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    """The tool of the context's server whose function satisfies `is_handler`; under `name`, if that is given."""
+    """The tool of the context's server whose function satisfies `is_handler`; under `name`, if that is given.
+
+    Raises:
+        LookupError: This version of the SDK keeps its tools where we do not find them.
+    """
     try:
         server = cast("Context[Any, Any]", context).mcp_server
     except (AttributeError, ValueError):
         return None
+    if not hasattr(server, "_tool_manager"):
+        raise LookupError("this version of mcp keeps its tools elsewhere, so that no call of a decorated one is kept")
     return tool_of_server(server, is_handler, name)
 
 
 def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    # The SDK has no public way from a tool's name to the tool. Without this handle a decorated tool still answers,
-    # unpersisted, and says so.
+    # The SDK has no public way from a tool's name to the tool. A low-level server has no tools of its own at all.
     manager = getattr(server, "_tool_manager", None)
     if manager is None:
         return None

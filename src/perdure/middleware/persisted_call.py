@@ -75,9 +75,13 @@ class PersistedCall:
             max_total_bytes=runtime.settings.max_total_bytes,
         )
 
-    def report_to(self, report: Report | None) -> None:
+    def report_to(self, reporter: Callable[[], Report | None]) -> None:
         """Where to tell how far the work on a large file is."""
-        self._files.report = report
+        if self.policy.files:
+            try:
+                self._files.report = reporter()
+            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+                self._runtime.say("progress.not_reported", error)
 
     # ── before the body ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -91,7 +91,7 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return await self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
+        call.report_to(lambda: mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
         await call.begin_async()
         try:
             serving.refuse_if_it_must()
@@ -114,7 +114,7 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
+        call.report_to(lambda: mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
         call.begin()
         try:
             serving.refuse_if_it_must()

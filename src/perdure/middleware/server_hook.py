@@ -85,23 +85,13 @@ class _ServerHook:
         entry = await self._entry(name, ctx)
         if entry is None:
             return await call_next(ctx)  # No such tool: nobody's turn.
-        call = PersistedCall(
-            runtime(),
-            ToolRequest(
-                tool=name,
-                arguments=dict(arguments or {}),
-                meta=params.get("_meta") or {},
-                caller=mcp_v2.caller_of(ctx),
-                protocol_version=ctx.protocol_version,
-                declares_id=declares_continuation_id(entry.get("inputSchema")),
-                input_schema=entry.get("inputSchema"),
-                output_schema=entry.get("outputSchema"),
-                schema_widened=True,
-            ),
-            policy,
-        )
+        try:
+            call = _understood(ctx, name, params, entry, policy)
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            runtime().say("call.not_understood", error)
+            return await call_next(ctx)
         active.call = call
-        call.report_to(mcp_v2.reporter(ctx, anyio.lowlevel.current_token))
+        call.report_to(lambda: mcp_v2.reporter(ctx, anyio.lowlevel.current_token))
         await call.begin_async()
         if call.refusal is not None:
             refused = mcp_v2.to_wire(mcp_v2.error_result(call.refusal))
@@ -156,8 +146,12 @@ class _ServerHook:
         return {**wire, "tools": [self._amended(tool) for tool in tools]}
 
     def _amended(self, tool: JsonObject) -> JsonObject:
-        policy, _ = self._policy(tool["name"])
-        return amended(tool, policy) if policy.enabled else tool
+        try:
+            policy, _ = self._policy(tool["name"])
+            return amended(tool, policy) if policy.enabled else tool
+        except Exception as error:  # noqa: BLE001 - a schema that we cannot read is the server's to show
+            runtime().say("tool.not_amended", error)
+            return tool
 
     def _policy(self, name: str) -> tuple[Policy, PersistedHandler | None]:
         tool = mcp_v2.tool_of_server(self._server, lambda function: persisted_handler_of(function) is not None, name)
@@ -190,6 +184,26 @@ class _ServerHook:
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
             remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
         )
+
+
+def _understood(
+    ctx: "ServerRequestContext[Any, Any]", name: str, params: Mapping[str, Any], entry: JsonObject, policy: Policy
+) -> PersistedCall:
+    return PersistedCall(
+        runtime(),
+        ToolRequest(
+            tool=name,
+            arguments=dict(params.get("arguments") or {}),
+            meta=params.get("_meta") or {},
+            caller=mcp_v2.caller_of(ctx),
+            protocol_version=ctx.protocol_version,
+            declares_id=declares_continuation_id(entry.get("inputSchema")),
+            input_schema=entry.get("inputSchema"),
+            output_schema=entry.get("outputSchema"),
+            schema_widened=True,
+        ),
+        policy,
+    )
 
 
 def _with_arguments(ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject) -> "ServerRequestContext[Any, Any]":
