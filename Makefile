@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp  ## All tests.
+test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp  ## All tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/dev.stamp  ## Style, types, floors.
@@ -28,6 +28,7 @@ format: .venv/dev.stamp
 lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group build -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --all-extras -c requirements/runtime.txt pyproject.toml --group dev -o requirements/dev.txt
+	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
 .venv/runtime.stamp: requirements/runtime.txt pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv (the first time takes about a minute) ..."; $(PYTHON) -m venv .venv; }
@@ -37,6 +38,19 @@ lock: .venv/dev.stamp
 
 .venv/dev.stamp: requirements/dev.txt .venv/runtime.stamp
 	@$(PIP) install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Debian's PgBouncer, unpacked here: nothing on the machine changes.
+.venv/pgbouncer.stamp: tests/servers/fetch_pgbouncer.sh .venv/dev.stamp
+	@rm -rf .venv/pgbouncer
+	@sh $< .venv/pgbouncer
+	@touch $@
+
+# The command line of Supabase, as npm has it. The copy keeps npm from writing to our lock.
+.venv/supabase.stamp: tests/servers/package.json tests/servers/package-lock.json .venv/dev.stamp
+	@mkdir -p .venv/supabase
+	@cp tests/servers/package.json tests/servers/package-lock.json .venv/supabase/
+	@npm install --prefix .venv/supabase --no-audit --no-fund --ignore-scripts --loglevel error
 	@touch $@
 
 clean:

@@ -1,5 +1,6 @@
 """Shared by all tests: nothing here ever touches the data or the settings of whoever runs them."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends import Backend
+from servers.postgres_cluster import PostgresCluster
 
 from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.ports import Clock, Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime
@@ -17,12 +21,18 @@ from perdure.settings import Settings
 Activate = Callable[..., Runtime]
 """`activate(store=None, *, clock=None, **settings)` makes the runtime that serves every call until the test ends."""
 
+MakeDatabase = Callable[[], str]
+"""Makes a migrated database in the Postgres of this run, and returns its URL."""
+
+on_every_backend = pytest.mark.parametrize("backend", ["sqlite", "postgres"], indirect=True)
+"""For a test that takes `backend`: once on each that keeps what it is told."""
+
 
 @pytest.fixture(autouse=True)
 def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Settings, data and runtime of the test's own, for this process and for those it starts."""
     for name in list(os.environ):
-        if name.startswith(("PERDURE_", "SUPABASE_")) or name == "USE_SUPABASE":
+        if name.startswith(("PERDURE_", "SUPABASE_", "PG")) or name == "USE_SUPABASE":
             monkeypatch.delenv(name)
     home = tmp_path / "perdure-home"
     home.mkdir()
@@ -50,3 +60,40 @@ def activate() -> Iterator[Activate]:
 def runtime(activate: Activate) -> Runtime:
     """A runtime with default settings over an empty store in memory."""
     return activate()
+
+
+# ── real databases ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresCluster]:
+    """One Postgres for the whole run, without the roles of Supabase. A test that harms it brings its own."""
+    with PostgresCluster(max_connections=250) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def make_database(postgres: PostgresCluster) -> MakeDatabase:
+    template = postgres.create_database("migrated")
+    migrations.apply(postgres.url(template), template, lambda _: None)
+    numbers = itertools.count()
+
+    def make() -> str:
+        return postgres.url(postgres.create_database(f"test_{next(numbers)}", template=template))
+
+    return make
+
+
+@pytest.fixture
+def database_url(make_database: MakeDatabase) -> str:
+    """A migrated database of the test's own."""
+    return make_database()
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """See `on_every_backend`."""
+    environment = {"PERDURE_BACKEND": request.param, "PERDURE_DATA_DIR": str(tmp_path / "data")}
+    if request.param == "postgres":
+        environment["PERDURE_DATABASE_URL"] = request.getfixturevalue("make_database")()
+    return Backend(name=request.param, environment=environment)

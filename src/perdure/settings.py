@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["Announce", "FileReference", "HistoryMode", "Policy", "Settings", "ToolSettings"]
@@ -116,7 +116,11 @@ class Settings(BaseSettings):
 
     enabled: bool = True
     """False makes perdure vanish."""
-    backend: Literal["sqlite", "memory"] = "sqlite"
+    backend: Literal["sqlite", "postgres", "memory"] = "sqlite"
+    database_url: SecretStr | None = None
+    """Of Postgres: `postgresql://user:password@host:5432/database`."""
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
+    """To Postgres, from one process."""
     data_dir: Path | None = None
     """None: the platform's user data directory."""
     user_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import StoreUnavailable
-from perdure.middleware.persistence import migrations
-from perdure.middleware.persistence.migrations import Migration, migrate_sqlite, sqlite_migrations
+from perdure.middleware.persistence.migrations import sqlite as migrations
+from perdure.middleware.persistence.migrations.numbered_files import Migration
+from perdure.middleware.persistence.migrations.sqlite import migrate_sqlite, sqlite_migrations
 from perdure.middleware.persistence.sql_files import named_queries, sql_folder
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Window

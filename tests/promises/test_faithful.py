@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from conftest import MakeDatabase
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from perdure.middleware.persistence.serialization import (
     encode_prompt,
 )
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject, Outcome, Window
 from perdure.testing import FrozenClock
@@ -55,11 +57,18 @@ def messages(draw: st.DrawFn) -> tuple[str, JsonObject]:
     return text, draw(st.dictionaries(texts | st.just(text), values, max_size=4))
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = (
-        MemoryStore() if request.param == "memory" else SqliteStore(tmp_path_factory.mktemp("faithful") / "perdure.db")
-    )
+@pytest.fixture(scope="module", params=["memory", "sqlite", "postgres"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_database: MakeDatabase
+) -> Iterator[Store]:
+    made: Store
+    match request.param:
+        case "memory":
+            made = MemoryStore()
+        case "sqlite":
+            made = SqliteStore(tmp_path_factory.mktemp("faithful") / "perdure.db")
+        case _:
+            made = PostgresStore(make_database())
     yield made
     made.close()
 
@@ -74,8 +83,10 @@ def as_it_is(value: Json) -> str:
 @example(("x" * 20, {"zero": -0.0, "x" * 20: "x" * 20, "at": [["x" * 20]], "value": None, "text": "y"}))
 def test_a_prompt_comes_back_from_its_stored_form(message: tuple[str, JsonObject]) -> None:
     prompt, arguments = message
-    found_prompt, found_arguments = decode_prompt(encode_prompt(prompt, arguments))
-    assert (found_prompt, as_it_is(found_arguments)) == (prompt, as_it_is(arguments))
+    for metadata in ({}, arguments):
+        found = decode_prompt(encode_prompt(prompt, arguments, metadata))
+        assert found.text == prompt
+        assert as_it_is([found.arguments, found.metadata]) == as_it_is([arguments, metadata])
 
 
 @given(messages(), messages(), st.booleans())
@@ -109,7 +120,7 @@ def test_the_readable_text_is_the_text_itself_but_for_what_databases_refuse(text
 
 
 def test_a_message_without_an_exact_form_is_its_readable_text() -> None:
-    assert decode_prompt(StoredMessage("by hand", None)) == ("by hand", {})
+    assert decode_prompt(StoredMessage("by hand", None)) == ("by hand", {}, {})
     assert decode_answer(StoredMessage("by hand", None)) == Answer(text="by hand")
 
 

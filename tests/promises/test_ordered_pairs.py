@@ -1,9 +1,10 @@
 """Promise 5, Ordered pairs: under any concurrency no turn is lost and no prompt is parted from its answer.
 
-Run as a program, this file is one of the processes that write: `test_ordered_pairs.py DATABASE NAME CONVERSATIONS`.
+Run as a program, this file is one of the processes that write: `test_ordered_pairs.py NAME CONVERSATIONS`.
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,11 +15,12 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from backends import Backend, store_of_this_process
+from conftest import on_every_backend
 
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.stores import memory
 from perdure.middleware.persistence.stores.memory import MemoryStore
-from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Window
 from perdure.testing.turns import a_turn, answered
 
@@ -26,14 +28,16 @@ AT_ONCE = 64
 """Turns that run at the same time in one process, each in a thread of its own."""
 
 
+@on_every_backend
 @pytest.mark.parametrize("conversations", [1, 8])
-def test_two_processes_with_64_turns_each_lose_nothing_and_keep_pairs(tmp_path: Path, conversations: int) -> None:
-    path = tmp_path / "perdure.db"
+def test_two_processes_with_64_turns_each_lose_nothing_and_keep_pairs(backend: Backend, conversations: int) -> None:
+    environment = {**os.environ, **backend.environment, "PYTHONPATH": str(Path(__file__).parents[1])}
     with ExitStack() as stack:
         processes = [
             stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, __file__, str(path), name, str(conversations)],
+                    [sys.executable, __file__, name, str(conversations)],
+                    env=environment,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -49,7 +53,7 @@ def test_two_processes_with_64_turns_each_lose_nothing_and_keep_pairs(tmp_path: 
         told = [line for process in processes for line in json.loads(process.communicate(timeout=60)[0])]
         assert [process.returncode for process in processes] == [0, 0]
     assert len(told) == 2 * AT_ONCE
-    store = SqliteStore(path)
+    store = backend.open()
     _expect_ordered_pairs(store, told, conversations)
     store.close()
 
@@ -121,8 +125,8 @@ def _all_at_once(store: Store, name: str, conversations: int) -> list[dict[str, 
 
 
 def main() -> None:
-    path, name, conversations = sys.argv[1:]
-    store = SqliteStore(Path(path))
+    name, conversations = sys.argv[1:]
+    store = store_of_this_process()
     print("ready", flush=True)
     sys.stdin.readline()
     print(json.dumps(_all_at_once(store, name, int(conversations))))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from backends import Backend
+from conftest import on_every_backend
 from mcp import Client, StdioServerParameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,17 +48,17 @@ mcp.run()
 
 
 @asynccontextmanager
-async def server(folder: Path) -> AsyncIterator[tuple[Client, int]]:
+async def server(folder: Path, backend: Backend) -> AsyncIterator[tuple[Client, int]]:
     script, pid_file = folder / "server.py", folder / "pid"
     script.write_text(SERVER)
     command = f'echo $$ > "{pid_file}"; exec "{sys.executable}" "{script}"'
-    environment = {**os.environ, "PERDURE_DATA_DIR": str(folder / "data"), "PERDURE_CONFIG": os.devnull}
+    environment = {**os.environ, "PERDURE_CONFIG": os.devnull, **backend.environment}
     async with Client(StdioServerParameters(command="/bin/sh", args=["-c", command], env=environment)) as client:
         yield client, int(pid_file.read_text())
 
 
-def cli(folder: Path, *arguments: str) -> dict:
-    environment = {**os.environ, "PERDURE_DATA_DIR": str(folder / "data"), "PERDURE_CONFIG": os.devnull}
+def cli(backend: Backend, *arguments: str) -> dict:
+    environment = {**os.environ, "PERDURE_CONFIG": os.devnull, **backend.environment}
     ran = subprocess.run(
         [sys.executable, "-c", "from perdure.cli import main; main()", *arguments, "--json"],
         env=environment,
@@ -67,25 +69,27 @@ def cli(folder: Path, *arguments: str) -> dict:
     return json.loads(ran.stdout)
 
 
+@on_every_backend
 @pytest.mark.parametrize("tool", ["chat", "chat_sync"])
-async def test_a_conversation_goes_on_after_three_kills(tmp_path: Path, tool: str) -> None:
+async def test_a_conversation_goes_on_after_three_kills(tmp_path: Path, backend: Backend, tool: str) -> None:
     conversation = {}
     for said in ["one", "two", "three"]:
-        async with server(tmp_path) as (client, pid):
+        async with server(tmp_path, backend) as (client, pid):
             result = await client.call_tool(tool, {"prompt": said, **conversation})
             conversation = {"continuation_id": result.meta["perdure/continuation-id"]}
             os.kill(pid, signal.SIGKILL)
 
-    async with server(tmp_path) as (client, _):
+    async with server(tmp_path, backend) as (client, _):
         result = await client.call_tool(tool, {"prompt": "four", **conversation})
 
     assert result.content[0].text == "one | two | three"
     assert result.meta["perdure/history"] == {"state": "loaded", "turns": 3, "omitted": 0}
 
 
-async def test_a_call_that_the_kill_cut_off_leaves_its_prompt_and_no_gap(tmp_path: Path) -> None:
+@on_every_backend
+async def test_a_call_that_the_kill_cut_off_leaves_its_prompt_and_no_gap(tmp_path: Path, backend: Backend) -> None:
     reached = tmp_path / "reached"
-    async with server(tmp_path) as (client, pid), anyio.create_task_group() as tasks:
+    async with server(tmp_path, backend) as (client, pid), anyio.create_task_group() as tasks:
 
         async def call() -> None:
             arguments = {"prompt": "cut off", "reached": str(reached), "continuation_id": "c"}
@@ -98,18 +102,20 @@ async def test_a_call_that_the_kill_cut_off_leaves_its_prompt_and_no_gap(tmp_pat
                 await anyio.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
 
-    async with server(tmp_path) as (client, _):
+    async with server(tmp_path, backend) as (client, _):
         await client.call_tool("chat", {"prompt": "after", "continuation_id": "c"})
 
-    turns = cli(tmp_path, "conversations", "show", "c")["turns"]
+    turns = cli(backend, "conversations", "show", "c")["turns"]
     assert [(turn["place"], turn["prompt"], turn["outcome"]) for turn in turns] == [
         (1, "cut off", "running"),  # interrupted, once its lease is over
         (2, "after", "answered"),
     ]
 
 
-def test_the_demo_shows_it() -> None:
-    ran = subprocess.run([sys.executable, DEMO], capture_output=True, text=True, check=False)
+@on_every_backend
+def test_the_demo_shows_it(backend: Backend) -> None:
+    environment = {**os.environ, **backend.environment}
+    ran = subprocess.run([sys.executable, DEMO], env=environment, capture_output=True, text=True, check=False)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "It remembers." in ran.stdout

@@ -8,6 +8,7 @@ import typer
 import perdure
 from perdure.cli.conversations import list_conversations, show_conversation
 from perdure.cli.files import get_file, list_files
+from perdure.cli.migrate import migrate, migration_text
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings_loader import load_settings
@@ -115,6 +116,28 @@ def get_command(
 ) -> None:
     """Write one file to a place of your choice."""
     get_file(_runtime(context), uri, output, user=user)
+
+
+@app.command("migrate", epilog="Example: PERDURE_DATABASE_URL=postgresql://… perdure migrate")
+def migrate_command(
+    context: typer.Context,
+    database_url: Annotated[
+        str | None,
+        typer.Option(help="The database; else PERDURE_DATABASE_URL, which other users of this machine cannot see."),
+    ] = None,
+    as_text: Annotated[
+        bool, typer.Option("--print", help="Print the SQL instead: to be pasted into Supabase's SQL editor.")
+    ] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write it to supabase/migrations instead: the Supabase CLI pushes it."),
+    ] = None,
+) -> None:
+    """Make the tables and functions in Postgres or Supabase, or bring them up to date. Again does no harm."""
+    if as_text or write:
+        migration_text(write)
+    else:
+        migrate(load_settings(context.obj), database_url)
 
 
 def _engine(context: typer.Context) -> Engine:

@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 
-__all__ = ["StoredMessage", "decode_answer", "decode_prompt", "digest", "encode_answer", "encode_prompt", "exact_json"]
+__all__ = [
+    "Prompt",
+    "StoredMessage",
+    "decode_answer",
+    "decode_prompt",
+    "digest",
+    "encode_answer",
+    "encode_prompt",
+    "exact_json",
+    "readable_json",
+]
 
 _WORTH_FOLDING = 16
 """Characters. A shorter text costs less than saying where it belongs."""
@@ -22,13 +32,20 @@ class StoredMessage(NamedTuple):
     body: str | None
 
 
-def encode_prompt(prompt: str, arguments: JsonObject) -> StoredMessage:
-    return _encode(prompt, {"arguments": arguments})
+class Prompt(NamedTuple):
+    text: str
+    arguments: JsonObject
+    metadata: JsonObject
 
 
-def decode_prompt(message: StoredMessage) -> tuple[str, JsonObject]:
+def encode_prompt(prompt: str, arguments: JsonObject, metadata: JsonObject | None = None) -> StoredMessage:
+    """`metadata` for a store that has no other exact place for it."""
+    return _encode(prompt, {"arguments": arguments, "metadata": metadata} if metadata else {"arguments": arguments})
+
+
+def decode_prompt(message: StoredMessage) -> Prompt:
     text, value = _decode(message)
-    return text, value.get("arguments", {})
+    return Prompt(text, value.get("arguments", {}), value.get("metadata", {}))
 
 
 def encode_answer(answer: Answer) -> StoredMessage:
@@ -49,6 +66,19 @@ def digest(tool: str, arguments: JsonObject) -> str:
 def exact_json(value: Json) -> str:
     """JSON text in ASCII: NUL and lone surrogates as escapes, key order kept."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def readable_json(value: Json) -> Json:
+    """`value` as a `jsonb` column can hold it: for people to read and filter by, not the exact form."""
+    match value:
+        case str():
+            return _storable(value)
+        case dict():
+            return {_storable(key): readable_json(item) for key, item in value.items()}
+        case list():
+            return [readable_json(item) for item in value]
+        case _:
+            return value
 
 
 def _encode(text: str, value: JsonObject) -> StoredMessage:

@@ -27,7 +27,17 @@ from perdure.middleware.persistence.turn import StoredFile
 from perdure.settings import Policy, Settings, ToolSettings
 from perdure.settings_loader import data_directory, load_settings
 
-__all__ = ["Runtime", "activated", "build", "redactor_for", "roots_for", "runtime", "stored_files"]
+__all__ = [
+    "Runtime",
+    "activated",
+    "build",
+    "database_url",
+    "postgres_driver",
+    "redactor_for",
+    "roots_for",
+    "runtime",
+    "stored_files",
+]
 
 _SAY_AGAIN_AFTER = 60.0
 """Seconds for which the same fault is not logged again."""
@@ -162,8 +172,47 @@ def _store(settings: Settings, clock: Clock) -> Store:
     match settings.backend:
         case "sqlite":
             return SqliteStore(data_directory(settings) / "perdure.db", clock)
+        case "postgres":
+            return _postgres(settings, clock)
         case "memory":
             return MemoryStore(clock)
+
+
+def _postgres(settings: Settings, clock: Clock) -> Store:
+    url = database_url(settings)
+    with postgres_driver():
+        from perdure.middleware.persistence.stores.postgres import PostgresStore  # noqa: PLC0415 - only where it is used
+    return PostgresStore(url, clock, timeout=settings.operation_timeout, max_connections=settings.max_connections)
+
+
+def database_url(settings: Settings) -> str:
+    """
+    Raises:
+        SettingsError: There is none.
+    """
+    if settings.database_url is None:
+        raise SettingsError(
+            "There is no database URL.",
+            remedy="set PERDURE_DATABASE_URL (or database_url in perdure.toml) to "
+            "postgresql://user:password@host:5432/database.",
+        )
+    return settings.database_url.get_secret_value()
+
+
+@contextmanager
+def postgres_driver() -> Iterator[None]:
+    """Around an import of what needs psycopg.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(
+            f"Postgres needs the driver psycopg, which is not installed ({error}).",
+            remedy='install it with: pip install "perdure[postgres]".',
+        ) from error
 
 
 _runtime: Runtime | None = None

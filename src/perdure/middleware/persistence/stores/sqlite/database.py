@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from perdure.errors import PerdureError, StoreError, StoreUnavailable
-from perdure.middleware.persistence.migrations import is_current, migrate_sqlite
+from perdure.errors import PerdureError, StoreUnavailable
+from perdure.middleware.persistence.migrations.sqlite import is_current, migrate_sqlite
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.stores.sqlite.fork_gate import ForkGate
 from perdure.middleware.persistence.stores.sqlite.process_turn import ProcessTurn
 
-__all__ = ["Database", "decoded", "encoded", "explained"]
+__all__ = ["Database", "explained"]
 
 _BUSY_SECONDS = 3.0
 
@@ -169,36 +169,6 @@ def explained(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         what, remedy = _explanation(error, path)
         raise StoreUnavailable(what, remedy=remedy) from error
-
-
-@contextlib.contextmanager
-def decoded(path: Path) -> Iterator[None]:
-    """
-    Raises:
-        StoreUnavailable: A row holds what perdure did not write.
-    """
-    try:
-        yield
-    except (ValueError, LookupError, TypeError) as error:
-        raise StoreUnavailable(
-            f"The database {path} holds something that perdure did not write ({error}).",
-            remedy="put a backup in its place, or mend the row that another program changed.",
-        ) from error
-
-
-@contextlib.contextmanager
-def encoded(turn_id: str) -> Iterator[None]:
-    """
-    Raises:
-        StoreError: A turn holds what cannot be written down.
-    """
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise StoreError(
-            f"The turn {turn_id} holds something that cannot be written down ({error}).",
-            remedy="look at what the tool was given and what it gave back.",
-        ) from error
 
 
 def _explanation(error: sqlite3.Error | OSError, path: Path) -> tuple[str, str]:

@@ -18,7 +18,8 @@ from perdure.middleware.persistence.serialization import (
     exact_json,
 )
 from perdure.middleware.persistence.sql_files import named_queries
-from perdure.middleware.persistence.stores.sqlite.database import Database, decoded, encoded, explained
+from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.sqlite.database import Database, explained
 from perdure.middleware.persistence.stores.sqlite.group_writer import GroupWriter
 from perdure.middleware.persistence.turn import (
     Answer,
@@ -281,7 +282,7 @@ def _file(row: sqlite3.Row) -> StoredFile:
 
 
 def _turn(row: sqlite3.Row, principal: str, continuation_id: str) -> Turn:
-    prompt, arguments = decode_prompt(StoredMessage(row["prompt"], row["prompt_body"]))
+    prompt = decode_prompt(StoredMessage(row["prompt"], row["prompt_body"]))
     answered = row["outcome"] is not None
     started_at = datetime.fromisoformat(row["started_at"])
     return Turn(
@@ -289,8 +290,8 @@ def _turn(row: sqlite3.Row, principal: str, continuation_id: str) -> Turn:
         principal=principal,
         continuation_id=continuation_id,
         tool=row["tool"],
-        prompt=prompt,
-        arguments=arguments,
+        prompt=prompt.text,
+        arguments=prompt.arguments,
         started_at=started_at,
         lease_until=datetime.fromisoformat(row["lease_until"]) if row["lease_until"] else started_at,
         outcome=Outcome(row["outcome"] or Outcome.RUNNING),

@@ -1,0 +1,186 @@
+-- perdure 0003: reading what is kept, searching it, and letting go of what has expired.
+do $migration$ begin
+set local lock_timeout = '15s';
+perform pg_advisory_xact_lock(7305437215021183092);
+if to_regclass('public.perdure_migrations') is null
+   or not exists (select from public.perdure_migrations where version = 2) then
+  raise exception 'perdure 0003 needs 0002' using hint = 'Run the files of sql/postgres/migrations in their order.';
+end if;
+if exists (select from public.perdure_migrations where version = 3) then return; end if;
+-- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
+
+-- A page of a conversation's turns, by place. Unknown, expired and somebody else's look the same: [].
+create function public.read_turns(
+  user_id text, continuation_id text, after_place bigint default 0, max_turns integer default 100, at timestamptz default null
+) returns json
+language plpgsql stable security invoker set search_path = '' as $function$
+#variable_conflict use_column
+declare
+  principal constant text := public.chat_principal(read_turns.user_id);
+  session uuid;
+  places bigint[];
+begin
+  select x.id into session from public.chat_sessions x
+   where x.continuation_id = read_turns.continuation_id and x.user_id = principal
+     and (x.expires_at is null or x.expires_at > coalesce(read_turns.at, clock_timestamp()));
+  select array_agg(p.turn_seq) into places
+    from (select q.turn_seq from public.chat_messages q
+           where q.session_id = session and q.part = 0 and q.turn_seq > read_turns.after_place
+           order by q.turn_seq limit read_turns.max_turns) p;
+  return case when places is null then '[]'::json else public.chat_turns(session, places) end;
+end $function$;
+
+-- Conversations, newest first, from the one after (before_at, before_user, before_id). user_id null: everybody's for a
+-- trusted caller, the token's own for any other.
+create function public.list_conversations(
+  user_id text default null, continuation_id text default null, before_at timestamptz default null,
+  before_user text default null, before_id text default null, max_lines integer default 100, at timestamptz default null
+) returns json
+language plpgsql stable security invoker set search_path = '' as $function$
+#variable_conflict use_column
+declare
+  principal constant text := case when list_conversations.user_id is null and public.chat_trusted() then null
+                                  else public.chat_principal(list_conversations.user_id) end;
+  moment constant timestamptz := coalesce(list_conversations.at, clock_timestamp());
+  first constant timestamptz := coalesce(list_conversations.before_at, 'infinity');
+  lines json;
+begin
+  -- A statement for each way to ask, so that each has its own index.
+  if list_conversations.continuation_id is not null then
+    select json_agg(l order by l.updated_at desc, l.user_id desc, l.continuation_id desc) into lines
+      from (select x.user_id, x.continuation_id, x.last_place, x.created_at, x.updated_at from public.chat_sessions x
+             where x.continuation_id = list_conversations.continuation_id
+               and (principal is null or x.user_id = principal)
+               and (x.expires_at is null or x.expires_at > moment)
+               and (list_conversations.before_at is null or (x.updated_at, x.user_id collate "C", x.continuation_id collate "C")
+                    < (first, list_conversations.before_user, list_conversations.before_id))
+             order by x.updated_at desc, x.user_id desc, x.continuation_id desc limit list_conversations.max_lines) l;
+  elsif principal is not null then
+    select json_agg(l order by l.updated_at desc, l.user_id desc, l.continuation_id desc) into lines
+      from (select x.user_id, x.continuation_id, x.last_place, x.created_at, x.updated_at from public.chat_sessions x
+             where x.user_id = principal and x.updated_at <= first
+               and x.continuation_id not like chr(31) || '%'
+               and (x.expires_at is null or x.expires_at > moment)
+               and (list_conversations.before_at is null or (x.updated_at, x.user_id collate "C", x.continuation_id collate "C")
+                    < (first, list_conversations.before_user, list_conversations.before_id))
+             order by x.updated_at desc, x.continuation_id desc limit list_conversations.max_lines) l;
+  else
+    select json_agg(l order by l.updated_at desc, l.user_id desc, l.continuation_id desc) into lines
+      from (select x.user_id, x.continuation_id, x.last_place, x.created_at, x.updated_at from public.chat_sessions x
+             where x.updated_at <= first
+               and x.continuation_id not like chr(31) || '%'
+               and (x.expires_at is null or x.expires_at > moment)
+               and (list_conversations.before_at is null or (x.updated_at, x.user_id collate "C", x.continuation_id collate "C")
+                    < (first, list_conversations.before_user, list_conversations.before_id))
+             order by x.updated_at desc, x.user_id desc, x.continuation_id desc limit list_conversations.max_lines) l;
+  end if;
+  return coalesce(lines, '[]'::json);
+end $function$;
+
+-- A principal's files, newest first: all, of one conversation, under one logical name, or (one line) under one key.
+create function public.list_files(
+  user_id text, continuation_id text default null, name text default null, key text default null,
+  max_lines integer default 1000, at timestamptz default null
+) returns json
+language plpgsql stable security invoker set search_path = '' as $function$
+#variable_conflict use_column
+declare
+  principal constant text := public.chat_principal(list_files.user_id);
+  moment constant timestamptz := coalesce(list_files.at, clock_timestamp());
+  narrowed text := '';
+  lines json;
+begin
+  -- Put together, so that each way to ask has its own plan and index. Only these fixed words ever go into the text.
+  if list_files.key is not null then narrowed := narrowed || ' and f.key = $3'; end if;
+  if list_files.name is not null then narrowed := narrowed || ' and f.name = $4'; end if;
+  if list_files.continuation_id is not null then narrowed := narrowed || ' and s.continuation_id = $5'; end if;
+  execute
+    'select json_agg(l order by l.created_at desc, l.name, l.version desc)
+       from (select f.turn_id, f.name, f.version, f.bucket, f.key, f.sha256, f.size, f.media_type, f.created_at,
+                    s.continuation_id
+               from public.chat_files f join public.chat_sessions s on s.id = f.session_id
+              where f.user_id = $1 and s.user_id = $1 and (s.expires_at is null or s.expires_at > $2)' || narrowed ||
+    '         order by f.created_at desc, f.name, f.version desc limit $6) l'
+    into lines
+    using principal, moment, list_files.key, list_files.name, list_files.continuation_id, list_files.max_lines;
+  return coalesce(lines, '[]'::json);
+end $function$;
+
+-- Messages that hold the words asked for ("a phrase", or, -not), newest first. Only a message's first 100,000 characters
+-- are searched.
+create function public.search_messages(
+  user_id text, query text, tool text default null, outcome text default null, since timestamptz default null,
+  until timestamptz default null, max_hits integer default 20, at timestamptz default null
+) returns json
+language plpgsql stable security invoker set search_path = '' as $function$
+#variable_conflict use_column
+declare
+  principal constant text := public.chat_principal(search_messages.user_id);
+  moment constant timestamptz := coalesce(search_messages.at, clock_timestamp());
+  asked constant tsquery := websearch_to_tsquery('simple', search_messages.query);
+  hits json;
+begin
+  select json_agg(h order by h.created_at desc, h.turn_id desc, h.part desc) into hits
+    from (select s.continuation_id, m.turn_id, m.turn_seq as place, m.part, m.role, q.tool, a.outcome, m.created_at,
+                 ts_headline('simple', left(m.content, 100000), asked,
+                                        'MaxFragments=1, MaxWords=30, MinWords=10, StartSel=«, StopSel=»') as excerpt
+            from public.chat_messages m
+            join public.chat_sessions s on s.id = m.session_id
+            join public.chat_messages q on q.session_id = m.session_id and q.turn_seq = m.turn_seq and q.part = 0
+            left join public.chat_messages a on a.session_id = m.session_id and a.turn_seq = m.turn_seq and a.part = 1
+           where m.words @@ asked and m.user_id = principal and s.user_id = principal
+             and (s.expires_at is null or s.expires_at > moment)
+             and (search_messages.tool is null or q.tool = search_messages.tool)
+             and (search_messages.outcome is null or a.outcome = search_messages.outcome)
+             and m.created_at >= coalesce(search_messages.since, '-infinity')
+             and m.created_at < coalesce(search_messages.until, 'infinity')
+           order by m.created_at desc, m.turn_id desc, m.part desc limit search_messages.max_hits) h;
+  return coalesce(hits, '[]'::json);
+end $function$;
+
+-- Delete up to max_conversations that have expired, with their messages and files; those that somebody works on are left
+-- for the next time. Returns how many, and the keys of files that no turn names any more: their bytes may go.
+create function public.purge_expired(max_conversations integer default 100, at timestamptz default null) returns json
+language plpgsql volatile security invoker set search_path = '' set lock_timeout = '1500ms' as $function$
+#variable_conflict use_column
+declare
+  moment constant timestamptz := coalesce(purge_expired.at, clock_timestamp());
+  gone uuid[];
+  named json;
+begin
+  if not public.chat_trusted() then
+    raise exception 'Only a server may purge' using errcode = 'insufficient_privilege';
+  end if;
+  select array_agg(e.id) into gone
+    from (select x.id from public.chat_sessions x where x.expires_at <= moment
+           order by x.expires_at limit purge_expired.max_conversations for update skip locked) e;
+  select json_agg(f) into named
+    from (select distinct x.bucket, x.key from public.chat_files x
+           where x.session_id = any (gone)
+             and not exists (select from public.chat_files o
+                              where o.user_id = x.user_id and o.key = x.key and o.session_id <> all (gone))) f;
+  delete from public.chat_sessions x where x.id = any (gone);
+  return json_build_object('conversations', coalesce(cardinality(gone), 0),
+                                      'files', coalesce(named, '[]'::json));
+end $function$;
+
+do $grants$
+declare
+  api text;
+  functions constant text := 'public.read_turns, public.list_conversations, public.list_files, public.search_messages';
+begin
+  execute 'revoke all on function public.purge_expired, ' || functions || ' from public';
+  foreach api in array array['anon', 'authenticated', 'service_role'] loop
+    continue when not exists (select from pg_roles where rolname = api);
+    execute format('revoke all on function public.purge_expired, %s from %I', functions, api);
+    continue when api = 'anon';
+    execute format('grant execute on function %s to %I', functions, api);
+    continue when api = 'authenticated';
+    execute format('grant execute on function public.purge_expired to %I', api);
+  end loop;
+end $grants$;
+
+-- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+insert into public.perdure_migrations (version, name, checksum) values (3, 'reading', '80ec3156938a32a08bad11ab7a686c91f66e3d5b4931cf228f97884748d709f8');
+perform pg_notify('pgrst', 'reload schema');
+end $migration$;

@@ -1,0 +1,77 @@
+"""Brings a SQLite database to the schema this version of perdure needs.
+
+Each file of `sql/sqlite/migrations` runs once, whole, in one transaction with its own record.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+
+from perdure.middleware.persistence.migrations.numbered_files import Migration, migration_files, missing
+
+__all__ = ["is_current", "migrate_sqlite", "sqlite_migrations"]
+
+_RECORDS = """
+CREATE TABLE IF NOT EXISTS perdure_migrations (
+    version     INTEGER PRIMARY KEY,
+    name        TEXT NOT NULL,
+    checksum    TEXT NOT NULL,
+    applied_at  TEXT NOT NULL
+) STRICT
+"""
+
+
+def sqlite_migrations() -> tuple[Migration, ...]:
+    return migration_files("sqlite")
+
+
+def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str) -> None:
+    """Apply what is missing. `connection` is in autocommit mode; two processes may do this at once.
+
+    Raises:
+        StoreUnavailable: The database was made by a newer perdure, or a migration was changed after it ran.
+    """
+    if is_current(connection, where):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(_RECORDS)
+        for migration in _missing(connection, where):
+            for statement in _statements(migration.sql):
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO perdure_migrations VALUES (?, ?, ?, ?)",
+                (migration.version, migration.name, migration.checksum, at.isoformat()),
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def is_current(connection: sqlite3.Connection, where: str) -> bool:
+    """Whether nothing is missing.
+
+    Raises:
+        StoreUnavailable: The schema is not one of ours.
+    """
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'perdure_migrations'").fetchone()
+    return found is not None and not _missing(connection, where)
+
+
+def _missing(connection: sqlite3.Connection, where: str) -> list[Migration]:
+    rows = connection.execute("SELECT version, checksum FROM perdure_migrations").fetchall()
+    return missing(sqlite_migrations(), {int(version): str(checksum) for version, checksum in rows}, where)
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """One statement at a time: `executescript` would commit the transaction first."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        raise ValueError("A migration ends in the middle of a statement")

@@ -1,0 +1,129 @@
+"""Connections that are used again: bounded in number, each with a deadline, none shared with a forked child.
+
+Not `psycopg_pool`: it connects in threads of its own, so a caller waits out its time and learns no reason where
+connecting here says at once what is wrong; it writes two log lines for each failure; and its threads and sockets do not
+survive a fork.
+"""
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+
+from perdure.errors import StoreTimeout
+
+__all__ = ["Connection", "Connections"]
+
+RV = TypeVar("RV")
+
+_all_pools: "weakref.WeakSet[Connections]" = weakref.WeakSet()
+_of_our_parent: list[object] = []
+"""Connections that a forked child must neither use nor close: the sockets are its parent's."""
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """Gives up on the server at `deadline`, on `time.monotonic()`: its sockets have no time-out of their own."""
+
+    deadline = 0.0
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        left = max(self.deadline - time.monotonic(), 0.0)
+        return super().wait(gen, interval, left if timeout is None else min(left, timeout))
+
+
+class Connections:
+    def __init__(self, conninfo: str, *, most: int) -> None:
+        self.prepare = True
+        """Whether statements are prepared, where the server itself is at the other end."""
+        self._conninfo = conninfo
+        self._most = most
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._free = threading.BoundedSemaphore(most)
+        _all_pools.add(self)
+
+    @contextlib.contextmanager
+    def one(self, deadline: float) -> Iterator[Connection]:
+        """A connection that nobody else uses meanwhile. It is closed if it is not fit to be used again.
+
+        Raises:
+            StoreTimeout: All were in use until the deadline.
+            psycopg.Error: A new one could not be made.
+        """
+        free = self._free
+        if not free.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+            raise StoreTimeout(
+                f"All {self._most} connections to the database were in use.",
+                remedy="look at what the database is busy with; the setting max_connections allows more.",
+            )
+        try:
+            connection = self._idle_one() or self._connect(deadline)
+            connection.deadline = deadline
+            try:
+                yield connection
+            finally:
+                self._put_back(connection)
+        finally:
+            free.release()
+
+    def drop_idle(self) -> None:
+        """Close those that nobody uses: where one was cut off, the others were as well."""
+        with self._lock:
+            idle = self._idle.copy()
+            self._idle.clear()
+        for connection in idle:
+            connection.close()
+
+    def close(self) -> None:
+        self.drop_idle()
+
+    def _idle_one(self) -> Connection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None  # the last one used: its buffers are warm
+
+    def _connect(self, deadline: float) -> Connection:
+        seconds = max(int(deadline - time.monotonic() + 0.5), 1)
+        connection = Connection.connect(
+            self._conninfo, autocommit=True, connect_timeout=seconds, application_name="perdure", client_encoding="utf8"
+        )
+        connection.deadline = deadline
+        try:
+            # Behind a pooler that shares servers among clients, the process that answers is not the one that greeted
+            # us, and a statement prepared in one is unknown in the next.
+            (answering,) = connection.execute("select pg_backend_pid()", prepare=False).fetchone() or (0,)
+        except BaseException:
+            connection.close()
+            raise
+        if not self.prepare or answering != connection.info.backend_pid:
+            connection.prepare_threshold = None
+        return connection
+
+    def _put_back(self, connection: Connection) -> None:
+        if connection.closed:
+            return
+        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            connection.close()  # In the middle of something, and nobody waits for the end of it.
+            return
+        with self._lock:
+            self._idle.append(connection)
+
+    def _leave_to_parent(self) -> None:
+        _of_our_parent.extend(self._idle)
+        self._lock = threading.Lock()
+        self._idle = []
+        self._free = threading.BoundedSemaphore(self._most)
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_all_pools):
+        pool._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,279 @@
+"""A store over the SQL functions of `sql/postgres`: one call for each operation, whatever carries the calls.
+
+A direct connection and PostgREST call the same functions by the same names of arguments and get the same JSON.
+"""
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from perdure.errors import StoreUnavailable, TurnConflict
+from perdure.middleware.persistence.ports import Clock, SystemClock
+from perdure.middleware.persistence.serialization import (
+    StoredMessage,
+    decode_answer,
+    decode_prompt,
+    encode_answer,
+    encode_prompt,
+    readable_json,
+)
+from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.turn import (
+    Answer,
+    BegunTurn,
+    ConversationSummary,
+    FinishedTurn,
+    Json,
+    JsonObject,
+    Outcome,
+    StoredFile,
+    Turn,
+    Window,
+)
+
+__all__ = ["SqlFunctionStore", "SqlFunctions"]
+
+_LAST_PLACE = (1 << 63) - 1
+
+
+class SqlFunctions(Protocol):
+    """Carries calls to the functions in `public`. Safe to use from many threads at once."""
+
+    where: str
+    """Names the database to people, without a secret in it."""
+
+    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        """What `function` returned. Arguments are JSON values, times in ISO 8601; None leaves one at its default.
+
+        Calling again is harmless, and is done where a reply was lost.
+
+        Raises:
+            StoreError: It was refused. What it would have written is not there.
+            StoreUnavailable: It could not be asked, or the reply was lost.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class SqlFunctionStore:
+    blocking = True
+
+    def __init__(self, functions: SqlFunctions, clock: Clock | None = None) -> None:
+        self._functions = functions
+        self._clock = clock or SystemClock()
+
+    def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        with encoded(turn.id):
+            arguments = self._whole(turn) | {"max_turns": window.turns, "max_tokens": window.tokens}
+        reply = self._acknowledged(turn, self._functions.call("begin_turn", arguments))
+        with decoded(self._functions.where):
+            continuation_id = reply["continuation_id"]
+            return BegunTurn(
+                continuation_id=continuation_id,
+                place=reply["place"],
+                replay=reply["status"] == "replay",
+                outcome=Outcome(reply["outcome"] or Outcome.RUNNING),
+                history=tuple(_turn(line, turn.principal, continuation_id) for line in reply["history"]),
+            )
+
+    def finish(self, turn: Turn) -> FinishedTurn:
+        with encoded(turn.id):
+            ending = self._ending(turn)
+            whole = ending | self._whole(turn)
+        # A turn that has its place has its prompt there too: it need not travel again.
+        reply = self._functions.call("finish_turn", ending if turn.place is not None else whole)
+        if turn.place is not None and isinstance(reply, dict) and reply.get("status") == "unknown":
+            reply = self._functions.call("finish_turn", whole)
+        reply = self._acknowledged(turn, reply)
+        with decoded(self._functions.where):
+            # No id: the conversation has expired meanwhile, and is found under none any more.
+            continuation_id = reply["continuation_id"] or turn.continuation_id
+            return FinishedTurn(
+                continuation_id=continuation_id,
+                place=reply["place"],
+                outcome=Outcome(reply["outcome"]),
+                files=tuple(
+                    _file({**line, "turn_id": turn.id, "continuation_id": continuation_id}) for line in reply["files"]
+                ),
+            )
+
+    def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
+        lines = self._read(
+            "read_turns",
+            user_id=principal,
+            continuation_id=continuation_id,
+            after_place=min(max(after, 0), _LAST_PLACE),
+            max_turns=limit,
+        )
+        with decoded(self._functions.where):
+            return [_turn(line, principal, continuation_id) for line in lines]
+
+    def conversations(
+        self,
+        principal: str | None = None,
+        continuation_id: str | None = None,
+        *,
+        before: tuple[datetime, str, str] | None = None,
+        limit: int = 100,
+    ) -> list[ConversationSummary]:
+        before_at, before_user, before_id = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
+        lines = self._read(
+            "list_conversations",
+            user_id=principal,
+            continuation_id=continuation_id,
+            before_at=before_at,
+            before_user=before_user,
+            before_id=before_id,
+            max_lines=limit,
+        )
+        with decoded(self._functions.where):
+            return [_summary(line) for line in lines]
+
+    def file(self, principal: str, key: str) -> StoredFile | None:
+        lines = self._read("list_files", user_id=principal, key=key, max_lines=1)
+        with decoded(self._functions.where):
+            return _file(lines[0]) if lines else None
+
+    def files(
+        self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
+    ) -> list[StoredFile]:
+        lines = self._read("list_files", user_id=principal, continuation_id=continuation_id, name=name, max_lines=limit)
+        with decoded(self._functions.where):
+            return [_file(line) for line in lines]
+
+    def close(self) -> None:
+        self._functions.close()
+
+    def _read(self, function: str, **arguments: Json) -> list[JsonObject]:
+        lines = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
+        if not isinstance(lines, list):
+            raise _not_an_answer(self._functions.where, function)
+        return lines
+
+    def _acknowledged(self, turn: Turn, reply: Json) -> JsonObject:
+        """`reply`, if it speaks of `turn`: what merely looks like success is no acknowledgement.
+
+        Raises:
+            TurnConflict: The id belongs to another principal or another call.
+            StoreUnavailable: It is not what the functions answer.
+        """
+        match reply:
+            case {"status": "conflict"}:
+                raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
+            case {"turn_id": turn_id, "place": int()} if turn_id == turn.id:
+                return dict(reply)
+            case _:
+                raise _not_an_answer(self._functions.where, "a turn")
+
+    def _whole(self, turn: Turn) -> JsonObject:
+        """All that makes a turn known that was not known before."""
+        prompt = encode_prompt(turn.prompt, turn.arguments, turn.metadata)
+        return {
+            "turn_id": turn.id,
+            "user_id": turn.principal,
+            "continuation_id": turn.continuation_id,
+            "tool": turn.tool,
+            "digest": turn.digest,
+            "content": prompt.content,
+            "body": prompt.body,
+            "started_at": turn.started_at.isoformat(),
+            "lease_until": turn.lease_until.isoformat(),
+            "metadata": readable_json(turn.metadata) or None,
+            "minted": turn.minted,
+            "adopt": turn.adopt,
+            "fresh_id": turn.fresh_id or None,
+            "after_place": turn.after_place,
+            "deferred": turn.deferred,
+            "at": self._clock.now().isoformat(),
+        }
+
+    def _ending(self, turn: Turn) -> JsonObject:
+        answer = encode_answer(turn.answer or Answer())
+        return {
+            "turn_id": turn.id,
+            # Made from the turn's id, so that writing again writes the same.
+            "answer_id": str(uuid.UUID(int=uuid.UUID(turn.id).int ^ 1)),
+            "user_id": turn.principal,
+            "digest": turn.digest,
+            "outcome": turn.outcome.value,
+            "answer": answer.content,
+            "answer_body": answer.body,
+            "tokens": turn.tokens,
+            "ended_at": (turn.ended_at or self._clock.now()).isoformat(),
+            "files": [
+                {
+                    "name": file.name,
+                    "bucket": file.bucket,
+                    "key": file.key,
+                    "sha256": file.sha256,
+                    "size": file.size,
+                    "media_type": file.media_type,
+                }
+                for file in turn.files
+            ]
+            or None,
+        }
+
+
+def _not_an_answer(where: str, of_what: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The database {where} answered to {of_what} with something that is not an answer of perdure's functions.",
+        remedy="look at what stands between: a proxy, a login page, a gateway of another version.",
+    )
+
+
+def _turn(line: JsonObject, principal: str, continuation_id: str) -> Turn:
+    prompt = decode_prompt(StoredMessage(line["prompt"], line["prompt_body"]))
+    answered = line["outcome"] is not None
+    started_at = _time(line["started_at"])
+    return Turn(
+        id=line["turn_id"],
+        principal=principal,
+        continuation_id=continuation_id,
+        tool=line["tool"],
+        prompt=prompt.text,
+        arguments=prompt.arguments,
+        started_at=started_at,
+        lease_until=_time(line["lease_until"]) if line["lease_until"] else started_at,
+        outcome=Outcome(line["outcome"] or Outcome.RUNNING),
+        answer=decode_answer(StoredMessage(line["answer"], line["answer_body"])) if answered else None,
+        ended_at=_time(line["ended_at"]) if answered else None,
+        place=line["place"],
+        after_place=line["after_place"],
+        deferred=line["deferred"],
+        tokens=line["tokens"] or 0,
+        digest=line["digest"],
+        metadata=prompt.metadata or line["metadata"] or {},
+        stored_form=True,
+    )
+
+
+def _summary(line: JsonObject) -> ConversationSummary:
+    return ConversationSummary(
+        principal=line["user_id"],
+        continuation_id=line["continuation_id"],
+        turns=line["last_place"],
+        created_at=_time(line["created_at"]),
+        updated_at=_time(line["updated_at"]),
+    )
+
+
+def _file(line: JsonObject) -> StoredFile:
+    return StoredFile(
+        key=line["key"],
+        bucket=line["bucket"],
+        name=line["name"],
+        sha256=line["sha256"],
+        size=line["size"],
+        media_type=line["media_type"],
+        version=line["version"],
+        turn_id=line["turn_id"],
+        continuation_id=line["continuation_id"],
+        created_at=_time(line["created_at"]),
+    )
+
+
+def _time(text: Any) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
