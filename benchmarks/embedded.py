@@ -7,19 +7,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.content import answer_to, prompt_of, result_of
+from benchmarks.content import answer_to
+from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn
 from benchmarks.raw_sqlite import grow_log
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.turn import DEFAULT_LEASE, Answer, Outcome, Turn, Window, new_turn_id
+from perdure.middleware.persistence.turn import Outcome, Turn, new_turn_id
 from perdure.settings import Settings
 
 __all__ = ["WINDOW", "Embedded", "Seed", "embedded"]
-
-WINDOW = Window(turns=20, tokens=1_000_000)
-"""40 messages, with a budget of tokens that never decides."""
-
-_PRINCIPAL = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ class Embedded:
                 first = places[0]
                 if places != list(range(first, first + len(places))) or first <= self.seed.messages // 2:
                     raise AssertionError(f"The places given out in {continuation_id!r} are not dense: {places}")
-                kept = store.turns(_PRINCIPAL, continuation_id, after=first - 1, limit=len(acknowledged))
+                kept = store.turns(PRINCIPAL, continuation_id, after=first - 1, limit=len(acknowledged))
                 found = {
                     _Acknowledged(turn.id, turn.place or 0, turn.prompt)
                     for turn in kept
@@ -88,28 +84,10 @@ class Embedded:
         self._store.close()
 
     def _turn(self, continuation_id: str) -> Turn:
-        engine = self._runtime.engine
         with self._lock:
             self._asked += 1
-            prompt = prompt_of(self._asked)
-        answer = answer_to(prompt)
-        now = engine.clock.now()
-        turn = Turn(
-            id=new_turn_id(now),
-            principal=_PRINCIPAL,
-            continuation_id=continuation_id,
-            tool="chat",
-            prompt=prompt,
-            arguments={"prompt": prompt},
-            started_at=now,
-            lease_until=now + DEFAULT_LEASE,
-            metadata={"protocol_version": "2026-07-28"},
-        )
-        begun = engine.begin(turn, WINDOW, self._redactor)
-        turn = replace(turn, continuation_id=begun.continuation_id, place=begun.place)
-        turn = turn.ended(Outcome.ANSWERED, engine.clock.now(), Answer(text=answer, result=result_of(answer)))
-        finished = engine.finish(turn, self._redactor)
-        return replace(turn, place=finished.place)
+            number = self._asked
+        return one_turn(self._runtime, self._redactor, continuation_id, number)
 
 
 @contextmanager
@@ -163,8 +141,8 @@ def _sessions(connection: sqlite3.Connection, firsts: list[Turn]) -> list[int]:
 def _verify_planted(path: Path, turns: int, firsts: list[Turn]) -> None:
     with closing(SqliteStore(path)) as store:
         for first in firsts:
-            (written,) = store.turns(_PRINCIPAL, first.continuation_id, limit=1)
+            (written,) = store.turns(PRINCIPAL, first.continuation_id, limit=1)
             for after in (1, turns // 2, turns - 1):
-                (planted,) = store.turns(_PRINCIPAL, first.continuation_id, after=after, limit=1)
+                (planted,) = store.turns(PRINCIPAL, first.continuation_id, after=after, limit=1)
                 if replace(planted, id=written.id, place=written.place) != written or planted.place != after + 1:
                     raise AssertionError(f"A planted turn is not what the store writes: {planted}")

@@ -17,7 +17,9 @@ from mcp.server.mcpserver import MCPServer
 from perdure import install, persisted
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.history import current_conversation
+from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.settings import Settings
 
 TOKENS = {
@@ -76,13 +78,15 @@ async def connected(url: str, token: str | None, mode: str = "auto") -> AsyncIte
         yield client
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+@pytest.fixture(params=["memory", "postgres"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    made = MemoryStore() if request.param == "memory" else PostgresStore(request.getfixturevalue("database_url"))
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def _runtime(store: MemoryStore) -> Iterator[None]:
+def _runtime(store: Store) -> Iterator[None]:
     with wiring.activated(wiring.build(Settings(), store=store)):
         yield
 
@@ -98,7 +102,7 @@ async def said(client: Client, prompt: str, continuation_id: str | None = None) 
 @pytest.mark.parametrize("seam", ["decorator", "hook"])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize("stateless", [False, True])
-async def test_two_users_with_the_same_id_never_meet(store: MemoryStore, seam: str, mode: str, stateless: bool) -> None:
+async def test_two_users_with_the_same_id_never_meet(store: Store, seam: str, mode: str, stateless: bool) -> None:
     with served(make_server(seam, authenticated=True), stateless_http=stateless) as url:
         async with connected(url, "token-alice", mode) as alice, connected(url, "token-bob", mode) as bob:
             await said(alice, "alice's secret", "shared-name")
@@ -125,7 +129,7 @@ async def test_a_foreign_id_and_an_unknown_id_are_answered_alike() -> None:
 
 
 @pytest.mark.usefixtures("_runtime")
-async def test_no_argument_and_no_meta_can_name_the_principal(store: MemoryStore) -> None:
+async def test_no_argument_and_no_meta_can_name_the_principal(store: Store) -> None:
     with served(make_server("hook", authenticated=True)) as url:
         async with connected(url, "token-bob") as bob:
             arguments = {"prompt": "x", "user_id": "alice", "principal": "alice"}
@@ -135,7 +139,7 @@ async def test_no_argument_and_no_meta_can_name_the_principal(store: MemoryStore
 
 
 @pytest.mark.usefixtures("_runtime")
-async def test_a_subject_cannot_pass_for_a_client_without_one(store: MemoryStore) -> None:
+async def test_a_subject_cannot_pass_for_a_client_without_one(store: Store) -> None:
     with served(make_server("decorator", authenticated=True)) as url:
         async with connected(url, "token-machine") as machine, connected(url, "token-mimic") as mimic:
             await said(machine, "the machine's", "c")
@@ -147,7 +151,7 @@ async def test_a_subject_cannot_pass_for_a_client_without_one(store: MemoryStore
 
 @pytest.mark.usefixtures("_runtime")
 @pytest.mark.parametrize("seam", ["decorator", "hook"])
-async def test_without_authentication_only_minted_ids_are_adopted(store: MemoryStore, seam: str) -> None:
+async def test_without_authentication_only_minted_ids_are_adopted(store: Store, seam: str) -> None:
     with served(make_server(seam, authenticated=False)) as url:
         async with connected(url, None) as one, connected(url, None) as other:
             _, given = await said(one, "first", "guessable")
@@ -161,7 +165,7 @@ async def test_without_authentication_only_minted_ids_are_adopted(store: MemoryS
     assert {line.principal for line in store.conversations()} == {"anonymous"}
 
 
-async def test_without_authentication_a_name_chosen_on_stdio_stays_out_of_reach(store: MemoryStore) -> None:
+async def test_without_authentication_a_name_chosen_on_stdio_stays_out_of_reach(store: Store) -> None:
     settings = Settings(user_id="me")
     with wiring.activated(wiring.build(settings, store=store)):
         server = make_server("decorator", authenticated=False)
@@ -175,7 +179,7 @@ async def test_without_authentication_a_name_chosen_on_stdio_stays_out_of_reach(
     assert given != "my-project"
 
 
-async def test_a_shared_user_may_choose_names_without_authentication(store: MemoryStore) -> None:
+async def test_a_shared_user_may_choose_names_without_authentication(store: Store) -> None:
     with wiring.activated(wiring.build(Settings(shared_user=True, user_id="team"), store=store)):
         with served(make_server("decorator", authenticated=False)) as url:
             async with connected(url, None) as one, connected(url, None) as other:
@@ -186,7 +190,7 @@ async def test_a_shared_user_may_choose_names_without_authentication(store: Memo
     assert {line.principal for line in store.conversations()} == {"team"}
 
 
-async def test_the_token_outranks_the_configured_user(store: MemoryStore) -> None:
+async def test_the_token_outranks_the_configured_user(store: Store) -> None:
     with wiring.activated(wiring.build(Settings(user_id="me"), store=store)):
         with served(make_server("decorator", authenticated=True)) as url:
             async with connected(url, "token-alice") as alice:

@@ -1,11 +1,15 @@
-"""Whatever is asked of the SQLite store, in whatever order, it answers as the memory store does."""
+"""Whatever is asked of a store, in whatever order, it answers as the memory store does."""
 
 import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
+import pytest
+from conftest import MakeDatabase
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -13,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from perdure.errors import TurnConflict
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Answer, BegunTurn, Outcome, StoredFile, Turn, Window
 from perdure.testing import FrozenClock
@@ -31,19 +36,21 @@ which = st.integers(0, 10**6)
 
 
 class TwoStores(RuleBasedStateMachine):
+    """`model` and, made by a subclass, `store`: both are told the same."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.temporary = tempfile.TemporaryDirectory(prefix="perdure-model-")
-        self.path = Path(self.temporary.name) / "perdure.db"
         self.clock = FrozenClock()
         self.model = MemoryStore(self.clock)
-        self.store = SqliteStore(self.path, self.clock)
+        self.store = self.make_store()
         self.turns: list[Turn] = []
         self.ids = list(CHOSEN)
 
+    def make_store(self) -> Store:
+        raise NotImplementedError
+
     def teardown(self) -> None:
         self.store.close()
-        self.temporary.cleanup()
 
     # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -151,7 +158,7 @@ class TwoStores(RuleBasedStateMachine):
     @rule()
     def the_process_starts_again(self) -> None:
         self.store.close()
-        self.store = SqliteStore(self.path, self.clock)
+        self.store = self.make_store()
 
     def _begin(self, turn: Turn, window: Window) -> None:
         begun = self._same(lambda store: store.begin(turn, window))
@@ -161,7 +168,7 @@ class TwoStores(RuleBasedStateMachine):
         number = len(self.turns)
         turn = a_turn(
             f"prompt {number}",
-            id=f"turn-{number}",
+            id=str(uuid.UUID(int=number << 1)),
             principal=principal,
             continuation_id=continuation_id,
             fresh_id=f"fresh-{number}",
@@ -202,5 +209,38 @@ def _answer(work: Callable[[Store], Any], store: Store) -> Any:
             return answer
 
 
-TestSqliteIsWhatMemoryIs = TwoStores.TestCase
+class SqliteAndMemory(TwoStores):
+    def make_store(self) -> Store:
+        if not hasattr(self, "temporary"):
+            self.temporary = tempfile.TemporaryDirectory(prefix="perdure-model-")
+        return SqliteStore(Path(self.temporary.name) / "perdure.db", self.clock)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.temporary.cleanup()
+
+
+class PostgresAndMemory(TwoStores):
+    url = ""
+    emptied = False
+
+    def make_store(self) -> Store:
+        if not self.emptied:
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute("truncate chat_sessions cascade")
+            self.emptied = True
+        return PostgresStore(self.url, self.clock)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_database_for_all(make_database: MakeDatabase) -> Iterator[None]:
+    PostgresAndMemory.url = make_database()
+    yield
+    PostgresAndMemory.url = ""
+
+
+TestSqliteIsWhatMemoryIs = SqliteAndMemory.TestCase
 TestSqliteIsWhatMemoryIs.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+
+TestPostgresIsWhatMemoryIs = PostgresAndMemory.TestCase
+TestPostgresIsWhatMemoryIs.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

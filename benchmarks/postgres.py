@@ -1,0 +1,164 @@
+"""A turn in a real Postgres, beside the same SQL function over a bare driver: its cost, its growth, many at once."""
+
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.content import answer_to, prompt_of
+from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn
+from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
+from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.migrations import postgres as migrations
+from perdure.middleware.persistence.stores.postgres import PostgresStore
+from perdure.settings import Settings
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the servers that the tests bring
+from servers.postgres_cluster import PostgresCluster
+
+__all__ = ["run"]
+
+_SIZES = (100, 10_000)
+"""Messages that are there already; two make a turn."""
+
+_TURNS = 40
+"""In one round, for each candidate."""
+
+_CONVERSATIONS = 64
+_THREADS = 64
+
+_FLOOR = "floor: begin_turn over a bare driver"
+
+
+def run(rounds: int, _folder: Path) -> list[Result]:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(PostgresCluster())
+        url = cluster.url()
+        migrations.apply(url, "the benchmark's", lambda _: None)
+        plain = stack.enter_context(psycopg.connect(url, autocommit=True))
+        kept = stack.enter_context(closing(_Turns(url)))
+        for size in _SIZES:
+            _plant(plain, f"long-{size}", size // 2)
+            _plant(plain, f"raw-{size}", size // 2)
+        for number in range(_CONVERSATIONS):
+            _plant(plain, f"many-{number}", 50)
+        plain.execute("vacuum analyze")
+        pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        results = [
+            interleaved(_cost(plain, kept), rounds),
+            interleaved(_throughput(plain, kept, pool), rounds),
+        ]
+        size = plain.execute("select sum(length(content)) from chat_messages").fetchone()
+        on_disk = plain.execute(
+            "select sum(pg_total_relation_size(c)) from unnest(array['chat_messages', 'chat_sessions']::regclass[]) c"
+        ).fetchone()
+        ratio = (on_disk or [0])[0] / (size or [1])[0]
+        note = f"Verified: all {kept.verified():,} acknowledged turns are there, in their places, with their answers."
+        disk = f"On disk, indexes included: {ratio:.2f} x the text of the messages (this server has no lz4)."
+        return [replace(result, notes=[note, disk]) for result in results]
+
+
+class _Turns:
+    """Turns through the engine into one database, and what was acknowledged of them. For many threads."""
+
+    def __init__(self, url: str) -> None:
+        self._store = PostgresStore(url)
+        self._runtime = wiring.build(Settings(), store=self._store)
+        self._redactor = wiring.redactor_for(True, ())
+        self._numbers = count(1)
+        self._acknowledged: list[tuple[str, int, str]] = []
+
+    def turn(self, continuation_id: str) -> None:
+        turn = one_turn(self._runtime, self._redactor, continuation_id, next(self._numbers))
+        self._acknowledged.append((continuation_id, turn.place or 0, turn.prompt))
+
+    def verified(self) -> int:
+        """
+        Raises:
+            AssertionError: An acknowledged turn is not where it was said to be.
+        """
+        for continuation_id, place, prompt in self._acknowledged:
+            (found,) = self._store.turns(PRINCIPAL, continuation_id, after=place - 1, limit=1)
+            if (found.place, found.prompt, found.answer and found.answer.text) != (place, prompt, answer_to(prompt)):
+                raise AssertionError(f"The turn {place} of {continuation_id!r} is lost")
+        return len(self._acknowledged)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _cost(plain: psycopg.Connection, kept: _Turns) -> Comparison:
+    return Comparison(
+        name="postgres",
+        title="A Postgres turn (begin and finish), 40 messages of history read, in a conversation that has so many",
+        unit="ms",
+        reference=f"{_SIZES[0]:,} messages",
+        candidates=[
+            Candidate(name=_FLOOR, measure=lambda: time_each(lambda: _raw_begin(plain, "raw-100"), _TURNS) / 1000),
+            *(
+                Candidate(
+                    name=f"{size:,} messages",
+                    measure=_each_turn(kept, f"long-{size}"),
+                    floor=_FLOOR,
+                    goal=Goal(quantity="ratio", limit=2.3),
+                )
+                for size in _SIZES
+            ),
+        ],
+    )
+
+
+def _throughput(plain: psycopg.Connection, kept: _Turns, pool: ThreadPoolExecutor) -> Comparison:
+    floor = "floor: begin_turn over a bare driver, one after the other"
+
+    def raw() -> float:
+        started = time.perf_counter()
+        for number in range(_CONVERSATIONS):
+            _raw_begin(plain, f"many-{number}")
+        return _CONVERSATIONS / (time.perf_counter() - started)
+
+    def at_once() -> float:
+        started = time.perf_counter()
+        list(pool.map(lambda number: kept.turn(f"many-{number}"), list(range(_CONVERSATIONS)) * 4))
+        return 4 * _CONVERSATIONS / (time.perf_counter() - started)
+
+    return Comparison(
+        name="postgres",
+        title=f"Postgres turns on {_CONVERSATIONS} conversations of 100 messages, {_THREADS} threads, 8 connections",
+        unit="turns/s",
+        more_is_better=True,
+        candidates=[
+            Candidate(name=floor, measure=raw),
+            Candidate(name=f"{_THREADS} threads", measure=at_once, floor=floor),
+        ],
+    )
+
+
+def _each_turn(kept: _Turns, continuation_id: str) -> Callable[[], float]:
+    return lambda: time_each(lambda: kept.turn(continuation_id), _TURNS) / 1000
+
+
+def _raw_begin(plain: psycopg.Connection, continuation_id: str) -> None:
+    plain.execute(
+        "select public.begin_turn(%s, %s, %s, 'chat', 'digest', %s, null, now(), now(), max_turns => %s)",
+        (uuid.uuid4(), PRINCIPAL, continuation_id, prompt_of(1), WINDOW.turns),
+    ).fetchone()
+
+
+def _plant(plain: psycopg.Connection, continuation_id: str, turns: int) -> None:
+    """Turns that are there beforehand, by the functions themselves."""
+    with plain.transaction():
+        for number in range(turns):
+            turn_id, prompt = uuid.uuid4(), prompt_of(number)
+            plain.execute(
+                "select public.finish_turn(%s, %s, %s, 'd', 'answered', %s, null, 10, now(), continuation_id => %s,"
+                " tool => 'chat', content => %s, started_at => now(), lease_until => now())",
+                (turn_id, uuid.uuid4(), PRINCIPAL, answer_to(prompt), continuation_id, prompt),
+            )
