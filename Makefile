@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp  ## All tests.
+test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp  ## All tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/dev.stamp  ## Style, types, floors.
@@ -28,6 +28,7 @@ format: .venv/dev.stamp
 lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group build -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --all-extras -c requirements/runtime.txt pyproject.toml --group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --extra postgres -c requirements/dev.txt pyproject.toml --group build -o requirements/server.txt
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
 .venv/runtime.stamp: requirements/runtime.txt pyproject.toml
@@ -44,6 +45,12 @@ lock: .venv/dev.stamp
 .venv/pgbouncer.stamp: tests/servers/fetch_pgbouncer.sh .venv/dev.stamp
 	@rm -rf .venv/pgbouncer
 	@sh $< .venv/pgbouncer
+	@touch $@
+
+# Debian's Caddy, which stands before Supabase in docker-compose.yml.
+.venv/caddy.stamp: tests/docker/fetch_caddy.sh .venv/dev.stamp
+	@rm -rf .venv/caddy
+	@sh $< .venv/caddy
 	@touch $@
 
 # The command line of Supabase, as npm has it. The copy keeps npm from writing to our lock.

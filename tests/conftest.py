@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from backends import Backend
 from servers.postgres_cluster import PostgresCluster
+from servers.supabase_stack import SupabaseStack
 
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.migrations import postgres as migrations
@@ -24,7 +25,7 @@ Activate = Callable[..., Runtime]
 MakeDatabase = Callable[[], str]
 """Makes a migrated database in the Postgres of this run, and returns its URL."""
 
-on_every_backend = pytest.mark.parametrize("backend", ["sqlite", "postgres"], indirect=True)
+on_every_backend = pytest.mark.parametrize("backend", ["sqlite", "postgres", "supabase"], indirect=True)
 """For a test that takes `backend`: once on each that keeps what it is told."""
 
 
@@ -90,10 +91,29 @@ def database_url(make_database: MakeDatabase) -> str:
     return make_database()
 
 
+@pytest.fixture(scope="session")
+def supabase_cluster() -> Iterator[PostgresCluster]:
+    """The Postgres of Supabase's stand-ins: its roles are those of Supabase, for the whole cluster."""
+    with PostgresCluster(max_connections=250, fsync=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def supabase(supabase_cluster: PostgresCluster) -> Iterator[SupabaseStack]:
+    """A migrated project of the test's own: a gateway over a real Postgres."""
+    with SupabaseStack(supabase_cluster) as stack:
+        yield stack
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     """See `on_every_backend`."""
     environment = {"PERDURE_BACKEND": request.param, "PERDURE_DATA_DIR": str(tmp_path / "data")}
-    if request.param == "postgres":
-        environment["PERDURE_DATABASE_URL"] = request.getfixturevalue("make_database")()
+    match request.param:
+        case "postgres":
+            environment["PERDURE_DATABASE_URL"] = request.getfixturevalue("make_database")()
+        case "supabase":
+            stack: SupabaseStack = request.getfixturevalue("supabase")
+            environment["PERDURE_SUPABASE_URL"] = stack.url
+            environment["PERDURE_SUPABASE_KEY"] = stack.secret_key
     return Backend(name=request.param, environment=environment)

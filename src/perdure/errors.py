@@ -6,6 +6,8 @@ PerdureError
 └── StoreError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
     ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
+    ├── StoreMisconfigured   … until an operator mends a setting, a key or the schema
+    ├── TurnRefused          the store will never take this turn
     ├── TurnConflict         a turn id was used before for another call
     └── FileMissing          there is no such file, or it is not the caller's
 """
@@ -16,9 +18,11 @@ __all__ = [
     "PerdureError",
     "SettingsError",
     "StoreError",
+    "StoreMisconfigured",
     "StoreTimeout",
     "StoreUnavailable",
     "TurnConflict",
+    "TurnRefused",
 ]
 
 
@@ -64,6 +68,18 @@ class StoreTimeout(StoreUnavailable, TimeoutError):
     """The store did not answer within the time allowed for it."""
 
     code = "store_timeout"
+
+
+class StoreMisconfigured(StoreUnavailable):
+    """The store will not be of use until somebody mends what the remedy names: a setting, a key, the schema."""
+
+    code = "store_misconfigured"
+
+
+class TurnRefused(StoreError):
+    """The store cannot hold this turn, now or later."""
+
+    code = "turn_refused"
 
 
 class TurnConflict(StoreError):

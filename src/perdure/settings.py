@@ -43,6 +43,8 @@ class FileReference(StrEnum):
     URI = "uri"
     PATH = "path"
     """As the tool named it: the file is kept all the same."""
+    SIGNED_URL = "signed-url"
+    """An address from which anybody may read it for a while; the URI where the file store has no such thing."""
 
 
 def _as_list(value: Any) -> Any:
@@ -65,6 +67,7 @@ class ToolSettings(BaseModel):
     files: bool | None = None
     file_roots: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] | None = None
     file_reference: FileReference | None = None
+    signed_url_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     rewrite_text: bool | None = None
     max_file_bytes: Annotated[int, Field(ge=0)] | None = None
     max_turn_files: Annotated[int, Field(ge=0, le=1000)] | None = None
@@ -100,6 +103,8 @@ class Policy:
     file_roots: tuple[Path, ...] = ()
     """Where files may be read, besides the temp directory."""
     file_reference: FileReference = FileReference.URI
+    signed_url_seconds: int = 3600
+    """For which a signed address can be read; it is made for each answer anew, and never stored."""
     rewrite_text: bool = False
     """Whether paths are looked for within prose too, not only where they are the whole value."""
     max_file_bytes: int = 50_000_000
@@ -116,11 +121,15 @@ class Settings(BaseSettings):
 
     enabled: bool = True
     """False makes perdure vanish."""
-    backend: Literal["sqlite", "postgres", "memory"] = "sqlite"
+    backend: Literal["sqlite", "postgres", "supabase", "memory"] = "sqlite"
     database_url: SecretStr | None = None
     """Of Postgres: `postgresql://user:password@host:5432/database`."""
     max_connections: Annotated[int, Field(ge=1, le=1000)] = 8
     """To Postgres, from one process."""
+    supabase_url: str | None = None
+    """Of the project: `https://….supabase.co`. Of no meaning with another backend."""
+    supabase_key: SecretStr | None = None
+    """A secret key (`sb_secret_…`), or the service_role key."""
     data_dir: Path | None = None
     """None: the platform's user data directory."""
     user_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None

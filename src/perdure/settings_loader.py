@@ -28,8 +28,16 @@ def load_settings(path: Path | None = None) -> Settings:
     file = path or settings_file()
     content = _read(file) if file else {}
     _refuse_unknown_variables()
+    use_supabase = _use_supabase()
+    if use_supabase:
+        content["backend"] = "supabase"
     try:
-        return _FromFile(**content)
+        settings = _FromFile(**content)
+        if settings.backend != "supabase":
+            return settings
+        if use_supabase is False:
+            return settings.model_copy(update={"backend": Settings.model_fields["backend"].default})
+        return _FromFile(**content | _usual_variables())
     except ValidationError as error:
         faults = "; ".join(
             f"{_source(detail, file)}: {_fault(detail, Settings if len(detail['loc']) == 1 else ToolSettings)}"
@@ -40,6 +48,35 @@ def load_settings(path: Path | None = None) -> Settings:
         ) from error
     except SettingsSourceError as error:
         raise SettingsError(f"An environment variable PERDURE_… cannot be read: {error}.", remedy="mend it.") from error
+
+
+def _usual_variables() -> dict[str, str]:
+    """Those that people who use Supabase have already; ours, `PERDURE_…`, stand above them.
+
+    Read only where Supabase is the backend: they may be there for the application's own sake.
+    """
+    named = {
+        "SUPABASE_URL": "supabase_url",
+        "SUPABASE_KEY": "supabase_key",
+        "SUPABASE_STORAGE_BUCKET": "bucket",
+    }
+    return {setting: os.environ[name] for name, setting in named.items() if os.environ.get(name)}
+
+
+def _use_supabase() -> bool | None:
+    """What `USE_SUPABASE` says: true moves to Supabase, false moves back to the embedded backend.
+
+    Raises:
+        SettingsError: It says neither.
+    """
+    said = os.environ.get("USE_SUPABASE", "").strip().lower()
+    if said in ("1", "true", "yes", "on"):
+        return True
+    if said in ("0", "false", "no", "off"):
+        return False
+    if said:
+        raise SettingsError(f"USE_SUPABASE is {said!r}.", remedy="set it to true or false.")
+    return None
 
 
 class _FromFile(Settings):
@@ -138,4 +175,6 @@ def _fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
         meant = f'; did you mean "{close[0]}"?' if close else "."
         return f"there is no such setting{meant} Here there are: {', '.join(fields)}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if detail["loc"][-1] in ("database_url", "supabase_key"):
+        return message  # and not what it is: that may be the secret
     return f"{message}, not {detail['input']!r}"

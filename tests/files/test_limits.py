@@ -289,6 +289,9 @@ class Failing:
     def used_bytes(self) -> int:
         return 0
 
+    def most_bytes(self) -> int | None:
+        return None
+
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
 async def test_when_the_file_store_goes_away_every_uri_in_the_result_is_one_that_can_be_read(

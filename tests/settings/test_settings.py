@@ -140,7 +140,7 @@ def test_one_place_to_announce_may_be_given_without_a_list() -> None:
     ("text", "words"),
     [
         ("backnd = 'sqlite'", ["backnd", "there is no such setting", 'did you mean "backend"', "data_dir"]),
-        ("backend = 'postgress'", ["backend", "must be 'sqlite' or 'memory'", "'postgress'"]),
+        ("backend = 'postgress'", ["backend", "must be 'sqlite', 'postgres', 'supabase' or 'memory'", "'postgress'"]),
         ("[tools.chat]\nhistroy = 'auto'", ["tools.chat.histroy", 'did you mean "history"', "max_turns"]),
         (
             "[tools.chat]\nhistory = 'automatic'",
@@ -181,7 +181,7 @@ def test_two_mistakes_are_named_at_once(tmp_path: Path) -> None:
 def test_a_mistake_in_a_variable_is_named_with_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERDURE_BACKEND", "oracle")
 
-    with pytest.raises(SettingsError, match="PERDURE_BACKEND: backend: must be 'sqlite' or 'memory', not 'oracle'"):
+    with pytest.raises(SettingsError, match="PERDURE_BACKEND: backend: must be 'sqlite', .* or 'memory', not 'oracle'"):
         load_settings()
 
 
@@ -207,3 +207,88 @@ def test_a_named_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_an_option_of_the_decorator_is_checked_like_a_setting() -> None:
     with pytest.raises(SettingsError, match='@persisted: histroy: there is no such setting; did you mean "history"'):
         tool_settings({"histroy": "auto"})
+
+
+@pytest.mark.parametrize("name", ["database_url", "supabase_key"])
+def test_a_secret_is_not_repeated_where_it_is_wrong(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / "perdure.toml", f"{name} = ['the-secret-itself']")
+
+    with pytest.raises(SettingsError, match=name) as raised:
+        load_settings(file)
+
+    assert "the-secret-itself" not in str(raised.value)
+
+
+def test_secrets_do_not_show_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERDURE_DATABASE_URL", "postgresql://u:the-secret-itself@h/d")
+    monkeypatch.setenv("PERDURE_SUPABASE_KEY", "the-secret-itself")
+
+    assert "the-secret-itself" not in repr(load_settings()) + str(load_settings())
+
+
+# ── the variables that users of Supabase have already ────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def _of_supabase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "https://project.supabase.co")
+    monkeypatch.setenv("SUPABASE_KEY", "sb_secret_x")
+    monkeypatch.setenv("SUPABASE_STORAGE_BUCKET", "my-files")
+
+
+@pytest.mark.usefixtures("_of_supabase")
+def test_an_applications_own_supabase_moves_nothing() -> None:
+    settings = load_settings()
+    assert (settings.backend, settings.bucket, settings.supabase_url, settings.supabase_key) == (
+        "sqlite",
+        "mcp-files",
+        None,
+        None,
+    )
+
+
+@pytest.mark.usefixtures("_of_supabase")
+@pytest.mark.parametrize("said", ["true", "TRUE", "1", "yes", " on "])
+def test_use_supabase_moves_to_the_project_that_is_named(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("USE_SUPABASE", said)
+    settings = load_settings()
+    assert (settings.backend, settings.bucket, settings.supabase_url) == (
+        "supabase",
+        "my-files",
+        "https://project.supabase.co",
+    )
+    assert settings.supabase_key is not None
+    assert settings.supabase_key.get_secret_value() == "sb_secret_x"
+
+
+@pytest.mark.usefixtures("_of_supabase")
+def test_the_backend_of_the_file_takes_the_usual_variables_as_well(tmp_path: Path) -> None:
+    file = write(tmp_path / "perdure.toml", "backend = 'supabase'")
+    assert load_settings(file).supabase_url == "https://project.supabase.co"
+
+
+@pytest.mark.usefixtures("_of_supabase")
+def test_variables_of_perdure_stand_above_the_usual_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_SUPABASE", "true")
+    monkeypatch.setenv("PERDURE_SUPABASE_URL", "https://other.supabase.co")
+    monkeypatch.setenv("PERDURE_BUCKET", "other-files")
+    settings = load_settings()
+    assert (settings.supabase_url, settings.bucket) == ("https://other.supabase.co", "other-files")
+
+
+@pytest.mark.usefixtures("_of_supabase")
+def test_use_supabase_false_falls_back_to_the_embedded_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_SUPABASE", "false")
+    settings = load_settings(write(tmp_path / "perdure.toml", "backend = 'supabase'"))
+    assert (settings.backend, settings.bucket) == ("sqlite", "mcp-files")
+
+
+def test_use_supabase_false_leaves_another_backend_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_SUPABASE", "false")
+    assert load_settings(write(tmp_path / "perdure.toml", "backend = 'postgres'")).backend == "postgres"
+
+
+def test_use_supabase_that_is_neither_true_nor_false_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_SUPABASE", "maybe")
+    with pytest.raises(SettingsError, match="USE_SUPABASE is 'maybe'.*true or false"):
+        load_settings()

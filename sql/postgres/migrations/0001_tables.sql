@@ -4,6 +4,10 @@
 do $migration$ begin
 set local lock_timeout = '15s';
 perform pg_advisory_xact_lock(7305437215021183092);
+if current_setting('server_encoding') <> 'UTF8' then
+  raise exception 'This database is encoded in %, which cannot hold every text', current_setting('server_encoding')
+    using hint = 'Make one with: create database … encoding ''UTF8'' template template0.';
+end if;
 if to_regclass('public.perdure_migrations') is null then
   create table public.perdure_migrations (
     version     integer     primary key,
@@ -65,7 +69,8 @@ begin
   drop table if exists public.chat_messages;
   drop table if exists public.chat_sessions;
 exception when dependent_objects_still_exist then
-  raise exception 'The tables chat_sessions and chat_messages cannot be adopted: %', sqlerrm
+  get stacked diagnostics there = pg_exception_detail;
+  raise exception 'The tables chat_sessions and chat_messages cannot be adopted: %', replace(there, E'\n', ', ')
     using errcode = 'dependent_objects_still_exist',
           hint = 'Drop the views or foreign keys that refer to them, migrate, and make them again.';
 end $adopt$;
@@ -80,7 +85,8 @@ create table public.chat_sessions (
   created_at       timestamptz not null default now(),
   updated_at       timestamptz not null default now(),  -- when the newest turn began
   expires_at       timestamptz,
-  unique (continuation_id, user_id)
+  unique (continuation_id, user_id),
+  check (created_at between '0001-01-02Z' and '9999-12-30Z' and updated_at between '0001-01-02Z' and '9999-12-30Z')
 );
 create index chat_sessions_newest on public.chat_sessions (updated_at desc, user_id desc, continuation_id desc);
 create index chat_sessions_newest_of_user on public.chat_sessions (user_id, updated_at desc, continuation_id desc);
@@ -107,6 +113,7 @@ create table public.chat_messages (
   lease_until  timestamptz,
   words        tsvector    generated always as (to_tsvector('simple', left(content, 100000))) stored,
   unique (session_id, turn_seq, part),
+  check (created_at between '0001-01-02Z' and '9999-12-30Z' and (lease_until between '0001-01-02Z' and '9999-12-30Z') is not false),
   check (case part when 0 then outcome is null and tool is not null and digest is not null
                    else role = 'assistant' and outcome in ('answered', 'failed', 'cancelled') end)
 );
@@ -126,13 +133,25 @@ create table public.chat_files (
   key         text        collate "C" not null,                -- where the file store has the bytes
   sha256      text        not null check (length(sha256) = 64),
   media_type  text        not null,
-  created_at  timestamptz not null default now(),
+  created_at  timestamptz not null default now() check (created_at between '0001-01-02Z' and '9999-12-30Z'),
   primary key (session_id, name, version, turn_id)
 );
 create index chat_files_turn on public.chat_files (turn_id);
-create index chat_files_key on public.chat_files (user_id, key, created_at desc);
+create index chat_files_key on public.chat_files (key, user_id, created_at desc);
+create index chat_files_of_session on public.chat_files (session_id, created_at desc, name, version desc);
 create index chat_files_newest on public.chat_files (user_id, created_at desc, name, version desc);
 create index chat_files_versions on public.chat_files (user_id, name, created_at desc, version desc);
+
+-- A planner's estimates are made from everybody's rows, and whoever may run EXPLAIN can ask for them letter by letter. These
+-- columns hold what is private, and no query is planned by what is common in them. Functions that look for files by them say
+-- "enable_seqscan = off": without estimates, reading a whole table might look cheap.
+alter table public.chat_sessions alter column id set statistics 0, alter column continuation_id set statistics 0,
+  alter column metadata set statistics 0;
+alter table public.chat_messages alter column id set statistics 0, alter column turn_id set statistics 0,
+  alter column content set statistics 0, alter column body set statistics 0, alter column metadata set statistics 0,
+  alter column digest set statistics 0;
+alter table public.chat_files alter column turn_id set statistics 0, alter column name set statistics 0,
+  alter column key set statistics 0, alter column sha256 set statistics 0;
 
 -- Smaller at the same speed, where the server was built with it.
 do $lz4$ begin
@@ -143,26 +162,29 @@ end $lz4$;
 
 -- ── the adopted rows ─────────────────────────────────────────────────────────────────────────────────────────
 do $adopt$
-declare orphans constant uuid := gen_random_uuid();
+declare
+  orphans constant uuid := gen_random_uuid();
+  control constant text := '[\u0001-\u001f\u007f-\u009f\u2028\u2029]';
 begin
-  if exists (select from adopted_messages m where not exists (select from adopted_sessions s where s.id = m.session_id)) then
+  update adopted_messages m set session_id = orphans
+   where not exists (select from adopted_sessions s where s.id = m.session_id);
+  if found then
     insert into adopted_sessions (id, continuation_id, n) values (orphans, 'messages-without-a-session', 0);
   end if;
   insert into public.chat_sessions (id, continuation_id, user_id, metadata, created_at, updated_at)
     select id, case when row_number() over (partition by coalesce(nullif(user_id, ''), 'local'), continuation_id
                                             order by updated_at desc nulls last, n desc) = 1
-                     and length(continuation_id) between 1 and 200 then continuation_id
-                    else left(coalesce(continuation_id, ''), 160) || '~' || id end,  -- no two may have one name
+                     and length(continuation_id) between 1 and 200 and continuation_id !~ control then continuation_id
+                    else left(regexp_replace(coalesce(continuation_id, ''), control, '', 'g'), 160) || '~' || id end,
            coalesce(nullif(user_id, ''), 'local'), metadata, coalesce(created_at, now()), coalesce(updated_at, created_at, now())
-      from adopted_sessions;
+      from adopted_sessions;  -- so no two have one name, and each has one that a client may send
   -- A user's message begins a turn, an assistant's message right after it ends that turn. Whatever else there is, is a turn
   -- by itself: an answer behind an empty prompt, or a prompt without an answer.
   insert into public.chat_messages (id, session_id, turn_id, turn_seq, part, tokens, role, content, created_at, metadata,
                                     user_id, tool, digest, outcome)
     with kept as (
-      select m.*, s.id as session, s.user_id, s.created_at as session_created_at from adopted_messages m
-        join public.chat_sessions s on s.id = case
-          when exists (select from adopted_sessions a where a.id = m.session_id) then m.session_id else orphans end
+      select m.*, s.id as session, s.user_id, s.created_at as session_created_at
+        from adopted_messages m join public.chat_sessions s on s.id = m.session_id
     ), paired as (
       select *, role = 'assistant' and coalesce(lag(role) over (partition by session order by n) = 'user', false) as answers
         from kept
@@ -196,6 +218,21 @@ begin
 end $adopt$;
 
 -- ── who may see which rows ───────────────────────────────────────────────────────────────────────────────────
+-- The principal of a user's token: its subject, worded as middleware/mcp_v2.py words it for the same token.
+create function public.chat_subject() returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $function$
+  select case when claims.sub like 'client:%' or claims.sub like 'subject:%' then 'subject:' || claims.sub
+              else nullif(claims.sub, '') end
+    from (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub') claims (sub)
+$function$;
+
+-- The first part of a principal's keys: the principal, or its hash where it has characters that a key should not have.
+create function public.chat_tenant(principal text) returns text
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $function$
+  select case when principal ~ '^[A-Za-z0-9_-]{1,64}$' and left(principal, 2) <> 'h-' then principal
+              else 'h-' || encode(sha256(convert_to(principal, 'UTF8')), 'hex') end
+$function$;
+
 -- The owner of the tables, and whoever is a member of that role, sees all. A Supabase user's token sees the rows of its
 -- subject: compared as text and not by auth.uid(), since subjects need not be UUIDs. Roles that bypass row security (the
 -- service key's) are told whose rows they may touch by the principal that every function takes.
@@ -211,15 +248,12 @@ create policy server on public.chat_sessions to current_user using (true) with c
 create policy server on public.chat_messages to current_user using (true) with check (true);
 create policy server on public.chat_files to current_user using (true) with check (true);
 
-create policy own on public.chat_sessions
-  using (user_id = (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub'));
-create policy own on public.chat_messages
-  using (user_id = (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub'))
-  with check (user_id = (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub')
+create policy own on public.chat_sessions using (user_id = (select public.chat_subject()));
+create policy own on public.chat_messages using (user_id = (select public.chat_subject()))
+  with check (user_id = (select public.chat_subject())
               and exists (select from public.chat_sessions s where s.id = session_id and s.user_id = chat_messages.user_id));
-create policy own on public.chat_files
-  using (user_id = (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub'))
-  with check (user_id = (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub')
+create policy own on public.chat_files using (user_id = (select public.chat_subject()))
+  with check (user_id = (select public.chat_subject()) and split_part(key, '/', 1) = public.chat_tenant(user_id)
               and exists (select from public.chat_sessions s where s.id = session_id and s.user_id = chat_files.user_id));
 
 -- Everything is taken back first: older Supabase projects give all to the API roles, TRUNCATE too, which row security does
@@ -227,11 +261,16 @@ create policy own on public.chat_files
 do $grants$
 declare api text;
 begin
+  -- Whoever may make functions in public can make one that a call of ours fits better. Postgres 15 and newer have this so.
+  revoke create on schema public from public;
+  revoke all on function public.chat_subject, public.chat_tenant from public;
   revoke all on public.chat_sessions, public.chat_messages, public.chat_files, public.perdure_migrations from public;
   foreach api in array array['anon', 'authenticated', 'service_role'] loop
     continue when not exists (select from pg_roles where rolname = api);
     execute format('revoke all on public.chat_sessions, public.chat_messages, public.chat_files, public.perdure_migrations from %I', api);
+    execute format('revoke all on function public.chat_subject, public.chat_tenant from %I', api);
     continue when api = 'anon';
+    execute format('grant execute on function public.chat_subject, public.chat_tenant to %I', api);
     execute format('grant select, insert on public.chat_sessions, public.chat_messages, public.chat_files to %I', api);
     execute format('grant update (last_place, continuation_id, updated_at, expires_at) on public.chat_sessions to %I', api);
     continue when api = 'authenticated';
@@ -246,5 +285,5 @@ comment on table public.chat_files is 'perdure: files that tools gave out. The b
 comment on table public.perdure_migrations is 'perdure: which files of sql/postgres/migrations this database has.';
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (1, 'tables', '1eae76556e6b11a38361e715e3afbe3968380bdd797eb06d339f9c7270a38088');
+insert into public.perdure_migrations (version, name, checksum) values (1, 'tables', '52d70d28cfc3c5518362a74206fed154476c229ccff73425bdbd24d486fc418d');
 end $migration$;

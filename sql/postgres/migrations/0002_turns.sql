@@ -10,7 +10,7 @@ if exists (select from public.perdure_migrations where version = 2) then return;
 
 -- Whether the caller may name any principal: a service key, a superuser, the owner. Whoever row security binds may not.
 create function public.chat_trusted() returns boolean
-language sql stable security invoker set search_path = '' as $function$
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $function$
   select not row_security_active('public.chat_sessions')
       or pg_has_role(current_user, (select c.relowner from pg_class c
                                                 where c.oid = 'public.chat_sessions'::regclass), 'USAGE')
@@ -18,7 +18,7 @@ $function$;
 
 -- Whose rows a function works on: the principal that a trusted caller names, else the subject of the caller's own token.
 create function public.chat_principal(asked text) returns text
-language plpgsql stable security invoker set search_path = '' as $function$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $function$
 declare subject text;
 begin
   if public.chat_trusted() then
@@ -27,16 +27,16 @@ begin
     end if;
     return asked;
   end if;
-  subject := nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub';
-  if coalesce(subject, '') = '' or asked <> subject then
+  subject := public.chat_subject();
+  if subject is null or asked <> subject then
     raise exception 'This token may not act for that user' using errcode = 'insufficient_privilege';
   end if;
   return subject;
 end $function$;
 
--- The turns at these places of a session, by place. The caller has made sure whose session it is.
-create function public.chat_turns(session uuid, places bigint[]) returns json
-language plpgsql stable security invoker set search_path = '' as $function$
+-- The turns at these places of a principal's session, by place.
+create function public.chat_turns(principal text, session uuid, places bigint[]) returns json
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $function$
 begin
   return (
     select coalesce(json_agg(t order by t.place), '[]'::json)
@@ -45,9 +45,12 @@ begin
                    case when q.body is null then q.metadata end as metadata,
                    a.content as answer, a.body as answer_body, a.outcome, a.tokens, a.created_at as ended_at
               from unnest(chat_turns.places) as wanted (place)
-              join public.chat_messages q on q.session_id = chat_turns.session and q.turn_seq = wanted.place and q.part = 0
-              left join public.chat_messages a
-                on a.session_id = chat_turns.session and a.turn_seq = wanted.place and a.part = 1) t);
+             -- One by one: a plan from the days of empty tables would read the whole conversation.
+             cross join lateral (select * from public.chat_messages m where m.session_id = chat_turns.session
+                                    and m.turn_seq = wanted.place and m.part = 0 limit 1) q
+              left join lateral (select * from public.chat_messages m where m.session_id = chat_turns.session
+                                    and m.turn_seq = wanted.place and m.part = 1 limit 1) a on true
+             where q.user_id = chat_turns.principal) t);
 end $function$;
 
 -- Give a turn its place, keep its prompt, and read the history before it.
@@ -59,7 +62,7 @@ create function public.begin_turn(
   after_place bigint default null, deferred boolean default false,
   max_turns integer default 20, max_tokens bigint default 8000, at timestamptz default null, expires_at timestamptz default null
 ) returns json
-language plpgsql volatile security invoker set search_path = '' set lock_timeout = '1500ms' as $function$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms' as $function$
 #variable_conflict use_column
 declare
   principal constant text := public.chat_principal(begin_turn.user_id);
@@ -79,6 +82,8 @@ begin
        where x.continuation_id = wanted and x.user_id = principal and (x.expires_at is null or x.expires_at > moment);
       if not coalesce(adoptable, begin_turn.minted) then wanted := begin_turn.fresh_id; end if;
     end if;
+    -- Whoever waits for the row waits here, in the order of arrival: waiters on a row alone are served in none, and some starve.
+    perform pg_advisory_xact_lock(hashtextextended(principal || chr(31) || wanted, 0));
     loop
       -- NO KEY UPDATE: a turn that is being finished holds KEY SHARE on this row by its foreign key, and must not wait.
       select * into s from public.chat_sessions x
@@ -132,9 +137,9 @@ begin
      where newest.spent <= begin_turn.max_tokens;
   end if;
   return json_build_object(
-    'status', case when is_new then 'new' else 'replay' end, 'turn_id', q.id, 'continuation_id', s.continuation_id,
-    'place', q.turn_seq, 'outcome', ended_as,
-    'history', case when places is null then '[]'::json else public.chat_turns(q.session_id, places) end);
+    'status', case when is_new then 'new' else 'replay' end, 'turn_id', q.id, 'place', q.turn_seq, 'outcome', ended_as,
+    'continuation_id', case when s.continuation_id like chr(31) || '%' then wanted else s.continuation_id end,
+    'history', case when places is null then '[]'::json else public.chat_turns(principal, q.session_id, places) end);
 end $function$;
 
 -- Keep how a turn ended. The first ending wins. Touches no row of chat_sessions, unless the turn was never begun here (it
@@ -149,7 +154,7 @@ create function public.finish_turn(
   after_place bigint default null, deferred boolean default false, at timestamptz default null,
   expires_at timestamptz default null
 ) returns json
-language plpgsql volatile security invoker set search_path = '' set lock_timeout = '1500ms' as $function$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms' set enable_seqscan = off as $function$
 #variable_conflict use_column
 declare
   principal constant text := public.chat_principal(finish_turn.user_id);
@@ -195,7 +200,7 @@ begin
     end if;
     select json_agg(f order by f.name, f.version) into given
       from (select x.name, x.version, x.bucket, x.key, x.sha256, x.size, x.media_type, x.created_at
-              from public.chat_files x where x.turn_id = q.id) f;
+              from public.chat_files x where x.turn_id = q.id and x.user_id = principal) f;
   end if;
   return json_build_object(
     'status', case when is_new then 'finished' else 'replay' end, 'turn_id', q.id, 'place', q.turn_seq,
@@ -207,23 +212,24 @@ end $function$;
 
 -- New content under a name is a new version of it; the same content again is not. The caller holds the conversation's row.
 create function public.chat_keep_file(session uuid, turn uuid, principal text, kept_at timestamptz, file json) returns void
-language plpgsql volatile security invoker set search_path = '' as $function$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $function$
 declare newest record;
 begin
   select f.version, f.sha256 into newest from public.chat_files f
    where f.session_id = session and f.name = file ->> 'name' order by f.version desc limit 1;
   insert into public.chat_files (session_id, turn_id, version, size, user_id, name, bucket, key, sha256, media_type, created_at)
-    values (session, turn,
+    select session, turn,
             case when newest.sha256 = file ->> 'sha256' then newest.version else coalesce(newest.version, 0) + 1 end,
             (file ->> 'size')::bigint, principal, file ->> 'name', file ->> 'bucket', file ->> 'key', file ->> 'sha256',
-            file ->> 'media_type', kept_at)
+            file ->> 'media_type', kept_at
+     where exists (select from public.chat_sessions s where s.id = session and s.user_id = principal)
     on conflict do nothing;
 end $function$;
 
 do $grants$
 declare
   api text;
-  functions constant text := 'public.chat_trusted(), public.chat_principal(text), public.chat_turns(uuid, bigint[]), '
+  functions constant text := 'public.chat_trusted(), public.chat_principal(text), public.chat_turns(text, uuid, bigint[]), '
     'public.begin_turn, public.finish_turn, public.chat_keep_file';
 begin
   execute 'revoke all on function ' || functions || ' from public';
@@ -236,6 +242,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (2, 'turns', '1bed22716cb5a3e0e566d44496c07160c7cb8d84e4df7873207a65f4ad153821');
+insert into public.perdure_migrations (version, name, checksum) values (2, 'turns', '19a9f8efca84b2e25fe71f4b97eb86e9922b759415a5e2ff56e6e2d687dc9813');
 perform pg_notify('pgrst', 'reload schema');  -- hosted Supabase notices by itself, PostgREST alone does not
 end $migration$;

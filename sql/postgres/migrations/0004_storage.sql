@@ -3,31 +3,27 @@
 do $migration$ begin
 set local lock_timeout = '15s';
 perform pg_advisory_xact_lock(7305437215021183092);
-if to_regclass('public.perdure_migrations') is null
-   or not exists (select from public.perdure_migrations where version = 3) then
+if to_regclass('public.perdure_migrations') is null then
+  raise exception 'perdure 0004 needs 0003' using hint = 'Run the files of sql/postgres/migrations in their order.';
+elsif not exists (select from public.perdure_migrations where version = 3) then  -- unlike OR, not looked at without the table
   raise exception 'perdure 0004 needs 0003' using hint = 'Run the files of sql/postgres/migrations in their order.';
 end if;
 if exists (select from public.perdure_migrations where version = 4) then
-  perform public.chat_prepare_storage();
+  raise notice '%', array_to_string(public.chat_prepare_storage(), E'\n');
   return;
 end if;
 -- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
 
--- The first part of a principal's keys: the principal, or its hash where it has characters that a key should not have.
-create function public.chat_tenant(principal text) returns text
-language sql immutable set search_path = '' as $function$
-  select case when principal ~ '^[A-Za-z0-9_-]{1,64}$' and left(principal, 2) <> 'h-' then principal
-              else 'h-' || encode(sha256(convert_to(principal, 'UTF8')), 'hex') end
-$function$;
-
 -- Make the bucket and its policies where the storage schema is there and lets us. Returns what was found or done, a line each.
 create function public.chat_prepare_storage() returns text[]
-language plpgsql volatile security invoker set search_path = '' as $function$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '15s' as $function$
 declare
   said text[] := '{}';
   is_public boolean;
 begin
-  if to_regclass('storage.buckets') is null then
+  perform pg_advisory_xact_lock(7305437215021183092);  -- two at once would both make the policies
+  -- By the catalog: to_regclass refuses whoever may not use the schema.
+  if not exists (select from pg_tables where schemaname = 'storage' and tablename = 'buckets') then
     return array['No Supabase Storage in this database: no bucket is needed.'];
   end if;
   begin
@@ -44,11 +40,11 @@ begin
     execute 'drop policy if exists perdure_read on storage.objects';
     execute 'drop policy if exists perdure_add on storage.objects';
     execute $$create policy perdure_read on storage.objects for select to authenticated using (
-                bucket_id = 'mcp-files' and split_part(name, '/', 1) = public.chat_tenant(
-                  (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub')))$$;
+                bucket_id = 'mcp-files' and split_part(name, '/', 1) =
+                  (select public.chat_tenant(public.chat_subject())))$$;
     execute $$create policy perdure_add on storage.objects for insert to authenticated with check (
-                bucket_id = 'mcp-files' and split_part(name, '/', 1) = public.chat_tenant(
-                  (select nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub')))$$;
+                bucket_id = 'mcp-files' and split_part(name, '/', 1) =
+                  (select public.chat_tenant(public.chat_subject())))$$;
     said := said || 'Users with a token of their own reach the objects under their own prefix.'::text;
   exception when insufficient_privilege or undefined_object or undefined_table then
     said := said || ('Users with a token of their own reach no objects (' || sqlerrm || '). The service key is not affected.');
@@ -59,17 +55,15 @@ end $function$;
 do $grants$
 declare api text;
 begin
-  revoke all on function public.chat_tenant, public.chat_prepare_storage from public;
+  revoke all on function public.chat_prepare_storage from public;
   foreach api in array array['anon', 'authenticated', 'service_role'] loop
     continue when not exists (select from pg_roles where rolname = api);
-    execute format('revoke all on function public.chat_tenant, public.chat_prepare_storage from %I', api);
-    continue when api = 'anon';
-    execute format('grant execute on function public.chat_tenant to %I', api);
+    execute format('revoke all on function public.chat_prepare_storage from %I', api);
   end loop;
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-perform public.chat_prepare_storage();
-insert into public.perdure_migrations (version, name, checksum) values (4, 'storage', 'e9ef847c76e2ca38c8754dac5bc31117e2230290b9d5b7cd340e17e38066798e');
+raise notice '%', array_to_string(public.chat_prepare_storage(), E'\n');
+insert into public.perdure_migrations (version, name, checksum) values (4, 'storage', '6d7f1464e3aa8bbd667d78621fe0e368a929a18525c2b08a749d486dcca3afb8');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;

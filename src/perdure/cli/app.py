@@ -9,6 +9,7 @@ import perdure
 from perdure.cli.conversations import list_conversations, show_conversation
 from perdure.cli.files import get_file, list_files
 from perdure.cli.migrate import migrate, migration_text
+from perdure.cli.moving import export_archive, import_archive
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings_loader import load_settings
@@ -116,6 +117,38 @@ def get_command(
 ) -> None:
     """Write one file to a place of your choice."""
     get_file(_runtime(context), uri, output, user=user)
+
+
+@app.command("doctor", epilog="Example: USE_SUPABASE=true perdure doctor --fix")
+def doctor_command(
+    context: typer.Context,
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended from here.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look whether everything is as it must be, a line for each thing; exit code 1 if something is not."""
+    from perdure.cli.doctor.report import doctor  # noqa: PLC0415 - it imports what only Supabase needs
+
+    if not doctor(load_settings(context.obj), fix=fix, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command("export", epilog="Example: perdure export backup-2026-11-25")
+def export_command(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    user: User = None,
+) -> None:
+    """Write everything that is kept, files too, to a folder of plain files: to move it, or to put it away."""
+    export_archive(_runtime(context), folder, user=user)
+
+
+@app.command("import", epilog="Example: USE_SUPABASE=true perdure import backup-2026-11-25")
+def import_command(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A folder that `perdure export` wrote.")],
+) -> None:
+    """Bring what was exported into the backend that is set now. Again does no harm."""
+    import_archive(load_settings(context.obj), folder)
 
 
 @app.command("migrate", epilog="Example: PERDURE_DATABASE_URL=postgresql://… perdure migrate")

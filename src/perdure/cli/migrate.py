@@ -38,7 +38,7 @@ def migrate(settings: Settings, url: str | None) -> None:
 def migration_text(folder: Path | None) -> None:
     """The SQL itself: into `folder`, or on stdout if there is none."""
     if folder is None:
-        sys.stdout.write(as_one_text())
+        sys.stdout.buffer.write(as_one_text().encode())  # whatever the terminal's encoding: files are read as UTF-8
         return
     try:
         written = write_for_supabase(folder, datetime.now(UTC))

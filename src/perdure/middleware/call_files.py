@@ -41,6 +41,8 @@ class CallFiles:
         self._keeping: Keeping | None = None
         self._stored: dict[str, StoredFile] = {}
         self._left: tuple[LeftAlone, ...] = ()
+        self._signed: dict[str, str] = {}
+        """The signed addresses of stored files, by their keys: for the client alone, never for the record."""
         self._own_copies: frozenset[str] = frozenset()
         self._reported_at = 0.0
 
@@ -122,8 +124,26 @@ class CallFiles:
             self._left = tuple(self._keeping.left.values())
         return tuple({(file.name, file.key): file for file in self._stored.values()}.values())
 
-    def rewritten(self, result: JsonObject, output_schema: Mapping[str, Any] | None = None) -> JsonObject:
-        """`result` with storage URIs in place of the paths whose files were kept.
+    @property
+    def are_to_be_signed(self) -> bool:
+        return bool(self._stored) and self._policy.file_reference is FileReference.SIGNED_URL
+
+    def sign(self) -> None:
+        """Make the addresses that the client gets in place of storage URIs. Blocks.
+
+        Raises:
+            StoreUnavailable: The file store is away: the client gets storage URIs.
+        """
+        signed = {
+            stored.key: self._keeper.file_store.signed_url(stored.key, seconds=self._policy.signed_url_seconds)
+            for stored in self._stored.values()
+        }
+        self._signed = {key: address for key, address in signed.items() if address is not None}
+
+    def rewritten(
+        self, result: JsonObject, output_schema: Mapping[str, Any] | None = None, *, for_client: bool = False
+    ) -> JsonObject:
+        """`result` with storage URIs in place of the paths whose files were kept; `for_client` with signed addresses.
 
         Structured content stays as it is where `output_schema` would refuse it with URIs in it.
         """
@@ -132,7 +152,9 @@ class CallFiles:
 
         def uri(text: str) -> str | None:
             stored = self._stored.get(local_path(text) or "")
-            return stored.uri if stored is not None else None
+            if stored is None:
+                return None
+            return (self._signed.get(stored.key) if for_client else None) or stored.uri
 
         changed = rewritten_result(result, uri, prose=self._policy.rewrite_text)
         structured = changed.get("structuredContent")

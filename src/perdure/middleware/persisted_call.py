@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from perdure.errors import FileMissing, PerdureError, StoreTimeout, StoreUnavailable
+from perdure.errors import FileMissing, PerdureError, StoreMisconfigured, StoreTimeout, StoreUnavailable
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
@@ -209,6 +209,13 @@ class PersistedCall:
         yield _Step(
             work=lambda: self._engine.finish(self._turn, self._redactor), then=self._was_finished, failed=self._met
         )
+        if self._finished is not None and self._files.are_to_be_signed:
+            yield _Step(work=self._files.sign, then=lambda _: None, failed=self._not_signed, on_files=True)
+
+    def _not_signed(self, error: Exception) -> None:
+        """The client gets storage URIs instead."""
+        self.fault = error
+        self._runtime.say("file.not_signed", error)
 
     def _were_kept(self, result: JsonObject, error: Exception | None = None) -> None:
         """Some of them, if there was an `error`."""
@@ -235,7 +242,7 @@ class PersistedCall:
     def _announced(self, result: JsonObject) -> JsonObject:
         if self._finished is not None:
             # Without the turn there is no record of its files either: then the paths are all there is.
-            result = self._files.rewritten(result, self.request.output_schema)
+            result = self._files.rewritten(result, self.request.output_schema, for_client=True)
         return announced(
             result,
             where=self.policy.announce,
@@ -262,6 +269,8 @@ class PersistedCall:
         meta |= self._files.meta(self._finished.files if self._finished is not None else ())
         if self.fault is not None:
             meta["perdure/fault"] = fault_code(self.fault)
+            if isinstance(self.fault, StoreMisconfigured):
+                meta["perdure/remedy"] = self.fault.remedy  # words of ours: no address and no key is ever in them
         return meta
 
     # ── to the stores and back ───────────────────────────────────────────────────────────────────────────────

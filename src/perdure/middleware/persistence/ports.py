@@ -112,6 +112,18 @@ class FileStore(Protocol):
         """What all files together take up; may be a few minutes old."""
         ...
 
+    def most_bytes(self) -> int | None:
+        """The size of the largest file it takes; None if any. May be a few minutes old."""
+        ...
+
+    def signed_url(self, key: str, *, seconds: int) -> str | None:
+        """An address from which anybody may read the content for so long; None if this store has no such thing.
+
+        Raises:
+            FileMissing: There is no such content.
+        """
+        ...
+
 
 class Clock(Protocol):
     def now(self) -> datetime:

@@ -174,6 +174,8 @@ class ConversationSummary:
     created_at: datetime
     updated_at: datetime
     """When its newest turn began."""
+    minted: bool = False
+    """Whether perdure made the id; if not, a client chose it."""
 
 
 def new_turn_id(now: datetime) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.errors import PerdureError, SettingsError
 from perdure.logs import log
@@ -27,6 +28,9 @@ from perdure.middleware.persistence.turn import StoredFile
 from perdure.settings import Policy, Settings, ToolSettings
 from perdure.settings_loader import data_directory, load_settings
 
+if TYPE_CHECKING:
+    from perdure.middleware.persistence.supabase_api.client import SupabaseApi
+
 __all__ = [
     "Runtime",
     "activated",
@@ -37,6 +41,7 @@ __all__ = [
     "roots_for",
     "runtime",
     "stored_files",
+    "supabase_api",
 ]
 
 _SAY_AGAIN_AFTER = 60.0
@@ -114,8 +119,10 @@ def build(
     clock: Clock | None = None,
 ) -> Runtime:
     clock = clock or SystemClock()
-    store = store or _store(settings, clock)
     folder = data_directory(settings) / "files"
+    if store is None:
+        store, made_file_store = _stores(settings, clock, folder)
+        file_store = file_store or made_file_store
     return Runtime(
         settings=settings,
         engine=Engine(store, clock, settings.count_tokens or estimate_tokens),
@@ -168,14 +175,49 @@ def activated(replacement: Runtime) -> Iterator[Runtime]:
         _runtime = before
 
 
-def _store(settings: Settings, clock: Clock) -> Store:
+def _stores(settings: Settings, clock: Clock, folder: Path) -> tuple[Store, FileStore]:
+    local = LocalFileStore(folder, settings.bucket)
     match settings.backend:
         case "sqlite":
-            return SqliteStore(data_directory(settings) / "perdure.db", clock)
+            return SqliteStore(data_directory(settings) / "perdure.db", clock), local
         case "postgres":
-            return _postgres(settings, clock)
+            return _postgres(settings, clock), local
+        case "supabase":
+            return _supabase(settings, clock, folder)
         case "memory":
-            return MemoryStore(clock)
+            return MemoryStore(clock), local
+
+
+def _supabase(settings: Settings, clock: Clock, folder: Path) -> tuple[Store, FileStore]:
+    from perdure.middleware.persistence.file_stores.supabase import SupabaseFileStore  # noqa: PLC0415 - where it is used
+    from perdure.middleware.persistence.stores.supabase import SupabaseStore  # noqa: PLC0415
+
+    api = supabase_api(settings)
+    in_tools = [tool.file_timeout or 0.0 for tool in (settings.defaults, *settings.tools.values())]
+    return (
+        SupabaseStore(api, clock, timeout=settings.operation_timeout),
+        SupabaseFileStore(api, settings.bucket, folder, timeout=max([Policy().file_timeout, *in_tools])),
+    )
+
+
+def supabase_api(settings: Settings) -> "SupabaseApi":
+    """
+    Raises:
+        SettingsError: The project's address or the key is missing, or is none.
+    """
+    from perdure.middleware.persistence.supabase_api.client import SupabaseApi  # noqa: PLC0415 - where it is used
+
+    missing = [
+        name
+        for name, value in (("SUPABASE_URL", settings.supabase_url), ("SUPABASE_KEY", settings.supabase_key))
+        if not value
+    ]
+    if settings.supabase_url is None or settings.supabase_key is None or missing:
+        raise SettingsError(
+            f"The backend is Supabase, and there is no {' and no '.join(missing)}.",
+            remedy="copy both from the project's settings, under API: its URL, and a secret or service_role key.",
+        )
+    return SupabaseApi(settings.supabase_url, settings.supabase_key.get_secret_value())
 
 
 def _postgres(settings: Settings, clock: Clock) -> Store:

@@ -1,7 +1,6 @@
 """Files in a folder: `<folder>/<tenant>/<sha256>`, each content once for each tenant."""
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from perdure.errors import FileMissing, StoreUnavailable
+from perdure.middleware.persistence.file_stores.keys import checked
 
 __all__ = ["LocalFileStore"]
-
-_KEY = re.compile(r"(?P<tenant>[A-Za-z0-9_-]{1,66})/(?P<sha256>[0-9a-f]{64})/(?!\.)[A-Za-z0-9._-]{1,100}")
 
 _COUNT_AGAIN_AFTER = 60.0
 """Seconds. Other processes keep files too."""
@@ -72,10 +70,15 @@ class LocalFileStore:
                 self._counted_at = now
             return self._used
 
+    def most_bytes(self) -> int | None:
+        return None
+
+    def signed_url(self, key: str, *, seconds: int) -> str | None:
+        checked(key)
+        return None
+
     def _path(self, key: str) -> Path:
-        parts = _KEY.fullmatch(key)
-        if parts is None:
-            raise FileMissing(f"{key!r} is no key of a stored file.")
+        parts = checked(key)
         return self._folder / parts["tenant"] / parts["sha256"]
 
     @contextmanager

@@ -260,6 +260,9 @@ class Keeping:
             "max_file_bytes": limits.max_file_bytes,
             "max_turn_bytes": limits.max_turn_bytes - self._bytes,
         }
+        most = self._keeper.file_store.most_bytes()
+        if most is not None:
+            allowed["file_size_limit of the bucket"] = most
         setting = min(allowed, key=lambda name: allowed[name])
         return Limit(max(allowed[setting], 0), setting, self._deadline)
 

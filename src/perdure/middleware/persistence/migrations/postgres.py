@@ -21,11 +21,13 @@ def apply(url: str, where: str, tell: Callable[[str], None]) -> list[Migration]:
 
     Raises:
         StoreUnavailable: The database cannot be reached, or was made by a newer perdure.
-        StoreError: A file cannot run here: the message says which, why, and what to do. Nothing of that file is left.
+        StoreError: It cannot be done here: the message says why, and what to do. Nothing of a file that failed is left.
     """
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="perdure") as connection:
             return _applied_now(connection, where, tell)
+    except (psycopg.ProgrammingError, psycopg.errors.LockNotAvailable) as error:
+        raise StoreError(f"{where} cannot be migrated: {_first_line(error)}.", remedy=_remedy(error)) from error
     except psycopg.OperationalError as error:
         raise StoreUnavailable(
             f"The database {where} cannot be reached ({_first_line(error)}).",
@@ -49,17 +51,23 @@ def _applied_now(
         except psycopg.Error as error:
             if connection.closed:
                 raise StoreUnavailable(
-                    f"The connection to {where} was lost during migration {migration.label}: it ran whole, or not at all.",
+                    f"{where} was lost during migration {migration.label}, which ran whole or not at all.",
                     remedy="run `perdure migrate` again.",
                 ) from error
             raise _cannot_run(migration, where, error) from error
         tell(f"{migration.label}: done")
-    if not wanted and connection.execute("select to_regclass('storage.buckets') is not null").fetchone() == (True,):
-        # The storage schema may be younger than ours.
-        (lines,) = connection.execute("select public.chat_prepare_storage()").fetchone() or ([],)
-        for line in lines:
-            tell(line)
+    for line in _storage_made_ready(connection):
+        tell(line)
     return wanted
+
+
+def _storage_made_ready(connection: psycopg.Connection[tuple[Any, ...]]) -> list[str]:
+    """Every time, since the storage schema may be younger than ours. What there is to say of it, a line each."""
+    storage = connection.execute("select from pg_tables where schemaname = 'storage' and tablename = 'buckets'")
+    if storage.fetchone() is None:
+        return []
+    row = connection.execute("select public.chat_prepare_storage()").fetchone()
+    return list(row[0]) if row else []
 
 
 def _recorded(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[int, str]:
@@ -69,16 +77,20 @@ def _recorded(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[int, str]
 
 
 def _cannot_run(migration: Migration, where: str, error: psycopg.Error) -> StoreError:
-    hint = error.diag.message_hint
-    match error:
-        case psycopg.errors.InsufficientPrivilege():
-            hint = "connect as the database's owner (on Supabase: the user postgres)."
-        case psycopg.errors.LockNotAvailable():
-            hint = "somebody works on these tables; run it again, at best while the servers stand still."
     return StoreError(
         f"Migration {migration.label} cannot run on {where}: {_first_line(error)}. Nothing of it was left behind.",
-        remedy=hint or "mend what it says, and run it again.",
+        remedy=_remedy(error),
     )
+
+
+def _remedy(error: psycopg.Error) -> str:
+    match error:
+        case psycopg.errors.InsufficientPrivilege():
+            return "connect as the database's owner (on Supabase: the user postgres)."
+        case psycopg.errors.LockNotAvailable():
+            return "somebody works on these tables; run it again, at best while the servers stand still."
+        case _:
+            return error.diag.message_hint or "mend what it says, and run it again."
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -208,6 +208,7 @@ class _Conversation:
             turns=len(self.turns),
             created_at=self.created_at,
             updated_at=self.updated_at,
+            minted=self.minted,
         )
 
 

@@ -3,7 +3,6 @@
 A direct connection and PostgREST call the same functions by the same names of arguments and get the same JSON.
 """
 
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -30,6 +29,7 @@ from perdure.middleware.persistence.turn import (
     StoredFile,
     Turn,
     Window,
+    new_turn_id,
 )
 
 __all__ = ["SqlFunctionStore", "SqlFunctions"]
@@ -102,6 +102,7 @@ class SqlFunctionStore:
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         lines = self._read(
             "read_turns",
+            "turns",
             user_id=principal,
             continuation_id=continuation_id,
             after_place=min(max(after, 0), _LAST_PLACE),
@@ -121,6 +122,7 @@ class SqlFunctionStore:
         before_at, before_user, before_id = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
         lines = self._read(
             "list_conversations",
+            "conversations",
             user_id=principal,
             continuation_id=continuation_id,
             before_at=before_at,
@@ -132,23 +134,25 @@ class SqlFunctionStore:
             return [_summary(line) for line in lines]
 
     def file(self, principal: str, key: str) -> StoredFile | None:
-        lines = self._read("list_files", user_id=principal, key=key, max_lines=1)
+        lines = self._read("list_files", "files", user_id=principal, key=key, max_lines=1)
         with decoded(self._functions.where):
             return _file(lines[0]) if lines else None
 
     def files(
         self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
     ) -> list[StoredFile]:
-        lines = self._read("list_files", user_id=principal, continuation_id=continuation_id, name=name, max_lines=limit)
+        lines = self._read(
+            "list_files", "files", user_id=principal, continuation_id=continuation_id, name=name, max_lines=limit
+        )
         with decoded(self._functions.where):
             return [_file(line) for line in lines]
 
     def close(self) -> None:
         self._functions.close()
 
-    def _read(self, function: str, **arguments: Json) -> list[JsonObject]:
-        lines = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
-        if not isinstance(lines, list):
+    def _read(self, function: str, what: str, **arguments: Json) -> list[JsonObject]:
+        reply = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
+        if not isinstance(reply, dict) or not isinstance(lines := reply.get(what), list):
             raise _not_an_answer(self._functions.where, function)
         return lines
 
@@ -193,8 +197,8 @@ class SqlFunctionStore:
         answer = encode_answer(turn.answer or Answer())
         return {
             "turn_id": turn.id,
-            # Made from the turn's id, so that writing again writes the same.
-            "answer_id": str(uuid.UUID(int=uuid.UUID(turn.id).int ^ 1)),
+            # Nobody can know it beforehand: a row that stood there already would keep the answer out.
+            "answer_id": new_turn_id(turn.ended_at or self._clock.now()),
             "user_id": turn.principal,
             "digest": turn.digest,
             "outcome": turn.outcome.value,
@@ -257,6 +261,7 @@ def _summary(line: JsonObject) -> ConversationSummary:
         turns=line["last_place"],
         created_at=_time(line["created_at"]),
         updated_at=_time(line["updated_at"]),
+        minted=line["minted"],
     )
 
 

@@ -15,10 +15,13 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.conninfo import make_conninfo
 
 from perdure.errors import StoreTimeout
+from perdure.middleware.persistence.stores.postgres.connecting import connected
+from perdure.middleware.persistence.stores.postgres.faults import cut_off_noticed
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["Connection", "Connections", "is_direct"]
 
 RV = TypeVar("RV")
 
@@ -31,6 +34,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """Gives up on the server at `deadline`, on `time.monotonic()`: its sockets have no time-out of their own."""
 
     deadline = 0.0
+    answered_at = 0.0
+    """When the server at the other end was last known to be there, on `time.monotonic()`."""
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         left = max(self.deadline - time.monotonic(), 0.0)
@@ -41,7 +46,7 @@ class Connections:
     def __init__(self, conninfo: str, *, most: int) -> None:
         self.prepare = True
         """Whether statements are prepared, where the server itself is at the other end."""
-        self._conninfo = conninfo
+        self._conninfo = make_conninfo(conninfo, application_name="perdure", client_encoding="utf8")
         self._most = most
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -65,6 +70,8 @@ class Connections:
         try:
             connection = self._idle_one() or self._connect(deadline)
             connection.deadline = deadline
+            if not self.prepare:
+                connection.prepare_threshold = None
             try:
                 yield connection
             finally:
@@ -72,11 +79,14 @@ class Connections:
         finally:
             free.release()
 
-    def drop_idle(self) -> None:
-        """Close those that nobody uses: where one was cut off, the others were as well."""
+    def drop_idle(self, *, silent_since: float | None = None) -> None:
+        """Close those that nobody uses: where one was cut off, the others were as well.
+
+        Only those that have not answered since `silent_since`, if that is given.
+        """
         with self._lock:
-            idle = self._idle.copy()
-            self._idle.clear()
+            idle = [one for one in self._idle if silent_since is None or one.answered_at < silent_since]
+            self._idle = [one for one in self._idle if one not in idle]
         for connection in idle:
             connection.close()
 
@@ -88,20 +98,15 @@ class Connections:
             return self._idle.pop() if self._idle else None  # the last one used: its buffers are warm
 
     def _connect(self, deadline: float) -> Connection:
-        seconds = max(int(deadline - time.monotonic() + 0.5), 1)
-        connection = Connection.connect(
-            self._conninfo, autocommit=True, connect_timeout=seconds, application_name="perdure", client_encoding="utf8"
-        )
+        connection = Connection(connected(self._conninfo, deadline))
         connection.deadline = deadline
         try:
-            # Behind a pooler that shares servers among clients, the process that answers is not the one that greeted
-            # us, and a statement prepared in one is unknown in the next.
-            (answering,) = connection.execute("select pg_backend_pid()", prepare=False).fetchone() or (0,)
+            connection.autocommit = True
+            if not is_direct(connection):
+                connection.prepare_threshold = None
         except BaseException:
             connection.close()
             raise
-        if not self.prepare or answering != connection.info.backend_pid:
-            connection.prepare_threshold = None
         return connection
 
     def _put_back(self, connection: Connection) -> None:
@@ -110,6 +115,7 @@ class Connections:
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             connection.close()  # In the middle of something, and nobody waits for the end of it.
             return
+        connection.answered_at = time.monotonic()
         with self._lock:
             self._idle.append(connection)
 
@@ -118,6 +124,17 @@ class Connections:
         self._lock = threading.Lock()
         self._idle = []
         self._free = threading.BoundedSemaphore(self._most)
+
+
+def is_direct(connection: Connection) -> bool:
+    """Whether the server itself is at the other end: then statements may be prepared.
+
+    Behind a pooler that shares servers among clients, the process that answers is not the one that greeted us, and a
+    statement prepared in one is unknown in the next.
+    """
+    with cut_off_noticed(connection):
+        (answering,) = connection.execute("select pg_backend_pid()", prepare=False).fetchone() or (0,)
+    return bool(answering == connection.info.backend_pid)
 
 
 def _after_fork_in_child() -> None:

@@ -1,22 +1,25 @@
 """What Postgres and the way to it say, sorted by what may be done about it, in words that name the remedy."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 
-from perdure.errors import PerdureError, StoreError, StoreUnavailable
+from perdure.errors import PerdureError, StoreMisconfigured, StoreTimeout, StoreUnavailable, TurnRefused
 
-__all__ = ["explained", "may_pass", "speaks_of_preparing"]
+__all__ = ["CutOff", "cut_off_noticed", "explained", "may_pass", "speaks_of_preparing"]
 
 _MIGRATE = "run `perdure migrate` with the same settings; turns are kept from then on."
 
 # SQLSTATE, or its first two characters: what happened, what to do. From appendix A of the Postgres manual.
 _KNOWN: dict[str, tuple[str, str]] = {
-    "28P01": ("refused the password", "mend the password in PERDURE_DATABASE_URL."),
+    "28P01": ("refused the user or the password", "mend them in PERDURE_DATABASE_URL."),
     "28": ("refused this user", "mend the user in PERDURE_DATABASE_URL, or the server's pg_hba.conf."),
     "3D000": ("does not exist", "create it, or mend its name in PERDURE_DATABASE_URL."),
     "42P01": ("has no tables of perdure", _MIGRATE),
+    "42704": ("has no tables of perdure", _MIGRATE),
     "42883": ("has no functions of perdure, or those of another version", _MIGRATE),
     "42501": (
         "does not let this user use perdure's tables",
@@ -35,6 +38,22 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "08": ("closed the connection", "look at the server, and at what stands between."),
 }
 
+# libpq tells no SQLSTATE of a connection that was refused: what it says then, in the server's English or a pooler's.
+_REFUSALS: tuple[tuple[str, str], ...] = (
+    ("password authentication failed|SASL authentication failed|no password supplied", "28P01"),
+    ("database .* does not exist|no such database", "3D000"),
+    ("role .* (does not exist|is not permitted)|no pg_hba.conf entry|no such user|Tenant or user not found", "28000"),
+    ("permission denied for database", "28000"),
+    ("too many (clients|connections)|connection slots|no more connections allowed|[Mm]ax client connections", "53300"),
+    ("the database system is|server login has been failing", "57P03"),
+)
+
+_FOR_AN_OPERATOR = ("28", "3D000", "42P01", "42704", "42883", "42501", "25006")
+"""Nothing will succeed until somebody mends it."""
+
+_NEVER = ("22", "23", "54")
+"""Data, constraints, limits: this turn will be refused every time."""
+
 _PASSING = ("40001", "40P01", "55P03")
 """Serialization failure, deadlock, lock not available: the same call may succeed now."""
 
@@ -42,32 +61,57 @@ _OF_PREPARING = ("26000", "42P05")
 """A prepared statement that is not there, or is there already: a pooler swaps the server under us."""
 
 
+class CutOff(psycopg.OperationalError):
+    """The connection was lost while a statement was under way, or before. Whether it took effect is not known."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.sqlstate = error.sqlstate or "08006"
+
+
+@contextlib.contextmanager
+def cut_off_noticed(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """
+    Raises:
+        CutOff: In place of the error with which `connection` was lost.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if connection.broken:
+            raise CutOff(error) from error
+        raise
+
+
 def may_pass(error: psycopg.Error) -> bool:
     return error.sqlstate in _PASSING
 
 
 def speaks_of_preparing(error: psycopg.Error) -> bool:
-    return error.sqlstate in _OF_PREPARING
+    # 08P01: another client's statement has the name, and takes another number of parameters.
+    return error.sqlstate in _OF_PREPARING or (error.sqlstate == "08P01" and "prepared statement" in str(error))
 
 
 @contextlib.contextmanager
 def explained(where: str) -> Iterator[None]:
     """
     Raises:
-        StoreError: In place of what the turn itself brings about: text that Postgres cannot hold.
+        TurnRefused: In place of what the turn itself brings about: text that Postgres cannot hold.
+        StoreTimeout: In place of a lock that was not to be had.
+        StoreMisconfigured: In place of what waits for an operator: rights, the schema, the address.
         StoreUnavailable: In place of any other `psycopg.Error` or `OSError`.
     """
     try:
         yield
     except PerdureError:
         raise
-    except (psycopg.DataError, UnicodeEncodeError) as error:
-        raise StoreError(
-            f"The database {where} cannot hold something in this turn ({_first_line(error)}).",
-            remedy="report this with the tool's result.",
-        ) from error
-    except (psycopg.Error, OSError) as error:
-        state = getattr(error, "sqlstate", None) or ""
+    except (psycopg.Error, OSError, UnicodeEncodeError) as error:
+        state = getattr(error, "sqlstate", None) or _refusal(str(error))
+        if isinstance(error, psycopg.DataError | UnicodeEncodeError) or state.startswith(_NEVER):
+            raise TurnRefused(
+                f"The database {where} cannot hold something in this turn ({_first_line(error)}).",
+                remedy="report this with the tool's result.",
+            ) from error
         what, remedy = (
             _KNOWN.get(state)
             or _KNOWN.get(state[:2])
@@ -78,7 +122,14 @@ def explained(where: str) -> Iterator[None]:
                 else "look whether the server runs, and at the address in PERDURE_DATABASE_URL.",
             )
         )
-        raise StoreUnavailable(f"The database {where} {what} ({_first_line(error)}).", remedy=remedy) from error
+        kind = StoreMisconfigured if state.startswith(_FOR_AN_OPERATOR) else StoreUnavailable
+        if state == "55P03":
+            kind = StoreTimeout
+        raise kind(f"The database {where} {what} ({_first_line(error)}).", remedy=remedy) from error
+
+
+def _refusal(said: str) -> str:
+    return next((state for pattern, state in _REFUSALS if re.search(pattern, said)), "")
 
 
 def _first_line(error: Exception) -> str:

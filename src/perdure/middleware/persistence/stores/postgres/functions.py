@@ -10,7 +10,13 @@ from psycopg import conninfo, sql
 
 from perdure.errors import SettingsError, StoreTimeout
 from perdure.middleware.persistence.stores.postgres.connections import Connection, Connections
-from perdure.middleware.persistence.stores.postgres.faults import explained, may_pass, speaks_of_preparing
+from perdure.middleware.persistence.stores.postgres.faults import (
+    CutOff,
+    cut_off_noticed,
+    explained,
+    may_pass,
+    speaks_of_preparing,
+)
 from perdure.middleware.persistence.turn import Json
 
 __all__ = ["PostgresFunctions", "database_name"]
@@ -28,6 +34,7 @@ class PostgresFunctions:
         given = {name: _as_text(value) for name, value in arguments.items() if value is not None}
         statement = _statement(function, tuple(given))
         deadline = time.monotonic() + self._timeout
+        locked: psycopg.Error | None = None
         with explained(self.where):
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
@@ -35,9 +42,12 @@ class PostgresFunctions:
                         return _result(connection, statement, given)
                 except psycopg.Error as error:
                     if time.monotonic() >= deadline:
-                        raise self._timed_out() from error
+                        # Another way to the server, if there is one: this one may be dead without a word.
+                        self._connections.drop_idle(silent_since=deadline - self._timeout)
+                        raise locked or self._timed_out() from error  # a lock says more than the time it took
                     if attempt == _ATTEMPTS or not self._may_try_again(error):
                         raise
+                    locked = error if may_pass(error) else None
         raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
@@ -49,7 +59,7 @@ class PostgresFunctions:
             self._connections.prepare = False
             self._connections.drop_idle()
             return True
-        if isinstance(error, _CutOff):
+        if isinstance(error, CutOff):
             self._connections.drop_idle()
             return True
         return may_pass(error)
@@ -57,21 +67,14 @@ class PostgresFunctions:
     def _timed_out(self) -> StoreTimeout:
         return StoreTimeout(
             f"The database {self.where} did not answer within {self._timeout:g} s.",
-            remedy="look at what the database is busy with; the setting operation_timeout is that time, in seconds.",
+            remedy="look at what the database is busy with, or waits for; the setting operation_timeout is that time, "
+            "in seconds.",
         )
 
 
-class _CutOff(psycopg.OperationalError):
-    """The connection was lost while a statement was under way, or before. Whether it took effect is not known."""
-
-
 def _result(connection: Connection, statement: bytes, arguments: Mapping[str, str]) -> Json:
-    try:
+    with cut_off_noticed(connection):
         row = connection.execute(statement, arguments).fetchone()
-    except psycopg.Error as error:
-        if connection.broken:
-            raise _CutOff(str(error)) from error
-        raise
     return row[0] if row else None
 
 
@@ -103,12 +106,20 @@ def database_name(url: str) -> str:
     try:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.Error:
-        parts = {"host": "@"}
-    user, host, port = parts.get("user"), str(parts.get("host") or "localhost"), parts.get("port") or "5432"
-    if "@" in host:  # the end of a password that has an @ in it
+        parts = None
+    if parts is None or _is_misread(url, parts):
         raise SettingsError(
             "The database URL cannot be read.",
             remedy="write PERDURE_DATABASE_URL (or database_url) as postgresql://user:password@host:5432/database, "
             "with characters such as @ and / in the password as %40 and %2F.",
         )
+    user, host, port = parts.get("user"), parts.get("host") or "localhost", parts.get("port") or "5432"
     return f"{f'{user}@' if user else ''}{host}:{port}/{parts.get('dbname') or user or ''}"
+
+
+def _is_misread(url: str, parts: Mapping[str, object]) -> bool:
+    """Whether some of the password, with an @ or a / in it, was taken for the host, the port or the database."""
+    _, _, after_scheme = url.partition("://")
+    path = after_scheme.partition("?")[0].partition("/")[2]
+    port = str(parts.get("port") or "")
+    return "@" in str(parts.get("host")) or "@" in path or (not port.replace(",", "").isdecimal() and port != "")

@@ -263,6 +263,7 @@ def _summary(row: sqlite3.Row) -> ConversationSummary:
         turns=row["last_place"],
         created_at=datetime.fromisoformat(row["created_at"]),
         updated_at=datetime.fromisoformat(row["updated_at"]),
+        minted=bool(row["minted"]),
     )
 
 

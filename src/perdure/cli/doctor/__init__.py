@@ -1,0 +1,1 @@
+"""`perdure doctor`: whether everything is as it must be, and for what is not, the remedy."""

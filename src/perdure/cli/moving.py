@@ -1,0 +1,92 @@
+"""`perdure export` and `perdure import`: from any backend to any other."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from perdure.cli.terminal import console
+from perdure.errors import PerdureError
+from perdure.middleware.persistence.archive.exporting import export_to
+from perdure.middleware.persistence.archive.importing import ArchiveClock, import_from, manifest_of
+from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.persistence.wiring import Runtime, build
+from perdure.settings import Settings
+
+__all__ = ["export_archive", "import_archive"]
+
+
+def export_archive(runtime: Runtime, folder: Path, *, user: str | None) -> None:
+    """
+    Raises:
+        PerdureError: The folder is not empty, or something cannot be read.
+    """
+    with _bar("Exporting conversations") as (bar, task):
+        manifest = export_to(
+            folder,
+            runtime.engine.store,
+            runtime.keeper.file_store,
+            principal=user,
+            at=runtime.engine.clock.now(),
+            progress=lambda done, known: bar.update(task, completed=done, total=known),
+        )
+    _tell(f"{_counted(manifest)} written to {folder}")
+    for uri in manifest["missing_files"]:
+        _warn(f"The content of {uri} is not there any more: the archive names it, and has no copy.")
+
+
+def import_archive(settings: Settings, folder: Path) -> None:
+    """
+    Raises:
+        PerdureError: It is no archive, or not whole, or the backend cannot be used.
+    """
+    manifest = manifest_of(folder)
+    clock = ArchiveClock()
+    runtime = build(settings, clock=clock)
+    if settings.backend == "memory":
+        raise PerdureError("The backend is memory, which forgets at once.", remedy="set PERDURE_BACKEND to another.")
+    with _bar("Importing turns") as (bar, task):
+        bar.update(task, total=manifest["turns"])
+        done = import_from(
+            folder,
+            runtime.engine.store,
+            runtime.keeper.file_store,
+            clock,
+            progress=lambda turns: bar.update(task, completed=turns),
+        )
+    known = f", {done.known:,} turns were here already" if done.known else ""
+    _tell(f"{done.turns:,} turns and {done.files:,} files imported into {settings.backend}{known}.")
+    for turn_id in done.conflicts:
+        _warn(f"The turn {turn_id} was left out: its id is here for another call.")
+    for bucket in manifest["buckets"]:
+        if bucket != settings.bucket:
+            _warn(
+                f"Results in the archive name files as storage://{bucket}/…, and the bucket here is {settings.bucket}:"
+                f" those names lead nowhere. Set the bucket to {bucket}, and import again."
+            )
+
+
+def _counted(manifest: JsonObject) -> str:
+    return (
+        f"{manifest['conversations']:,} conversations, {manifest['turns']:,} turns and {manifest['files']:,} files"
+        f" ({decimal(manifest['bytes'])})"
+    )
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[tuple[Progress, TaskID]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(), transient=True, disable=not sys.stdout.isatty()) as bar:
+        yield bar, bar.add_task(what, total=None)
+
+
+def _tell(line: str) -> None:
+    console().print(Text(line), soft_wrap=True)
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"perdure: {line}\n")
