@@ -3,13 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test check bench lock format clean
+.PHONY: demo test test-supabase soak-4 check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
 test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp  ## All tests.
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY, SUPABASE_DB_URL.
+	@test -n "$$SUPABASE_URL" -a -n "$$SUPABASE_KEY" -a -n "$$SUPABASE_ANON_KEY" -a -n "$$SUPABASE_DB_URL" || { echo "Set SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY and SUPABASE_DB_URL to those of a project for tests: it is migrated, and written to."; exit 1; }
+	PERDURE_DATABASE_URL="$$SUPABASE_DB_URL" $(BIN)/perdure migrate
+	REAL_SUPABASE=1 $(BIN)/python -m pytest tests/contracts/test_supabase_stores.py $(PYTEST_ARGS)
+
+soak-4: .venv/dev.stamp  ## 64 writers, 16,000 turns on one conversation; then with replies lost after the commit. About 4 minutes.
+	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250
+	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250 --cut 0.05
 
 check: .venv/dev.stamp  ## Style, types, floors.
 	$(BIN)/ruff check .

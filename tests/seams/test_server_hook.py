@@ -199,7 +199,7 @@ async def test_installing_again_adds_names_and_nothing_else(runtime: Runtime) ->
     assert sorted(turn.tool for turn in kept(runtime)) == ["chat", "other"]
 
 
-@pytest.mark.parametrize("thing", [None, "server", object(), _chat, MCPServer], ids=repr)
+@pytest.mark.parametrize("thing", [None, "server", object(), _chat, MCPServer], ids=lambda thing: type(thing).__name__)
 def test_what_is_no_server_is_refused_in_words(thing: Any) -> None:
     with pytest.raises(TypeError, match="MCPServer or a low-level Server"):
         install(thing)

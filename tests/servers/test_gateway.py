@@ -117,7 +117,7 @@ def test_a_users_token_can_be_nobody_else(project: SupabaseStack, connect: Conne
         refused = refusal(lambda: ann.rpc("begin_turn", begin("bob")).execute())  # noqa: B023
         assert (refused.code, refused.message) == ("42501", "This token may not act for that user")
     connect().rpc("begin_turn", begin("bob")).execute()
-    assert [line["user_id"] for line in ann.rpc("list_conversations", {}).execute().data] == ["ann"]
+    assert [line["user_id"] for line in ann.rpc("list_conversations", {}).execute().data["conversations"]] == ["ann"]
 
 
 def test_with_row_security_off_a_users_token_can_be_anybody(cluster: PostgresCluster, connect: Connect) -> None:

@@ -149,7 +149,7 @@ alter table public.chat_sessions alter column id set statistics 0, alter column 
   alter column metadata set statistics 0;
 alter table public.chat_messages alter column id set statistics 0, alter column turn_id set statistics 0,
   alter column content set statistics 0, alter column body set statistics 0, alter column metadata set statistics 0,
-  alter column digest set statistics 0;
+  alter column digest set statistics 0, alter column words set statistics 0;
 alter table public.chat_files alter column turn_id set statistics 0, alter column name set statistics 0,
   alter column key set statistics 0, alter column sha256 set statistics 0;
 
@@ -285,5 +285,5 @@ comment on table public.chat_files is 'perdure: files that tools gave out. The b
 comment on table public.perdure_migrations is 'perdure: which files of sql/postgres/migrations this database has.';
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (1, 'tables', '52d70d28cfc3c5518362a74206fed154476c229ccff73425bdbd24d486fc418d');
+insert into public.perdure_migrations (version, name, checksum) values (1, 'tables', 'c3e84e41626bd28aad0c0426002a48beeb42d8ac569e2e01eda27fc3a73d53ce');
 end $migration$;
