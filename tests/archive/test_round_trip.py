@@ -10,30 +10,36 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeDatabase
+from servers.postgres_cluster import PostgresCluster
+from servers.supabase_stack import SupabaseStack
 
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.archive.exporting import export_to
 from perdure.middleware.persistence.archive.importing import ArchiveClock, Imported, import_from, manifest_of
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
+from perdure.middleware.persistence.file_stores.supabase import SupabaseFileStore
 from perdure.middleware.persistence.ports import Clock, FileStore, Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.middleware.persistence.stores.supabase import SupabaseStore
+from perdure.middleware.persistence.supabase_api.client import SupabaseApi
 from perdure.middleware.persistence.turn import Answer, ConversationSummary, Outcome, StoredFile, Turn, Window
 from perdure.testing import FrozenClock
 from perdure.testing.turns import a_turn, ended
 
-BACKENDS = ("memory", "sqlite", "postgres")
+BACKENDS = ("memory", "sqlite", "postgres", "supabase")
 WINDOW = Window(turns=100, tokens=1_000_000)
 
 
 @dataclass
 class Place:
-    """A backend with a folder and, if it needs one, a database of its own."""
+    """A backend with a folder and, if it needs one, a database or a project of its own."""
 
     name: str
     folder: Path
-    url: str
+    url: str = ""
+    project: SupabaseStack | None = None
     _opened: Store | None = None
 
     def store(self, clock: Clock) -> Store:
@@ -42,22 +48,36 @@ class Place:
                 self._opened = self._opened or MemoryStore(clock)
             case "sqlite":
                 self._opened = SqliteStore(self.folder / "perdure.db", clock)
-            case _:
+            case "postgres":
                 self._opened = PostgresStore(self.url, clock)
+            case _:
+                self._opened = SupabaseStore(self._api(), clock)
         return self._opened
 
     @property
     def files(self) -> FileStore:
+        if self.project is not None:
+            return SupabaseFileStore(self._api(), "mcp-files", self.folder)
         return LocalFileStore(self.folder / "files", "mcp-files")
+
+    def _api(self) -> SupabaseApi:
+        assert self.project is not None
+        return SupabaseApi(self.project.url, self.project.secret_key)
+
+
+@pytest.fixture(scope="module")
+def project(supabase_cluster: PostgresCluster) -> Iterator[SupabaseStack]:
+    with SupabaseStack(supabase_cluster) as stack:
+        yield stack
 
 
 @pytest.fixture
-def places(tmp_path: Path, make_database: MakeDatabase) -> Iterator[dict[str, Place]]:
-    made = {
-        name: Place(name, tmp_path / name, make_database() if name == "postgres" else "")
-        for name in (*BACKENDS, "again")
-    }
+def places(tmp_path: Path, make_database: MakeDatabase, project: SupabaseStack) -> Iterator[dict[str, Place]]:
+    project.empty()
+    made = {name: Place(name, tmp_path / name) for name in (*BACKENDS, "again")}
     made["again"].name = "sqlite"
+    made["postgres"].url = make_database()
+    made["supabase"].project = project
     for place in made.values():
         place.folder.mkdir()
     yield made
@@ -147,14 +167,14 @@ def test_a_history_goes_round_all_backends_and_comes_back_the_same(places: dict[
     before = everything(places["memory"])
     assert sum(isinstance(told, ConversationSummary) for told in before) == 4
     assert sum(isinstance(told, tuple) for told in before) == 8
-    route = ("memory", "sqlite", "postgres", "again")
+    route = ("memory", "sqlite", "postgres", "supabase", "again")
     for source, target in itertools.pairwise(route):
         done = moved(places[source], places[target], tmp_path / f"{source}-to-{target}")
         assert (done.conversations, done.turns, done.known, done.conflicts) == (4, 16, 0, [])
         assert everything(places[target]) == before
 
 
-@pytest.mark.parametrize("target", ["sqlite", "postgres"])
+@pytest.mark.parametrize("target", ["sqlite", "postgres", "supabase"])
 def test_importing_again_changes_nothing(places: dict[str, Place], tmp_path: Path, target: str) -> None:
     fill(places["memory"])
     moved(places["memory"], places[target], tmp_path / "once")

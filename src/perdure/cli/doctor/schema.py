@@ -18,15 +18,15 @@ _ROUNDS = 5
 _MOST_SKEW = 60.0
 """Seconds between two clocks, beyond which times in listings would puzzle people."""
 
+_SECONDS_TO_BE_KNOWN = 10.0
+"""For which PostgREST may still answer from before a migration: it is told of new functions, and looks at its leisure."""
+
 
 def examined(functions: SqlFunctions, fix: Callable[[], str] | None) -> Iterator[Finding]:
     """`fix` brings the schema up to date, and says what it did; None where it may not."""
     reached = looked("schema", lambda: _schema(functions))
     if reached.verdict is Verdict.FAILED and fix is not None and "migrate" in reached.remedy:
-        said = fix()
-        reached = looked("schema", lambda: _schema(functions))
-        if reached.verdict is Verdict.OK:
-            reached = Finding("schema", Verdict.FIXED, f"{said} {reached.what}")
+        reached = looked("schema", lambda: _mended(functions, fix))
     yield reached
     if reached.verdict is Verdict.FAILED:
         return
@@ -58,6 +58,18 @@ def _schema(functions: SqlFunctions) -> Finding:
             "upgrade perdure on this machine.",
         )
     return Finding("schema", Verdict.FAILED, f"Version {there}; this perdure needs {newest}.", "run `perdure migrate`.")
+
+
+def _mended(functions: SqlFunctions, fix: Callable[[], str]) -> Finding:
+    said = fix()
+    until = time.monotonic() + _SECONDS_TO_BE_KNOWN
+    while True:
+        found = looked("schema", lambda: _schema(functions))
+        if found.verdict is Verdict.OK:
+            return Finding("schema", Verdict.FIXED, f"{said} {found.what}")
+        if "migrate" not in found.remedy or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
 
 
 def _row_security(functions: SqlFunctions) -> Finding:

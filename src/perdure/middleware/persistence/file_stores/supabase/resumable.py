@@ -15,7 +15,9 @@ from typing import BinaryIO
 import httpx
 from storage3.exceptions import StorageApiError
 
+from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.file_stores.supabase.answers import raise_if_refused
+from perdure.middleware.persistence.file_stores.supabase.one_at_a_time import one_at_a_time
 from perdure.middleware.persistence.supabase_api.asking import asked
 from perdure.middleware.persistence.supabase_api.client import SupabaseApi
 
@@ -27,6 +29,9 @@ CHUNK = 6 * 1024 * 1024
 _PIECE = 1 << 18
 _LIVES = 23 * 3600.0
 """Seconds. Supabase forgets an upload after 24 hours."""
+
+_BEGINNINGS = 3
+"""Of one upload in one call: each but the last was forgotten by the server."""
 
 _PATH = "/upload/resumable/"
 
@@ -49,28 +54,38 @@ class ResumableUploads:
             AlreadyThere: There is an object under this key; whether it is this content, its size tells.
             StoreError: It was refused, or cut off for longer than the deadline: a later call goes on from there.
         """
-        note = self._notes / f"{hashlib.sha256(f'{self._bucket}/{key}'.encode()).hexdigest()}.json"
-        address = _noted(note, size)
-        if address is not None and self._ended(address, content, size, deadline):
-            note.unlink(missing_ok=True)
-            return
-        address = asked(self._api, lambda: self._created(key, size, media_type), deadline=deadline)
-        _write(note, address, size)
-        if not self._ended(address, content, size, deadline):
-            # Forgotten in the middle of it: it has ended, its last answer was lost, and this is how that looks.
-            raise AlreadyThere
-        note.unlink(missing_ok=True)
+        # Of this project alone: an upload that was begun in another one is not here.
+        name = hashlib.sha256(f"{self._api.url}/{self._bucket}/{key}".encode()).hexdigest()
+        note = self._notes / f"{name}.json"
+        self._notes.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with one_at_a_time(self._notes / f"{name}.lock", until=deadline):
+            self._send(note, key, content, size, media_type, deadline)
 
-    def _ended(self, address: str, content: BinaryIO, size: int, deadline: float) -> bool:
-        """Send what is missing. False: the server knows no such upload (any more)."""
-        try:
-            _Upload(self._api, address, content, size).finish(deadline)
-        except _Forgotten:
-            return False
-        return True
+    def _send(self, note: Path, key: str, content: BinaryIO, size: int, media_type: str, deadline: float) -> None:
+        for _ in range(_BEGINNINGS):
+            upload_id = _noted(note, size)
+            if upload_id is None:
+                upload_id = asked(self._api, lambda: self._begun(key, size, media_type), deadline=deadline)
+                _write(note, upload_id, size)
+            address = f"{self._api.url}/storage/v1{_PATH}{upload_id}"
+            try:
+                _Upload(self._api, address, content, size).finish(deadline)
+            except _Forgotten:
+                # Or it has ended, and its last answer was lost: then there is an object, at which a new one is refused.
+                note.unlink(missing_ok=True)
+            except AlreadyThere:
+                note.unlink(missing_ok=True)
+                raise
+            else:
+                note.unlink(missing_ok=True)
+                return
+        raise StoreUnavailable(
+            f"The Supabase project {self._api.where} forgot {_BEGINNINGS} uploads of one file while they went on.",
+            remedy="give it out again; look at the project's storage logs if it lasts.",
+        )
 
-    def _created(self, key: str, size: int, media_type: str) -> str:
-        """The address of a new upload."""
+    def _begun(self, key: str, size: int, media_type: str) -> str:
+        """The id of a new upload."""
         named = {"bucketName": self._bucket, "objectName": key, "contentType": media_type, "cacheControl": "3600"}
         metadata = ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in named.items())
         response = _request(
@@ -83,7 +98,7 @@ class ResumableUploads:
         _, _, upload_id = response.headers.get("location", "").partition(_PATH)
         if not upload_id:
             raise StorageApiError("The upload was given no address", "", 502)
-        return f"{self._api.url}/storage/v1{_PATH}{upload_id}"
+        return str(upload_id)
 
 
 class _Upload:
@@ -96,9 +111,12 @@ class _Upload:
         self._size = size
         self._done: int | None = None
         """Bytes that are there; None while that has to be asked."""
+        self._furthest = -1
+        """Bytes that were there when it was asked last."""
 
     def finish(self, deadline: float) -> None:
-        """
+        """Send what is missing.
+
         Raises:
             AlreadyThere: Somebody else has finished one under the same key.
             _Forgotten: The server knows no such upload any more.
@@ -109,7 +127,10 @@ class _Upload:
     def _one_step(self) -> None:
         if self._done is None:
             self._done = self._offset(self._request("HEAD", {}))
-            return
+            if self._done > self._furthest:
+                self._furthest = self._done
+                return
+            # What was sent since did not count. Sent again here, it is one more attempt of those that have an end.
         at, self._done = self._done, None  # Cut off from here on, it is not known how much arrived.
         length = min(CHUNK, self._size - at)
         headers = {
@@ -154,18 +175,17 @@ def _request(
 
 
 def _noted(note: Path, size: int) -> str | None:
-    """The address of an upload that was begun before and may still live."""
+    """The id of an upload that was begun before and may still live."""
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
-        if found["size"] == size and 0 <= time.time() - found["began_at"] < _LIVES:
-            return str(found["address"])
+        if found["size"] == size and 0 <= time.time() - found["begun_at"] < _LIVES:
+            return str(found["upload"])
     except (OSError, ValueError, LookupError, TypeError):
         pass  # Without a note, or with one that is none, it begins anew.
     return None
 
 
-def _write(note: Path, address: str, size: int) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _write(note: Path, upload_id: str, size: int) -> None:
     half = note.with_suffix(".part")
-    half.write_text(json.dumps({"address": address, "size": size, "began_at": time.time()}), encoding="utf-8")
+    half.write_text(json.dumps({"upload": upload_id, "size": size, "begun_at": time.time()}), encoding="utf-8")
     half.replace(note)
