@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test test-supabase soak-4 check bench lock format clean
+.PHONY: demo test test-supabase soak-4 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
@@ -19,6 +19,10 @@ test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL
 soak-4: .venv/dev.stamp  ## 64 writers, 16,000 turns on one conversation; then with replies lost after the commit. About 4 minutes.
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250 --cut 0.05
+
+soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with. About 4 minutes.
+	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
+	$(BIN)/python tests/soak/supabase_replies.py
 
 check: .venv/dev.stamp  ## Style, types, floors.
 	$(BIN)/ruff check .

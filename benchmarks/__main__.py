@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from benchmarks import calls, files, history, postgres, startup, throughput
+from benchmarks import calls, files, history, postgres, startup, supabase, throughput
 from benchmarks.harness import Result
 from benchmarks.machine import Machine, folder_on_disk
 from benchmarks.report import show, write_json
@@ -29,6 +29,7 @@ BENCHMARKS = {
     "history": Benchmark(history.run, rounds=15),
     "throughput": Benchmark(throughput.run, rounds=9),
     "postgres": Benchmark(postgres.run, rounds=9),
+    "supabase": Benchmark(supabase.run, rounds=7),
     "files": Benchmark(files.run, rounds=7),
     "startup": Benchmark(startup.run, rounds=7),
 }

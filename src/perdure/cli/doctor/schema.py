@@ -19,7 +19,7 @@ _MOST_SKEW = 60.0
 """Seconds between two clocks, beyond which times in listings would puzzle people."""
 
 _SECONDS_TO_BE_KNOWN = 10.0
-"""For which PostgREST may still answer from before a migration: it is told of new functions, and looks at its leisure."""
+"""For which PostgREST may still answer as before a migration: it is told of new functions, and looks a bit later."""
 
 
 def examined(functions: SqlFunctions, fix: Callable[[], str] | None) -> Iterator[Finding]:

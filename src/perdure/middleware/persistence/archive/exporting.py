@@ -80,15 +80,18 @@ def export_to(
 
 
 def _make(folder: Path) -> None:
+    files = folder / "files"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (folder / "files").mkdir(exist_ok=True, mode=0o700)
-        there = {path.name for path in folder.iterdir()}
+        there = [path for path in folder.iterdir() if path != files]
+        there += files.iterdir() if files.exists() else ()  # An export that read nothing has left it empty.
+        if not there:
+            files.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise PerdureError(
             f"{folder} cannot be written: {error.strerror}.", remedy="name a new or empty folder."
         ) from error
-    if there - {"files"} or any((folder / "files").iterdir()):
+    if there:
         raise PerdureError(f"{folder} is not empty.", remedy="name a new or empty folder.")
 
 

@@ -53,7 +53,9 @@ def manifest_of(folder: Path) -> JsonObject:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise ValueError(manifest["format"])
-        version = int(manifest["version"])
+        version, checksum = int(manifest["version"]), str(manifest["sha256"])
+        if not isinstance(manifest["turns"], int) or not isinstance(manifest["buckets"], list):
+            raise TypeError("a count or a list is none")
     except FileNotFoundError:
         raise PerdureError(
             f"{folder} has no manifest.json: it is no archive, or its export did not come to its end.",
@@ -69,7 +71,7 @@ def manifest_of(folder: Path) -> JsonObject:
             f"{folder} has version {version} of the format; this perdure knows up to {VERSION}.",
             remedy="upgrade perdure to the version that wrote it.",
         )
-    if _checksum(folder / "turns.jsonl") != manifest["sha256"]:
+    if _checksum(folder / "turns.jsonl") != checksum:
         raise PerdureError(
             f"{folder / 'turns.jsonl'} is not what was exported: its checksum is another.",
             remedy="put back a copy of the archive, or export again. Nothing was imported.",

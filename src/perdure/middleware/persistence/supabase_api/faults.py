@@ -157,7 +157,9 @@ def sorted_out(error: Exception, reply: LastReply | None, where: str) -> Fault |
     if status == 404 and "bucket" not in message.lower() and isinstance(error, StorageApiError):
         return Fault(Treatment.QUARANTINE, FileMissing(f"There is no such file ({message}).", remedy=""))
     entry = _entry(code, status, message)
-    text = f"The Supabase project {where} {entry.what} ({_shortened(message) or f'status {status}'})."
+    # PostgREST spells out each call that it has no function for: one fault would look like as many as there are calls.
+    said = code if entry is _MIGRATE else _shortened(message) or f"status {status}"
+    text = f"The Supabase project {where} {entry.what} ({said})."
     kinds = {Treatment.RETRY: StoreUnavailable, Treatment.HOLD: StoreMisconfigured, Treatment.QUARANTINE: TurnRefused}
     return Fault(
         entry.treatment, kinds[entry.treatment](text, remedy=entry.remedy), reply.retry_after if reply else None

@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,8 +28,11 @@ CHUNK = 6 * 1024 * 1024
 """Bytes: Supabase takes no other size, but for the last chunk."""
 
 _PIECE = 1 << 18
-_LIVES = 23 * 3600.0
-"""Seconds. Supabase forgets an upload after 24 hours."""
+_FORGOTTEN_AFTER = 24 * 3600.0
+"""Seconds after which Supabase has forgotten an upload."""
+
+_LIVES = _FORGOTTEN_AFTER - 3600.0
+"""Seconds for which going on with one is worth a try."""
 
 _BEGINNINGS = 3
 """Of one upload in one call: each but the last was forgotten by the server."""
@@ -59,6 +63,7 @@ class ResumableUploads:
         note = self._notes / f"{name}.json"
         self._notes.mkdir(parents=True, exist_ok=True, mode=0o700)
         with one_at_a_time(self._notes / f"{name}.lock", until=deadline):
+            self._remove_old_notes()
             self._send(note, key, content, size, media_type, deadline)
 
     def _send(self, note: Path, key: str, content: BinaryIO, size: int, media_type: str, deadline: float) -> None:
@@ -83,6 +88,13 @@ class ResumableUploads:
             f"The Supabase project {self._api.where} forgot {_BEGINNINGS} uploads of one file while they went on.",
             remedy="give it out again; look at the project's storage logs if it lasts.",
         )
+
+    def _remove_old_notes(self) -> None:
+        """Those of uploads that nobody has gone on with."""
+        for path in self._notes.iterdir():
+            with suppress(FileNotFoundError):  # another process has done the same
+                if time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER:
+                    path.unlink()
 
     def _begun(self, key: str, size: int, media_type: str) -> str:
         """The id of a new upload."""

@@ -11,9 +11,9 @@ from typing import BinaryIO, TypeVar, cast
 import httpx
 from storage3.exceptions import StorageApiError
 
-from perdure.errors import FileMissing, StoreUnavailable
+from perdure.errors import FileMissing, StoreError, StoreUnavailable
 from perdure.middleware.persistence.file_stores.keys import checked
-from perdure.middleware.persistence.file_stores.supabase.answers import raise_if_refused
+from perdure.middleware.persistence.file_stores.supabase.answers import only_of_storage, raise_if_refused
 from perdure.middleware.persistence.file_stores.supabase.download import Download
 from perdure.middleware.persistence.file_stores.supabase.resumable import CHUNK, AlreadyThere, ResumableUploads
 from perdure.middleware.persistence.supabase_api.asking import asked
@@ -52,12 +52,16 @@ class SupabaseFileStore:
                 else:
                     self._asked(lambda: self._upload(key, content, media_type), deadline)
         except AlreadyThere:
-            if (there := self._size_of(key, deadline)) != size:
+            if (there := self._size_of(key, deadline)) is None:
+                raise self._not_there(key) from None
+            if there != size:
                 raise StoreUnavailable(
                     f"storage://{self.bucket}/{key} has {there} bytes where {size} belong: somebody else wrote it.",
                     remedy="delete that object in the dashboard, under Storage.",
                 ) from None
             return
+        except StoreError:
+            raise  # StoreTimeout is an OSError, too.
         except OSError as error:
             raise StoreUnavailable(
                 f"The file {snapshot} cannot be read: {error.strerror}.", remedy="see to the data directory."
@@ -124,10 +128,13 @@ class SupabaseFileStore:
     def _look_whether_it_is_there(self, key: str, size: int, deadline: float) -> None:
         """A server that died between the last byte and its record says that the upload is complete."""
         if self._size_of(key, deadline) != size:
-            raise StoreUnavailable(
-                f"storage://{self.bucket}/{key} was uploaded, and is not there.",
-                remedy="give it out again; look at the project's storage logs if it lasts.",
-            )
+            raise self._not_there(key)
+
+    def _not_there(self, key: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"storage://{self.bucket}/{key} was uploaded, and is not there.",
+            remedy="give it out again; look at the project's storage logs if it lasts.",
+        )
 
     def _opened(self, key: str) -> httpx.Response:
         request = self._api.http.build_request(
@@ -151,4 +158,4 @@ class SupabaseFileStore:
         return int(found["size"])
 
     def _asked(self, work: Callable[[], T], deadline: float) -> T:
-        return asked(self._api, work, deadline=deadline)
+        return asked(self._api, lambda: only_of_storage(work), deadline=deadline)

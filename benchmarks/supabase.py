@@ -1,0 +1,206 @@
+"""A turn in Supabase, beside two bare requests with the same bodies over the same transport: cost, growth, 16 at once.
+
+Supabase is a stand-in for its gateway here, in a process of its own over a real Postgres: the network between is not
+measured, and each request costs what that process in Python costs.
+"""
+
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import httpx
+import psycopg
+
+from benchmarks.content import answer_to, prompt_of
+from benchmarks.engine_turns import PRINCIPAL, one_turn
+from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
+from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.stores.sql_functions import SqlFunctions, SqlFunctionStore
+from perdure.middleware.persistence.stores.supabase import SupabaseStore
+from perdure.middleware.persistence.stores.supabase.functions import SupabaseFunctions
+from perdure.middleware.persistence.supabase_api.client import SupabaseApi
+from perdure.middleware.persistence.supabase_api.deadline import DeadlineTransport, within
+from perdure.middleware.persistence.turn import Json
+from perdure.settings import Settings
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the servers that the tests bring
+from servers.postgres_cluster import PostgresCluster
+from servers.supabase_stack import SupabaseStack
+
+__all__ = ["run"]
+
+_SIZES = (100, 10_000)
+"""Messages that are there already; two make a turn."""
+
+_TURNS = 20
+"""In one round, for each candidate."""
+
+_THREADS = 16
+
+
+def run(rounds: int, _folder: Path) -> list[Result]:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(PostgresCluster())
+        project = stack.enter_context(SupabaseStack(cluster, process=True))
+        kept = stack.enter_context(closing(_Turns(project)))
+        bare = stack.enter_context(closing(_BareRequests(project)))
+        with psycopg.connect(project.db_url, autocommit=True) as plain:
+            for size in _SIZES:
+                _plant(plain, f"long-{size}", size // 2)
+                _plant(plain, f"bare-{size}", size // 2)
+            for number in range(_THREADS):
+                _plant(plain, f"many-{number}", 50)
+                _plant(plain, f"bare-many-{number}", 50)
+        with psycopg.connect(cluster.url(project.database), autocommit=True) as superuser:
+            superuser.execute("vacuum analyze")
+        pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        results = [interleaved(_cost(bare, kept), rounds), interleaved(_throughput(bare, kept, pool), rounds)]
+        note = f"Verified: all {kept.verified():,} acknowledged turns are there, in their places, with their answers."
+        return [replace(result, notes=[note]) for result in results]
+
+
+class _Turns:
+    """Turns through the engine into one project, and what was acknowledged of them. For many threads."""
+
+    def __init__(self, project: SupabaseStack) -> None:
+        self._store = SupabaseStore(SupabaseApi(project.url, project.secret_key), timeout=30)
+        self._runtime = wiring.build(Settings(), store=self._store)
+        self._redactor = wiring.redactor_for(True, ())
+        self._numbers = count(1)
+        self._acknowledged: list[tuple[str, int, str]] = []
+
+    def turn(self, continuation_id: str) -> None:
+        turn = one_turn(self._runtime, self._redactor, continuation_id, next(self._numbers))
+        self._acknowledged.append((continuation_id, turn.place or 0, turn.prompt))
+
+    def verified(self) -> int:
+        """
+        Raises:
+            AssertionError: An acknowledged turn is not where it was said to be.
+        """
+        for continuation_id, place, prompt in self._acknowledged:
+            (found,) = self._store.turns(PRINCIPAL, continuation_id, after=place - 1, limit=1)
+            if (found.place, found.prompt, found.answer and found.answer.text) != (place, prompt, answer_to(prompt)):
+                raise AssertionError(f"The turn {place} of {continuation_id!r} is lost")
+        return len(self._acknowledged)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class _BareRequests:
+    """The same two functions with the same bodies over the same transport, and nothing of perdure around them."""
+
+    def __init__(self, project: SupabaseStack) -> None:
+        transport = DeadlineTransport(project.url, most_connections=_THREADS)
+        headers = {"apikey": project.secret_key, "Authorization": f"Bearer {project.secret_key}"}
+        self._http = httpx.Client(
+            base_url=f"{project.url}/rest/v1/rpc/", headers=headers, transport=transport, timeout=None
+        )
+        self._begin, self._finish = _recorded(project)
+
+    def two(self, continuation_id: str) -> None:
+        turn_id, answer_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self._call("begin_turn", {**self._begin, "turn_id": turn_id, "continuation_id": continuation_id})
+        self._call("finish_turn", {**self._finish, "turn_id": turn_id, "answer_id": answer_id})
+
+    def _call(self, function: str, arguments: dict[str, object]) -> None:
+        with within(time.monotonic() + 30):
+            self._http.post(function, json=arguments).raise_for_status().json()
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class _Recorder:
+    """Carries calls, and keeps what they were given."""
+
+    def __init__(self, functions: SqlFunctions) -> None:
+        self.where = functions.where
+        self.given: list[dict[str, Json]] = []
+        self._functions = functions
+
+    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        self.given.append({name: value for name, value in arguments.items() if value is not None})
+        return self._functions.call(function, arguments)
+
+    def close(self) -> None:
+        self._functions.close()
+
+
+def _recorded(project: SupabaseStack) -> tuple[dict[str, Json], dict[str, Json]]:
+    """The bodies of one turn's two requests."""
+    recorder = _Recorder(SupabaseFunctions(SupabaseApi(project.url, project.secret_key), timeout=30))
+    with closing(SqlFunctionStore(recorder)) as store:
+        one_turn(wiring.build(Settings(), store=store), wiring.redactor_for(True, ()), "recorded", 1)
+    begin, finish = recorder.given
+    return begin, finish
+
+
+def _cost(bare: _BareRequests, kept: _Turns) -> Comparison:
+    def floor(size: int) -> str:
+        return f"floor: two bare requests, {size:,} messages"
+
+    return Comparison(
+        name="supabase",
+        title="A Supabase turn (begin and finish), 40 messages of history read, in a conversation that has so many",
+        unit="ms",
+        reference=f"{_SIZES[0]:,} messages",
+        candidates=[
+            *(Candidate(name=floor(size), measure=_each(bare.two, f"bare-{size}")) for size in _SIZES),
+            *(
+                Candidate(
+                    name=f"{size:,} messages",
+                    measure=_each(kept.turn, f"long-{size}"),
+                    floor=floor(size),
+                    goal=Goal(quantity="ratio", limit=1.15),
+                )
+                for size in _SIZES
+            ),
+        ],
+    )
+
+
+def _throughput(bare: _BareRequests, kept: _Turns, pool: ThreadPoolExecutor) -> Comparison:
+    floor = f"floor: two bare requests, {_THREADS} at once"
+
+    def at_once(work: Callable[[str], None], name: str) -> Callable[[], float]:
+        def measure() -> float:
+            started = time.perf_counter()
+            list(pool.map(lambda number: work(f"{name}-{number}"), list(range(_THREADS)) * 4))
+            return 4 * _THREADS / (time.perf_counter() - started)
+
+        return measure
+
+    return Comparison(
+        name="supabase",
+        title=f"Supabase turns on {_THREADS} conversations of 100 messages, {_THREADS} at once",
+        unit="turns/s",
+        more_is_better=True,
+        candidates=[
+            Candidate(name=floor, measure=at_once(bare.two, "bare-many")),
+            Candidate(name=f"{_THREADS} at once", measure=at_once(kept.turn, "many"), floor=floor),
+        ],
+    )
+
+
+def _each(work: Callable[[str], None], continuation_id: str) -> Callable[[], float]:
+    return lambda: time_each(lambda: work(continuation_id), _TURNS) / 1000
+
+
+def _plant(plain: psycopg.Connection, continuation_id: str, turns: int) -> None:
+    """Turns that are there beforehand, by the functions themselves."""
+    with plain.transaction():
+        for number in range(turns):
+            turn_id, prompt = uuid.uuid4(), prompt_of(number)
+            plain.execute(
+                "select public.finish_turn(%s, %s, %s, 'd', 'answered', %s, null, 10, now(), continuation_id => %s,"
+                " tool => 'chat', content => %s, started_at => now(), lease_until => now())",
+                (turn_id, uuid.uuid4(), PRINCIPAL, answer_to(prompt), continuation_id, prompt),
+            )
