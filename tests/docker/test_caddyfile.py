@@ -12,9 +12,12 @@ import httpx
 import pytest
 from docker.caddy import FETCHED, Caddy
 
-pytestmark = pytest.mark.skipif(
-    not FETCHED.exists(), reason=f"there is no Caddy here: sh tests/docker/fetch_caddy.sh {FETCHED.parents[2]}"
-)
+
+@pytest.fixture(scope="module", autouse=True)
+def _caddy_is_here() -> None:
+    assert FETCHED.exists(), f"there is no Caddy here: sh tests/docker/fetch_caddy.sh {FETCHED.parents[2]}"
+
+
 SEEN = {"apikey": "a-key", "Authorization": "Bearer a-token", "Tus-Resumable": "1.0.0", "Upload-Offset": "0"}
 
 

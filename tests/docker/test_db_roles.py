@@ -1,7 +1,6 @@
 """docker/db-roles.sql, run as the database's image runs it: the roles log in with the passwords of .env."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 
@@ -23,10 +22,15 @@ def cluster() -> Iterator[PostgresCluster]:
 
 
 def test_each_role_gets_the_password_that_its_service_uses(cluster: PostgresCluster) -> None:
-    psql = shutil.which("psql")
-    if psql is None:
-        pytest.skip("there is no psql here")
-    command = [psql, "--set=ON_ERROR_STOP=1", "--no-password", "--no-psqlrc", "--file", ROLES, cluster.url()]
+    command = [
+        cluster.binaries / "psql",
+        "--set=ON_ERROR_STOP=1",
+        "--no-password",
+        "--no-psqlrc",
+        "--file",
+        ROLES,
+        cluster.url(),
+    ]
     told = environment_of("db", VALUES)
     ran = subprocess.run(
         command, cwd=REPOSITORY, env={**os.environ, **told}, capture_output=True, text=True, check=False

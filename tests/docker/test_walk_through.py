@@ -29,8 +29,7 @@ def project() -> Iterator[SupabaseStack]:
 
 @pytest.fixture
 def gateway(project: SupabaseStack) -> Iterator[Caddy]:
-    if not FETCHED.exists():
-        pytest.skip(f"there is no Caddy here: sh tests/docker/fetch_caddy.sh {FETCHED.parents[2]}")
+    assert FETCHED.exists(), f"there is no Caddy here: sh tests/docker/fetch_caddy.sh {FETCHED.parents[2]}"
     rest, storage = free_port(), free_port()
     # The stand-in is a gateway itself: what Caddy took off an address has to be put on again.
     beside = "".join(

@@ -49,8 +49,11 @@ def _mended(api: SupabaseApi, bucket: str) -> Finding:
     try:
         asked(api, lambda: api.client.storage.update_bucket(bucket, {"public": False}), deadline=deadline)
     except StoreError:
-        options = {"public": False, "file_size_limit": 52_428_800}
-        asked(api, lambda: api.client.storage.create_bucket(bucket, options=options), deadline=deadline)  # type: ignore[arg-type]
+        asked(
+            api,
+            lambda: api.client.storage.create_bucket(bucket, options={"public": False, "file_size_limit": 52_428_800}),
+            deadline=deadline,
+        )
     found = _bucket(api, bucket)
     return Finding("bucket", Verdict.FIXED, found.what) if found.verdict is Verdict.OK else found
 
