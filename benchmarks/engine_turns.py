@@ -1,13 +1,17 @@
-"""One turn through the engine, as a seam would drive it: begun, answered, finished."""
+"""Turns through the engine, as a seam would drive them: begun, answered, finished; and the proof that they are kept."""
 
 from dataclasses import replace
+from itertools import count
 
 from benchmarks.content import answer_to, prompt_of, result_of
+from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.turn import DEFAULT_LEASE, Answer, Outcome, Turn, Window, new_turn_id
 from perdure.middleware.persistence.wiring import Runtime
+from perdure.settings import Settings
 
-__all__ = ["PRINCIPAL", "WINDOW", "one_turn"]
+__all__ = ["PRINCIPAL", "WINDOW", "KeptTurns", "one_turn"]
 
 WINDOW = Window(turns=20, tokens=1_000_000)
 """40 messages, with a budget of tokens that never decides."""
@@ -37,3 +41,32 @@ def one_turn(runtime: Runtime, redactor: Redactor, continuation_id: str, number:
     turn = turn.ended(Outcome.ANSWERED, engine.clock.now(), Answer(text=answer, result=result_of(answer)))
     finished = engine.finish(turn, redactor)
     return replace(turn, place=finished.place)
+
+
+class KeptTurns:
+    """Turns through the engine into one store, and what was acknowledged of them. For many threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._runtime = wiring.build(Settings(), store=self._store)
+        self._redactor = wiring.redactor_for(True, ())
+        self._numbers = count(1)
+        self._acknowledged: list[tuple[str, int, str]] = []
+
+    def turn(self, continuation_id: str) -> None:
+        turn = one_turn(self._runtime, self._redactor, continuation_id, next(self._numbers))
+        self._acknowledged.append((continuation_id, turn.place or 0, turn.prompt))
+
+    def verified(self) -> int:
+        """
+        Raises:
+            AssertionError: An acknowledged turn is not where it was said to be.
+        """
+        for continuation_id, place, prompt in self._acknowledged:
+            (found,) = self._store.turns(PRINCIPAL, continuation_id, after=place - 1, limit=1)
+            if (found.place, found.prompt, found.answer and found.answer.text) != (place, prompt, answer_to(prompt)):
+                raise AssertionError(f"The turn {place} of {continuation_id!r} is lost")
+        return len(self._acknowledged)
+
+    def close(self) -> None:
+        self._store.close()

@@ -7,18 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import psycopg
 
 from benchmarks.content import answer_to, prompt_of
-from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn
+from benchmarks.engine_turns import PRINCIPAL, WINDOW, KeptTurns
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
-from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.stores.postgres import PostgresStore
-from perdure.settings import Settings
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the servers that the tests bring
 from servers.postgres_cluster import PostgresCluster
@@ -43,7 +40,7 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         url = cluster.url()
         migrations.apply(url, "the benchmark's", lambda _: None)
         plain = stack.enter_context(psycopg.connect(url, autocommit=True))
-        kept = stack.enter_context(closing(_Turns(url)))
+        kept = stack.enter_context(closing(KeptTurns(PostgresStore(url))))
         for size in _SIZES:
             _plant(plain, f"long-{size}", size // 2)
             _plant(plain, f"raw-{size}", size // 2)
@@ -65,36 +62,7 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         return [replace(result, notes=[note, disk]) for result in results]
 
 
-class _Turns:
-    """Turns through the engine into one database, and what was acknowledged of them. For many threads."""
-
-    def __init__(self, url: str) -> None:
-        self._store = PostgresStore(url)
-        self._runtime = wiring.build(Settings(), store=self._store)
-        self._redactor = wiring.redactor_for(True, ())
-        self._numbers = count(1)
-        self._acknowledged: list[tuple[str, int, str]] = []
-
-    def turn(self, continuation_id: str) -> None:
-        turn = one_turn(self._runtime, self._redactor, continuation_id, next(self._numbers))
-        self._acknowledged.append((continuation_id, turn.place or 0, turn.prompt))
-
-    def verified(self) -> int:
-        """
-        Raises:
-            AssertionError: An acknowledged turn is not where it was said to be.
-        """
-        for continuation_id, place, prompt in self._acknowledged:
-            (found,) = self._store.turns(PRINCIPAL, continuation_id, after=place - 1, limit=1)
-            if (found.place, found.prompt, found.answer and found.answer.text) != (place, prompt, answer_to(prompt)):
-                raise AssertionError(f"The turn {place} of {continuation_id!r} is lost")
-        return len(self._acknowledged)
-
-    def close(self) -> None:
-        self._store.close()
-
-
-def _cost(plain: psycopg.Connection, kept: _Turns) -> Comparison:
+def _cost(plain: psycopg.Connection, kept: KeptTurns) -> Comparison:
     return Comparison(
         name="postgres",
         title="A Postgres turn (begin and finish), 40 messages of history read, in a conversation that has so many",
@@ -115,7 +83,7 @@ def _cost(plain: psycopg.Connection, kept: _Turns) -> Comparison:
     )
 
 
-def _throughput(plain: psycopg.Connection, kept: _Turns, pool: ThreadPoolExecutor) -> Comparison:
+def _throughput(plain: psycopg.Connection, kept: KeptTurns, pool: ThreadPoolExecutor) -> Comparison:
     floor = "floor: begin_turn over a bare driver, one after the other"
 
     def raw() -> float:
@@ -141,7 +109,7 @@ def _throughput(plain: psycopg.Connection, kept: _Turns, pool: ThreadPoolExecuto
     )
 
 
-def _each_turn(kept: _Turns, continuation_id: str) -> Callable[[], float]:
+def _each_turn(kept: KeptTurns, continuation_id: str) -> Callable[[], float]:
     return lambda: time_each(lambda: kept.turn(continuation_id), _TURNS) / 1000
 
 

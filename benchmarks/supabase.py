@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import httpx
 import psycopg
 
 from benchmarks.content import answer_to, prompt_of
-from benchmarks.engine_turns import PRINCIPAL, one_turn
+from benchmarks.engine_turns import PRINCIPAL, KeptTurns, one_turn
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctions, SqlFunctionStore
@@ -48,7 +47,9 @@ def run(rounds: int, _folder: Path) -> list[Result]:
     with ExitStack() as stack:
         cluster = stack.enter_context(PostgresCluster())
         project = stack.enter_context(SupabaseStack(cluster, process=True))
-        kept = stack.enter_context(closing(_Turns(project)))
+        kept = stack.enter_context(
+            closing(KeptTurns(SupabaseStore(SupabaseApi(project.url, project.secret_key), timeout=30)))
+        )
         bare = stack.enter_context(closing(_BareRequests(project)))
         with psycopg.connect(project.db_url, autocommit=True) as plain:
             for size in _SIZES:
@@ -63,35 +64,6 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         results = [interleaved(_cost(bare, kept), rounds), interleaved(_throughput(bare, kept, pool), rounds)]
         note = f"Verified: all {kept.verified():,} acknowledged turns are there, in their places, with their answers."
         return [replace(result, notes=[note]) for result in results]
-
-
-class _Turns:
-    """Turns through the engine into one project, and what was acknowledged of them. For many threads."""
-
-    def __init__(self, project: SupabaseStack) -> None:
-        self._store = SupabaseStore(SupabaseApi(project.url, project.secret_key), timeout=30)
-        self._runtime = wiring.build(Settings(), store=self._store)
-        self._redactor = wiring.redactor_for(True, ())
-        self._numbers = count(1)
-        self._acknowledged: list[tuple[str, int, str]] = []
-
-    def turn(self, continuation_id: str) -> None:
-        turn = one_turn(self._runtime, self._redactor, continuation_id, next(self._numbers))
-        self._acknowledged.append((continuation_id, turn.place or 0, turn.prompt))
-
-    def verified(self) -> int:
-        """
-        Raises:
-            AssertionError: An acknowledged turn is not where it was said to be.
-        """
-        for continuation_id, place, prompt in self._acknowledged:
-            (found,) = self._store.turns(PRINCIPAL, continuation_id, after=place - 1, limit=1)
-            if (found.place, found.prompt, found.answer and found.answer.text) != (place, prompt, answer_to(prompt)):
-                raise AssertionError(f"The turn {place} of {continuation_id!r} is lost")
-        return len(self._acknowledged)
-
-    def close(self) -> None:
-        self._store.close()
 
 
 class _BareRequests:
@@ -143,7 +115,7 @@ def _recorded(project: SupabaseStack) -> tuple[dict[str, Json], dict[str, Json]]
     return begin, finish
 
 
-def _cost(bare: _BareRequests, kept: _Turns) -> Comparison:
+def _cost(bare: _BareRequests, kept: KeptTurns) -> Comparison:
     def floor(size: int) -> str:
         return f"floor: two bare requests, {size:,} messages"
 
@@ -167,7 +139,7 @@ def _cost(bare: _BareRequests, kept: _Turns) -> Comparison:
     )
 
 
-def _throughput(bare: _BareRequests, kept: _Turns, pool: ThreadPoolExecutor) -> Comparison:
+def _throughput(bare: _BareRequests, kept: KeptTurns, pool: ThreadPoolExecutor) -> Comparison:
     floor = f"floor: two bare requests, {_THREADS} at once"
 
     def at_once(work: Callable[[str], None], name: str) -> Callable[[], float]:
