@@ -13,7 +13,7 @@ import pytest
 from servers.postgres_cluster import PostgresCluster
 from servers.unprivileged import free_port
 
-from perdure.errors import PerdureError, SettingsError, StoreMisconfigured, StoreTimeout, StoreUnavailable
+from perdure.errors import PerdureError, SettingsError, StoreMisconfigured, StoreTimeout, StoreUnavailable, TurnRefused
 from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.turn import Window
@@ -286,3 +286,10 @@ def wait_until_works(work: Callable[[], object]) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def test_a_turn_that_breaks_a_rule_of_the_tables_is_refused_for_good(database_url: str) -> None:
+    store = PostgresStore(database_url)
+    with pytest.raises(TurnRefused, match="cannot hold something in this turn"):
+        store.begin(a_turn("q", continuation_id="x" * 201), WINDOW)
+    store.close()

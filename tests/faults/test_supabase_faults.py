@@ -269,8 +269,9 @@ def test_a_server_that_is_slower_than_the_deadline_is_given_up(
         answer(413, body="<html>too large</html>"),
         answer(400, body='{"code":"22P05","message":"unsupported Unicode escape sequence"}'),
         answer(400, body='{"code":"54000","message":"string is too long for tsvector"}'),
+        answer(400, body='{"code":"23514","message":"violates check constraint"}'),
     ],
-    ids=["413", "22P05", "54000"],
+    ids=["413", "22P05", "54000", "23514"],
 )
 def test_a_turn_that_the_project_will_never_take_is_refused_at_once(
     store: SupabaseStore, stack: SupabaseStack, fault: Fault

@@ -81,10 +81,12 @@ class SqlFunctionStore:
     def finish(self, turn: Turn) -> FinishedTurn:
         with encoded(turn.id):
             ending = self._ending(turn)
-            whole = ending | self._whole(turn)
-        # A turn that has its place has its prompt there too: it need not travel again.
-        reply = self._functions.call("finish_turn", ending if turn.place is not None else whole)
-        if turn.place is not None and isinstance(reply, dict) and reply.get("status") == "unknown":
+        reply: Json = {"status": "unknown"}
+        if turn.place is not None:  # It has its prompt there too: that need not travel again.
+            reply = self._functions.call("finish_turn", ending)
+        if isinstance(reply, dict) and reply.get("status") == "unknown":
+            with encoded(turn.id):
+                whole = ending | self._whole(turn)
             reply = self._functions.call("finish_turn", whole)
         reply = self._acknowledged(turn, reply)
         with decoded(self._functions.where):

@@ -93,7 +93,7 @@ _BY_CODE: dict[str, _Entry] = {
     "40": _retry("had a conflict between two requests"),
     "55P03": _retry("kept a conversation locked for too long", "look for a long transaction on chat_sessions."),
     "25006": _Entry(Treatment.HOLD, "is read-only", "free some disk space in the project, or name the primary."),
-    **dict.fromkeys(("22P02", "22P05", "22021", "54000", "54", "22"), _UNFIT),
+    **dict.fromkeys(("22P02", "22P05", "22021", "54000", "54", "22", "23"), _UNFIT),
     # storage-api.
     "InvalidKey": _UNFIT,
     "EntityTooLarge": _TOO_LARGE,
