@@ -12,8 +12,9 @@ from mcp.server.mcpserver import Context, MCPServer
 
 from perdure import persisted
 from perdure.middleware import call_files
-from perdure.middleware.mcp_v2 import reporter
 from perdure.middleware.persistence.files import snapshot
+from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v2 import reporter
 
 LARGE = 12_000_000
 """Bytes: some pieces of a megabyte, and more than what is worth a report."""
@@ -210,7 +211,7 @@ async def test_any_token_that_the_protocol_admits_asks_for_progress(place: Place
     for name in ("progress_token", "progressToken"):
         request: Any = Request()
         request.meta = {name: token}
-        assert reporter(request, lambda: None) is not None
+        assert reporter(IncomingRequest(request.session, {}, None, request), lambda: None) is not None
 
 
 @both_eras

@@ -212,8 +212,8 @@ def test_one_name_in_the_place_of_a_list_is_not_taken_apart_into_letters() -> No
     except TypeError as error:
         assert "tools" in str(error)  # noqa: PT017 - either is fine, silence is not
     else:
-        [hook] = [middleware for middleware in server.middleware if hasattr(middleware, "named")]
-        assert set(hook.named) == {"chat"}
+        [hook] = [middleware for middleware in server.middleware if hasattr(middleware, "persisted")]
+        assert set(hook.persisted.named) == {"chat"}
 
 
 async def test_an_operator_who_has_named_no_tool_is_told_once_which_there_are(

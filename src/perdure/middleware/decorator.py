@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
-from perdure.middleware import mcp_v2
 from perdure.middleware.persisted_handler import PersistedHandler
+from perdure.middleware.sdk import sdk
 from perdure.settings import ToolSettings
 from perdure.settings_loader import tool_settings
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 _PLACE = "put @persisted directly below @mcp.tool(), so that it is applied first."
 
-mcp_v2.watch_registrations()
+sdk.watch_registrations()
 
 
 @overload
@@ -98,7 +98,7 @@ def _refuse_what_cannot_be_wrapped(handler: Any) -> None:
 
 def _refuse_wrong_order(handler: Any, applied_in: FrameType) -> None:
     registered = handler
-    while registered is not None and not mcp_v2.was_registered(registered):
+    while registered is not None and not sdk.was_registered(registered):
         registered = getattr(registered, "__wrapped__", None)
     if registered is None:
         return

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from perdure.middleware import mcp_v2
 from perdure.middleware.announcement import announcement_block
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.sdk import sdk
 from perdure.settings import Announce
 
 __all__ = ["announced_value", "schema_of", "tool_name_of", "wire_of"]
@@ -31,25 +31,25 @@ def wire_of(value: object) -> JsonObject:
         case list() | tuple():
             return {"content": [_block(block) for block in value]}
         case Mapping():
-            return {"content": [], "structuredContent": mcp_v2.jsonable(dict(value))}
+            return {"content": [], "structuredContent": sdk.jsonable(dict(value))}
         case None:
             return {"content": []}
-        case _ if mcp_v2.is_result(value):
-            return mcp_v2.to_wire(value)
+        case _ if sdk.is_result(value):
+            return sdk.to_wire(value)
         case _:
             return {"content": [_block(value)]}
 
 
 def announced_value(value: object, call: PersistedCall) -> object:
     """`value` with the continuation id in it, if it is of a kind that has room for one."""
-    if mcp_v2.is_result(value):
-        return mcp_v2.result_from_wire(call.announce(mcp_v2.to_wire(value)))
+    if sdk.is_result(value):
+        return sdk.result_from_wire(call.announce(sdk.to_wire(value)))
     if (
         Announce.TEXT in call.policy.announce
         and isinstance(value, list)
-        and all(mcp_v2.is_block(block) for block in value)
+        and all(sdk.is_block(block) for block in value)
     ):
-        return [*value, mcp_v2.text_block(announcement_block(call.conversation.continuation_id)["text"])]
+        return [*value, sdk.text_block(announcement_block(call.conversation.continuation_id)["text"])]
     return value
 
 
@@ -76,9 +76,9 @@ def tool_name_of(owner: object, handler_name: str) -> str:
 
 
 def _block(value: object) -> JsonObject:
-    if mcp_v2.is_block(value):
-        return mcp_v2.to_wire(value)
+    if sdk.is_block(value):
+        return sdk.to_wire(value)
     if isinstance(value, Mapping) and "type" in value:
-        return dict(mcp_v2.jsonable(value))
-    text = value if isinstance(value, str) else json.dumps(mcp_v2.jsonable(value), ensure_ascii=False)
+        return dict(sdk.jsonable(value))
+    text = value if isinstance(value, str) else json.dumps(sdk.jsonable(value), ensure_ascii=False)
     return {"type": "text", "text": text}

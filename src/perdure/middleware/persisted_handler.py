@@ -12,13 +12,13 @@ import anyio.lowlevel
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
-from perdure.middleware import mcp_v2
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
 from perdure.middleware.lowlevel_values import schema_of, tool_name_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall, active_call, within
 from perdure.middleware.persistence.history import History, current_conversation
 from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.sdk import sdk
 from perdure.middleware.serving import Arguments, HighLevel, LowLevel, Serving
 from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id
 from perdure.settings import HistoryMode, ToolSettings
@@ -42,7 +42,7 @@ class PersistedHandler:
     def __init__(self, handler: Callable[..., Any], in_code: ToolSettings, *, switched_on: bool = True) -> None:
         self.handler = handler
         self.in_code = in_code
-        self.signature: HandlerSignature = read_signature(handler, mcp_v2.context_type(), adds=switched_on)
+        self.signature: HandlerSignature = read_signature(handler, sdk.context_type(), adds=switched_on)
         self._switched_on = switched_on
         self._warned = False
         self._refuse_options_that_cannot_hold()
@@ -91,7 +91,7 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return await self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(lambda: mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
+        call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
         await call.begin_async()
         try:
             serving.refuse_if_it_must()
@@ -114,7 +114,7 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(lambda: mcp_v2.reporter(serving.active.request, mcp_v2.event_loop))
+        call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
         call.begin()
         try:
             serving.refuse_if_it_must()
@@ -137,22 +137,22 @@ class PersistedHandler:
             context = kwargs.get(self.signature.context_parameter)
             if context is not None:
                 return self._open_with_context(context, kwargs)
-            if self.signature.takes_arguments and not mcp_v2.was_registered(self.function):
+            if self.signature.takes_arguments and not sdk.was_registered(self.function):
                 return self._open_lowlevel(args, kwargs)
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             runtime().say("call.not_understood", error)
         return None  # Called from Python, outside of any request.
 
     def _open_with_context(self, context: object, kwargs: Mapping[str, Any]) -> Serving | None:
-        request = mcp_v2.request_of(context) or mcp_v2.current_request()
-        key = context if request is None else request.session
+        request = sdk.request_of(context) or sdk.current_request()
+        key = context if request is None else request.key
         active = active_call.get()
         here = active if active is not None and active.key is key else None
         if here is not None and here.call is not None:
             return None  # Persisted already: by the server hook, or around the tool whose body calls this one.
-        params: Mapping[str, Any] = (request.params if request is not None else None) or {}
+        params: Mapping[str, Any] = request.params if request is not None else {}
         name = params.get("name") if request is not None else None
-        tool = mcp_v2.registered_tool(context, self._is_behind, name)
+        tool = sdk.registered_tool(context, self._is_behind, name)
         if tool is None:
             return None  # Another tool's body called this function.
         now = runtime()
@@ -163,14 +163,14 @@ class PersistedHandler:
             arguments = dict(params.get("arguments") or {})
         else:
             hidden = (CONTEXT_PARAMETER, self.signature.context_parameter)
-            arguments = {name: mcp_v2.jsonable(value) for name, value in kwargs.items() if name not in hidden}
+            arguments = {name: sdk.jsonable(value) for name, value in kwargs.items() if name not in hidden}
         call = PersistedCall(
             now,
             ToolRequest(
                 tool=tool.name,
                 arguments=arguments,
                 meta=params.get("_meta") or {},
-                caller=mcp_v2.caller_of(request),
+                caller=sdk.caller_of(request),
                 protocol_version=None if request is None else request.protocol_version,
                 declares_id=self.signature.declares_id,
                 takes_history=self.signature.history_parameter is not None,
@@ -195,13 +195,13 @@ class PersistedHandler:
         sent = kwargs.get("arguments", args[-1] if args else None)
         if not isinstance(sent, Mapping):
             return None
-        request = mcp_v2.current_request()
+        request = sdk.current_request()
         active = active_call.get()
-        here = active if active is not None and request is not None and active.key is request.session else None
+        here = active if active is not None and request is not None and active.key is request.key else None
         if here is not None and here.call is not None:
             return None  # Persisted already: by the server hook, or around the tool whose body calls this one.
         owner = getattr(self.handler, "__self__", args[0] if len(args) > 1 else None)
-        params: Mapping[str, Any] = (request.params if request is not None else None) or {}
+        params: Mapping[str, Any] = request.params if request is not None else {}
         name = params.get("name") or tool_name_of(owner, _name(self.handler))
         now = runtime()
         policy = now.policy(name, self.in_code)
@@ -215,7 +215,7 @@ class PersistedHandler:
                 arguments=dict(sent),
                 meta=params.get("_meta") or {},
                 # A server that was made before perdure was imported shows us no request: then it may be anybody's.
-                caller=mcp_v2.caller_of(request) if request is not None else Caller(remote=True),
+                caller=sdk.caller_of(request) if request is not None else Caller(remote=True),
                 protocol_version=None if request is None else request.protocol_version,
                 declares_id=declares_continuation_id(schema),
                 input_schema=schema,
@@ -223,7 +223,7 @@ class PersistedHandler:
             ),
             policy,
         )
-        key = call if request is None else request.session
+        key = call if request is None else request.key
         return LowLevel(call, here or ActiveCall(key, name, request), hooked=here is not None)
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:

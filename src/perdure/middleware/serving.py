@@ -2,11 +2,11 @@
 
 from typing import Any, Protocol, TypeAlias
 
-from perdure.middleware import mcp_v2
 from perdure.middleware.lowlevel_values import announced_value, wire_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall
 from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.sdk import RegisteredTool, sdk
 
 __all__ = ["Arguments", "HandlerArguments", "HighLevel", "LowLevel", "Serving"]
 
@@ -33,7 +33,7 @@ class HighLevel:
         self,
         call: PersistedCall,
         active: ActiveCall,
-        tool: mcp_v2.RegisteredTool,
+        tool: RegisteredTool,
         handler: HandlerArguments,
         *,
         hooked: bool,
@@ -56,7 +56,7 @@ class HighLevel:
             ToolError: An argument names a file that the caller does not have.
         """
         if self.call.refusal is not None:
-            raise mcp_v2.tool_error(self.call.refusal)
+            raise sdk.tool_error(self.call.refusal)
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         if self.call.brought_files_back:
@@ -71,8 +71,7 @@ class HighLevel:
 
     def end(self, value: object, *, cancelled: bool = False) -> None:
         try:
-            result = self._tool.result_of(value)
-            self._wire = None if result is None else mcp_v2.to_wire(result)
+            self._wire = self._tool.result_of(value)
         except Exception as error:  # noqa: BLE001 - the SDK, given the same value, will raise it where it belongs
             self.call.end_with_error(error)
             return

@@ -1,11 +1,9 @@
-"""All that perdure knows of the MCP Python SDK, version 2. The only module that imports it."""
+"""All that the seams know of the MCP Python SDK, version 2."""
 
-import base64
 import contextlib
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -18,9 +16,9 @@ import wrapt
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.sdk.interface import IncomingRequest
 
 if TYPE_CHECKING:
-    from mcp.server import Server
     from mcp.server.context import ServerRequestContext
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.tools import Tool
@@ -34,17 +32,14 @@ __all__ = [
     "caller_of",
     "context_type",
     "current_request",
-    "error_result",
     "event_loop",
+    "incoming",
     "is_block",
     "is_result",
     "jsonable",
-    "lowlevel_server",
     "registered_tool",
     "reporter",
     "request_of",
-    "resource_not_found",
-    "resource_result",
     "result_from_wire",
     "text_block",
     "to_wire",
@@ -62,22 +57,26 @@ def context_type() -> type:
     return Context
 
 
-def request_of(context: object) -> "ServerRequestContext[Any, Any] | None":
+def request_of(context: object) -> IncomingRequest | None:
     """The request behind a high-level context; None outside of one."""
     try:
-        return cast("Context[Any, Any]", context).request_context
+        return incoming(cast("Context[Any, Any]", context).request_context)
     except (AttributeError, ValueError):
         return None
 
 
-def caller_of(request: "ServerRequestContext[Any, Any] | None") -> Caller:
+def incoming(request: "ServerRequestContext[Any, Any]") -> IncomingRequest:
+    return IncomingRequest(request.session, request.params or {}, request.protocol_version, request)
+
+
+def caller_of(request: IncomingRequest | None) -> Caller:
     """Who calls, by the request's own authentication.
 
     The subject of its token; a token that names none is known by its client. On stdio nobody authenticates.
     """
     from mcp.server.auth.middleware.auth_context import get_access_token  # noqa: PLC0415
 
-    http_request = getattr(request, "request", None)
+    http_request = getattr(request.native, "request", None) if request is not None else None
     user = getattr(http_request, "scope", {}).get("user")
     token = getattr(user, "access_token", None) or get_access_token()
     if token is None:
@@ -110,14 +109,14 @@ class RegisteredTool:
         """
         return self._tool.fn_metadata.validate_arguments(arguments)
 
-    def result_of(self, value: object) -> "CallToolResult | None":
-        """What the SDK makes of the handler's value; None for a question to the client.
+    def result_of(self, value: object) -> JsonObject | None:
+        """What the SDK makes of the handler's value, on the wire; None for a question to the client.
 
         Raises:
             Exception: As the SDK itself will when it is given this value.
         """
         result = self._tool.fn_metadata.convert_result(value)
-        return result if is_result(result) else None
+        return to_wire(result) if is_result(result) else None
 
     def answering(self, wire: JsonObject) -> "CallToolResult":
         """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
@@ -183,7 +182,7 @@ def result_from_wire(wire: JsonObject) -> "CallToolResult":
     return CallToolResult.model_validate(wire)
 
 
-def reporter(request: "ServerRequestContext[Any, Any] | None", event_loop: Callable[[], object]) -> Report | None:
+def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
     """Reports the work on a call's files as MCP progress; None where there is no request.
 
     What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
@@ -191,7 +190,7 @@ def reporter(request: "ServerRequestContext[Any, Any] | None", event_loop: Calla
     """
     if request is None:
         return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
-    session: Any = request.session
+    session: Any = request.native.session
     tools_own = session.report_progress
     loop = event_loop()
     last = told = -1.0
@@ -214,40 +213,6 @@ def reporter(request: "ServerRequestContext[Any, Any] | None", event_loop: Calla
             anyio.from_thread.run(send, fraction, text, token=cast("Any", loop))
 
     return report
-
-
-def error_result(error: Exception) -> "CallToolResult":
-    from mcp_types import CallToolResult, TextContent  # noqa: PLC0415
-
-    return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
-
-
-def resource_result(uri: str, content: bytes, media_type: str, version: str) -> JsonObject:
-    """The answer to `resources/read`: text as text, anything else as a blob."""
-    from mcp_types import BlobResourceContents, ReadResourceResult, TextResourceContents  # noqa: PLC0415
-    from mcp_types.methods import serialize_server_result  # noqa: PLC0415
-
-    contents: TextResourceContents | BlobResourceContents
-    try:
-        if not media_type.startswith("text/") and media_type not in _TEXT_TYPES:
-            raise ValueError
-        contents = TextResourceContents(uri=uri, mime_type=media_type, text=content.decode("utf-8"))
-    except ValueError:
-        blob = base64.b64encode(content).decode("ascii")
-        contents = BlobResourceContents(uri=uri, mime_type=media_type, blob=blob)
-    result = to_wire(ReadResourceResult(contents=[contents]))
-    return dict(serialize_server_result("resources/read", version, result))
-
-
-_TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript", "application/toml"})
-
-
-def resource_not_found(uri: str, error: Exception) -> Exception:
-    """What the SDK itself raises for a resource that is not there."""
-    from mcp.shared.exceptions import MCPError  # noqa: PLC0415
-    from mcp_types import INVALID_PARAMS  # noqa: PLC0415
-
-    return MCPError(code=INVALID_PARAMS, message=str(error), data={"uri": uri})
 
 
 def is_result(value: object) -> "TypeIs[CallToolResult]":
@@ -273,56 +238,15 @@ def jsonable(value: object) -> Any:
     return pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True, bytes_mode="base64")
 
 
-def lowlevel_server(server: object) -> "Server[Any]":
-    """
-    Raises:
-        TypeError: `server` is no server of this SDK.
-    """
-    from mcp.server import Server  # noqa: PLC0415
-    from mcp.server.mcpserver import MCPServer  # noqa: PLC0415
-
-    if isinstance(server, MCPServer):
-        return server._lowlevel_server
-    if isinstance(server, Server):
-        return server
-    raise TypeError(f"install() takes an MCPServer or a low-level Server of mcp 2.x, not {type(server).__name__}")
-
-
-def wire_result(result: object) -> JsonObject:
-    """What a middleware is given back, in its wire form."""
-    if isinstance(result, Mapping):
-        return dict(result)
-    return {} if result is None else to_wire(cast("BaseModel", result))
-
-
-async def listed_tools(server: object, context: "ServerRequestContext[Any, Any]") -> dict[str, JsonObject]:
-    """All tools of `server` by name, as it lists them; empty if it cannot."""
-    from mcp_types import PaginatedRequestParams  # noqa: PLC0415
-
-    entry = lowlevel_server(server).get_request_handler("tools/list")
-    found: dict[str, JsonObject] = {}
-    cursor: str | None = None
-    while entry is not None:
-        asked = replace(context, method="tools/list", params={} if cursor is None else {"cursor": cursor})
-        page = wire_result(await entry.handler(asked, PaginatedRequestParams(cursor=cursor)))
-        found |= {tool["name"]: tool for tool in page.get("tools", [])}
-        cursor = page.get("nextCursor")
-        if not cursor or len(found) > _MOST_TOOLS:
-            break
-    return found
-
-
-_MOST_TOOLS = 10_000
-"""A server that never stops paging is left at that."""
-
 _event_loop: ContextVar[object] = ContextVar("perdure_event_loop", default=None)
 
 _current_request: "ContextVar[ServerRequestContext[Any, Any] | None]" = ContextVar("perdure_request", default=None)
 
 
-def current_request() -> "ServerRequestContext[Any, Any] | None":
+def current_request() -> IncomingRequest | None:
     """The request that is being served here, for a handler that is not given it."""
-    return _current_request.get()
+    request = _current_request.get()
+    return None if request is None else incoming(request)
 
 
 def event_loop() -> object:

@@ -1,0 +1,215 @@
+"""A whole server's tools on their way through perdure, as wire dictionaries: what every seam around a server drives.
+
+A seam passes each `tools/call`, `tools/list` and `resources/read` here, with the server's own way to answer it.
+"""
+
+import base64
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+import anyio.lowlevel
+
+from perdure.errors import FileMissing, StoreUnavailable
+from perdure.logs import log
+from perdure.middleware.call_files import Report
+from perdure.middleware.call_reader import Caller, ToolRequest, principal_of
+from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
+from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.tool_schema import amended, declares_continuation_id
+from perdure.settings import Policy, ToolSettings
+
+__all__ = ["PersistedServer", "Proceed", "ServerBehind"]
+
+Proceed: TypeAlias = Callable[[JsonObject | None], Awaitable[Any]]
+"""The server's own answer to the request that is being served, with these arguments; None: with those it came with."""
+
+
+class ServerBehind(Protocol):
+    """What is asked of the server that a seam stands before."""
+
+    def in_code(self, tool: str) -> ToolSettings | None:
+        """The options of the decorator that persists this tool within the server; None if there is none."""
+        ...
+
+    async def entries(self, request: IncomingRequest) -> dict[str, JsonObject]:
+        """All tools by name, as the server itself lists them; empty if it cannot."""
+        ...
+
+    def wire(self, answer: Any) -> JsonObject:
+        """What `Proceed` gave, in its wire form."""
+        ...
+
+    def error(self, text: str) -> JsonObject:
+        """A tool's result that is an error, in its wire form."""
+        ...
+
+    def caller(self, request: IncomingRequest) -> Caller: ...
+
+    def report(self, request: IncomingRequest) -> Report | None:
+        """Where to tell how far the work on a call's files is."""
+        ...
+
+
+class PersistedServer:
+    def __init__(self, server: ServerBehind, named: dict[str, ToolSettings]) -> None:
+        """`named` are tools to be persisted besides those that settings and decorators name."""
+        self.named = named
+        self._server = server
+        self._entries: dict[str, JsonObject] = {}
+        """The tools' entries in `tools/list`, as the server itself gives them."""
+        self._said_what_there_is = False
+
+    async def call(self, request: IncomingRequest, proceed: Proceed) -> Any:
+        """The answer to a `tools/call`: the server's own object where nothing is to be said, else on the wire."""
+        name = request.params.get("name")
+        arguments = request.params.get("arguments")
+        if not isinstance(name, str) or not isinstance(arguments, dict | None):
+            return await proceed(None)  # The server has the right words for it.
+        active = ActiveCall(key=request.key, tool=name, request=request)
+        in_code = self._server.in_code(name)
+        policy = self._policy(name, in_code)
+        if in_code is not None or not policy.enabled:
+            # A decorator inside, if there is one, persists the call and leaves it here to be announced.
+            with within(active):
+                result = await proceed(None)
+            return result if active.call is None else active.call.announce(self._server.wire(result))
+        entry = await self._entry(name, request)
+        if entry is None:
+            return await proceed(None)  # No such tool: nobody's turn.
+        try:
+            call = self._understood(request, name, entry, policy)
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            runtime().say("call.not_understood", error)
+            return await proceed(None)
+        active.call = call
+        return await self._persisted(active, call, proceed)
+
+    async def _persisted(self, active: ActiveCall, call: PersistedCall, proceed: Proceed) -> JsonObject:
+        call.report_to(lambda: self._server.report(active.request))
+        await call.begin_async()
+        if call.refusal is not None:
+            refused = self._server.error(str(call.refusal))
+            call.end_with_result(refused)
+            await call.finish_async()
+            return call.announce(refused)
+        try:
+            # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            arguments = call.arguments_for_tool()
+            none_given = not arguments and not call.request.arguments  # not the same as an empty object
+            with within(active):
+                result = await proceed(None if none_given else arguments)
+        except BaseException as error:
+            call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
+            await call.finish_async()
+            raise
+        wire = self._server.wire(result)
+        call.end_with_result(wire)
+        await call.finish_async()
+        return call.announce(wire)
+
+    def list(self, page: JsonObject) -> JsonObject:
+        """A page of `tools/list` as the client is shown it."""
+        tools = page.get("tools")
+        if not isinstance(tools, list):
+            return page
+        self._entries |= {tool["name"]: tool for tool in tools}
+        self._say_what_there_is()
+        return {**page, "tools": [self._amended(tool) for tool in tools]}
+
+    def keeps(self, request: IncomingRequest) -> bool:
+        """Whether a `resources/read` asks for a file of ours."""
+        uri, now = request.params.get("uri"), runtime()
+        ours = f"storage://{now.keeper.file_store.bucket}/"
+        return now.settings.enabled and isinstance(uri, str) and uri.startswith(ours)
+
+    async def read(self, request: IncomingRequest) -> JsonObject:
+        """The answer to `resources/read` for a stored file: the caller's own only. Text as text, else a blob.
+
+        Raises:
+            StoreError: There is none, it is too large for one message, or it could not be read now.
+        """
+        uri: str = request.params["uri"]
+        now = runtime()
+        principal = principal_of(self._server.caller(request), now.settings)
+        seconds = now.settings.policy("").file_timeout
+        try:
+            content, media_type = await now.file_lane.call_async(
+                lambda: now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes), budget=seconds
+            )
+        except FileMissing:
+            raise
+        except Exception as error:
+            now.say("resource.not_read", error)
+            raise StoreUnavailable(f"{uri} could not be read now.", remedy="try again later.") from error
+        return {"contents": [{"uri": uri, "mimeType": media_type, **_text_or_blob(content, media_type)}]}
+
+    def _understood(self, request: IncomingRequest, name: str, entry: JsonObject, policy: Policy) -> PersistedCall:
+        return PersistedCall(
+            runtime(),
+            ToolRequest(
+                tool=name,
+                arguments=dict(request.params.get("arguments") or {}),
+                meta=request.params.get("_meta") or {},
+                caller=self._server.caller(request),
+                protocol_version=request.protocol_version,
+                declares_id=declares_continuation_id(entry.get("inputSchema")),
+                input_schema=entry.get("inputSchema"),
+                output_schema=entry.get("outputSchema"),
+                schema_widened=True,
+            ),
+            policy,
+        )
+
+    def _amended(self, tool: JsonObject) -> JsonObject:
+        try:
+            name = tool["name"]
+            policy = self._policy(name, self._server.in_code(name))
+            return amended(tool, policy) if policy.enabled else tool
+        except Exception as error:  # noqa: BLE001 - a schema that we cannot read is the server's to show
+            runtime().say("tool.not_amended", error)
+            return tool
+
+    def _policy(self, name: str, in_code: ToolSettings | None) -> Policy:
+        return runtime().policy(name, in_code if in_code is not None else self.named.get(name))
+
+    async def _entry(self, name: str, request: IncomingRequest) -> JsonObject | None:
+        """The tool's own entry in `tools/list`, asked of the server if no client has asked here yet.
+
+        None if the server lists others and not this one; empty if it lists none at all.
+        """
+        if name not in self._entries:
+            try:
+                self._entries |= await self._server.entries(request)
+            except Exception as error:  # noqa: BLE001 - the call itself may work all the same
+                runtime().say("install.tools_not_listed", error)
+        return self._entries.get(name, None if self._entries else {})
+
+    def _say_what_there_is(self) -> None:
+        """An operator who has named no tool is told which there are."""
+        if self._said_what_there_is:
+            return
+        self._said_what_there_is = True
+        if any(self._policy(name, self._server.in_code(name)).enabled for name in self._entries):
+            return
+        names = ", ".join(sorted(self._entries)) or "none"
+        log.warning(
+            "install.no_tool_named",
+            what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
+            remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
+        )
+
+
+_TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript", "application/toml"})
+
+
+def _text_or_blob(content: bytes, media_type: str) -> JsonObject:
+    if media_type.startswith("text/") or media_type in _TEXT_TYPES:
+        try:
+            return {"text": content.decode("utf-8")}
+        except UnicodeDecodeError:
+            pass
+    return {"blob": base64.b64encode(content).decode("ascii")}

@@ -1,0 +1,128 @@
+"""What the seams ask of an MCP SDK, whichever of them this process has."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from perdure.middleware.call_files import Report
+from perdure.middleware.call_reader import Caller
+from perdure.middleware.persistence.turn import Json, JsonObject
+
+__all__ = ["IncomingRequest", "RegisteredTool", "Sdk"]
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingRequest:
+    """A request that is being served."""
+
+    key: object
+    """Something that is one and the same object during this request."""
+    params: Mapping[str, Any]
+    """As on the wire."""
+    protocol_version: str | None
+    native: Any
+    """What the SDK itself calls the request."""
+
+
+class RegisteredTool(Protocol):
+    """A tool as its server knows it."""
+
+    name: str
+    input_schema: Mapping[str, Any]
+    output_schema: Mapping[str, Any] | None
+    function: Callable[..., Any]
+
+    def validated(self, arguments: JsonObject) -> dict[str, Any]:
+        """The handler's keyword arguments, made of `arguments` as the SDK itself makes them.
+
+        Raises:
+            ValidationError: They do not fit the tool's schema.
+        """
+        ...
+
+    def result_of(self, value: object) -> JsonObject | None:
+        """What the SDK makes of the handler's value, on the wire; None for a question to the client.
+
+        Raises:
+            Exception: As the SDK itself will when it is given this value.
+        """
+        ...
+
+    def answering(self, wire: JsonObject) -> object:
+        """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
+        ...
+
+
+class Sdk(Protocol):
+    """A module is one: each SDK has its own, and no other module of ours imports that SDK."""
+
+    # ── servers and their tools ──────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def watch_registrations(self) -> Callable[[], None]:
+        """Notice from now on what the SDK tells nobody: which functions become tools, which request is served."""
+        ...
+
+    def was_registered(self, function: object) -> bool:
+        """Whether `function` itself, or a method that binds it, is some server's tool already."""
+        ...
+
+    def registered_tool(
+        self, context: object, is_handler: Callable[[object], bool], name: str | None
+    ) -> RegisteredTool | None:
+        """The tool of the context's server whose function satisfies `is_handler`; under `name`, if that is given.
+
+        Raises:
+            LookupError: This version of the SDK keeps its tools where we do not find them.
+        """
+        ...
+
+    def tool_of_server(
+        self, server: object, is_handler: Callable[[object], bool], name: str | None
+    ) -> RegisteredTool | None: ...
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def context_type(self) -> type:
+        """The class by whose annotation the SDK recognises a parameter that takes the request."""
+        ...
+
+    def request_of(self, context: object) -> IncomingRequest | None:
+        """The request behind a high-level context; None outside of one."""
+        ...
+
+    def current_request(self) -> IncomingRequest | None:
+        """The request that is being served here, for a handler that is not given it."""
+        ...
+
+    def caller_of(self, request: IncomingRequest | None) -> Caller:
+        """Who calls, by the request's own authentication."""
+        ...
+
+    def event_loop(self) -> object:
+        """A token for the event loop that serves this request, for a thread that wants to tell it something."""
+        ...
+
+    def reporter(self, request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
+        """Reports the work on a call's files as MCP progress; None where there is no request."""
+        ...
+
+    # ── values ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def is_result(self, value: object) -> bool: ...
+
+    def is_block(self, value: object) -> bool: ...
+
+    def to_wire(self, value: Any) -> JsonObject: ...
+
+    def result_from_wire(self, wire: JsonObject) -> object: ...
+
+    def text_block(self, text: str) -> object: ...
+
+    def tool_error(self, error: Exception) -> Exception:
+        """What a handler raises so that the client reads the message as the tool's own error."""
+        ...
+
+    def jsonable(self, value: object) -> Json:
+        """`value` as JSON, for an argument that never was on the wire."""
+        ...

@@ -1,0 +1,152 @@
+"""The hook into servers of the MCP Python SDK, version 2: a middleware of the low-level server."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio.lowlevel
+
+from perdure.errors import StoreError
+from perdure.middleware.call_files import Report
+from perdure.middleware.call_reader import Caller
+from perdure.middleware.persisted_handler import persisted_handler_of
+from perdure.middleware.persisted_server import PersistedServer
+from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.sdk import mcp_v2
+from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.settings import ToolSettings
+
+if TYPE_CHECKING:
+    from mcp.server import Server
+    from mcp.server.context import HandlerResult, ServerRequestContext
+    from pydantic import BaseModel
+
+__all__ = ["hook"]
+
+
+def hook(server: object, named: dict[str, ToolSettings]) -> None:
+    """
+    Raises:
+        TypeError: `server` is no server of this SDK.
+    """
+    lowlevel = lowlevel_server(server)
+    for middleware in lowlevel.middleware:
+        if isinstance(middleware, _Hook):
+            middleware.persisted.named.update(named)
+            return
+    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named)))
+
+
+class _Hook:
+    def __init__(self, persisted: PersistedServer) -> None:
+        self.persisted = persisted
+
+    async def __call__(
+        self,
+        ctx: "ServerRequestContext[Any, Any]",
+        call_next: "Callable[[ServerRequestContext[Any, Any]], Awaitable[HandlerResult]]",
+    ) -> "HandlerResult":
+        if ctx.request_id is None:
+            return await call_next(ctx)
+        match ctx.method:
+            case "tools/call":
+                return cast(
+                    "HandlerResult",
+                    await self.persisted.call(
+                        mcp_v2.incoming(ctx), lambda arguments: call_next(_with_arguments(ctx, arguments))
+                    ),
+                )
+            case "tools/list":
+                result = await call_next(ctx)
+                wire = wire_result(result)
+                return self.persisted.list(wire) if isinstance(wire.get("tools"), list) else result
+            case "resources/read" if self.persisted.keeps(request := mcp_v2.incoming(ctx)):
+                return await self._read(request)
+            case _:
+                return await call_next(ctx)
+
+    async def _read(self, request: IncomingRequest) -> JsonObject:
+        from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - a server has it imported by now
+        from mcp_types import INVALID_PARAMS, ReadResourceResult  # noqa: PLC0415
+        from mcp_types.methods import serialize_server_result  # noqa: PLC0415
+
+        try:
+            result = await self.persisted.read(request)
+        except StoreError as error:  # what the SDK itself raises for a resource that is not there
+            raise MCPError(code=INVALID_PARAMS, message=str(error), data={"uri": request.params["uri"]}) from error
+        wire = mcp_v2.to_wire(ReadResourceResult.model_validate(result))
+        return dict(serialize_server_result("resources/read", request.protocol_version or "", wire))
+
+
+class _Behind:
+    """The server, as `PersistedServer` asks for it."""
+
+    def __init__(self, server: object) -> None:
+        self._server = server
+
+    def in_code(self, tool: str) -> ToolSettings | None:
+        found = mcp_v2.tool_of_server(self._server, lambda function: persisted_handler_of(function) is not None, tool)
+        decorated = persisted_handler_of(found.function) if found is not None else None
+        return decorated.in_code if decorated is not None else None
+
+    async def entries(self, request: IncomingRequest) -> dict[str, JsonObject]:
+        from mcp_types import PaginatedRequestParams  # noqa: PLC0415
+
+        entry = lowlevel_server(self._server).get_request_handler("tools/list")
+        found: dict[str, JsonObject] = {}
+        cursor: str | None = None
+        while entry is not None:
+            params = {} if cursor is None else {"cursor": cursor}
+            asked = replace(request.native, method="tools/list", params=params)
+            page = wire_result(await entry.handler(asked, PaginatedRequestParams(cursor=cursor)))
+            found |= {tool["name"]: tool for tool in page.get("tools", [])}
+            cursor = page.get("nextCursor")
+            if not cursor or len(found) > _MOST_TOOLS:
+                break
+        return found
+
+    def wire(self, answer: Any) -> JsonObject:
+        return wire_result(answer)
+
+    def error(self, text: str) -> JsonObject:
+        from mcp_types import CallToolResult, TextContent  # noqa: PLC0415
+
+        return mcp_v2.to_wire(CallToolResult(content=[TextContent(type="text", text=text)], is_error=True))
+
+    def caller(self, request: IncomingRequest) -> Caller:
+        return mcp_v2.caller_of(request)
+
+    def report(self, request: IncomingRequest) -> Report | None:
+        return mcp_v2.reporter(request, anyio.lowlevel.current_token)
+
+
+_MOST_TOOLS = 10_000
+"""A server that never stops paging is left at that."""
+
+
+def lowlevel_server(server: object) -> "Server[Any]":
+    """
+    Raises:
+        TypeError: `server` is no server of this SDK.
+    """
+    from mcp.server import Server  # noqa: PLC0415
+    from mcp.server.mcpserver import MCPServer  # noqa: PLC0415
+
+    if isinstance(server, MCPServer):
+        return server._lowlevel_server
+    if isinstance(server, Server):
+        return server
+    raise TypeError(f"install() takes an MCPServer or a low-level Server of mcp 2.x, not {type(server).__name__}")
+
+
+def wire_result(result: object) -> JsonObject:
+    """What a middleware is given back, in its wire form."""
+    if isinstance(result, Mapping):
+        return dict(result)
+    return {} if result is None else mcp_v2.to_wire(cast("BaseModel", result))
+
+
+def _with_arguments(
+    ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject | None
+) -> "ServerRequestContext[Any, Any]":
+    return ctx if arguments is None else replace(ctx, params={**(ctx.params or {}), "arguments": arguments})
