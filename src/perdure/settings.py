@@ -138,6 +138,8 @@ class Settings(BaseSettings):
     """Whether everybody who reaches an HTTP server without authentication is that one user."""
     operation_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
     """Seconds that one call may wait for the store, in all."""
+    spool_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+    """Of the turns and files that wait on this machine's disk for a store that is away."""
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,62}$")] = "mcp-files"
     """Where files are kept, as named in their URIs."""
     max_resource_bytes: Annotated[int, Field(ge=0)] = 10_000_000

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from enum import Enum
+from typing import Any, Generic, TypeVar, assert_never
 
-from perdure.errors import FileMissing, PerdureError, StoreMisconfigured, StoreTimeout, StoreUnavailable
+from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreTimeout, StoreUnavailable
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
@@ -24,6 +25,7 @@ from perdure.middleware.persistence.turn import (
     JsonObject,
     Outcome,
     Turn,
+    WaitingHistory,
     Window,
 )
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
@@ -35,6 +37,24 @@ __all__ = ["ActiveCall", "PersistedCall", "active_call", "fault_code", "within"]
 T = TypeVar("T")
 
 
+class _Lane(Enum):
+    """Whose threads do the work, and whose time it takes."""
+
+    STORE = "store"
+    FILES = "file store"
+    SPOOL = "spool"
+
+
+_REMEDIES = {
+    _Lane.STORE: "look at the store; the setting operation_timeout is that time, in seconds",
+    _Lane.FILES: "look at the file store; the setting file_timeout is that time, in seconds",
+    _Lane.SPOOL: "look at the disk of the data directory",
+}
+
+_SPOOL_SECONDS = 5.0
+"""What a turn may take to be written to the local disk."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step(Generic[T]):
     """Work that may block, and what to do with what came of it."""
@@ -42,8 +62,7 @@ class _Step(Generic[T]):
     work: Callable[[], T]
     then: Callable[[T], None]
     failed: Callable[[Exception], None]
-    on_files: bool = False
-    """In the lane for files, with the time that files have."""
+    lane: _Lane = _Lane.STORE
 
 
 class PersistedCall:
@@ -63,6 +82,12 @@ class PersistedCall:
         self._arguments = request.arguments
         self._result: JsonObject | None = None
         self._finished: FinishedTurn | None = None
+        self._turn_fault: Exception | None = None
+        """Why the store has not taken the turn, last."""
+        self._intent_waits = False
+        """The turn's intent is in the spool, to be sent before its end."""
+        self._waits = False
+        """The whole turn is in the spool, to be sent later."""
         self._skipped: str | None = None
         roots = roots_for(policy.file_roots, runtime.own_folder)
         for error in roots.refused:
@@ -96,14 +121,21 @@ class PersistedCall:
         yield _Step(
             work=lambda: self._engine.begin(self._turn, window, self._redactor),
             then=self._was_begun,
-            failed=self._met,
+            failed=self._not_begun,
         )
+        if self._may_be_deferred:
+            yield _Step(
+                work=lambda: self._deferred_with_history(window),
+                then=self._was_deferred,
+                failed=self._not_deferred,
+                lane=_Lane.SPOOL,
+            )
         if self._files.are_named_in(self._turn.arguments):
             yield _Step(
                 work=lambda: self._files.brought_back(self._arguments, self.request.input_schema),
                 then=self._was_brought_back,
                 failed=self._refuse,
-                on_files=True,
+                lane=_Lane.FILES,
             )
 
     def _was_begun(self, begun: BegunTurn) -> None:
@@ -113,6 +145,42 @@ class PersistedCall:
         history = History(begun.history, state=state, omitted=begun.omitted)
         self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
         self.history = history
+
+    @property
+    def _may_be_deferred(self) -> bool:
+        """The store has not taken the turn, has not refused it for good either, and there is a spool that may."""
+        fault = self._turn_fault
+        for_good = isinstance(fault, PerdureError) and not isinstance(fault, StoreUnavailable)
+        return fault is not None and not for_good and self._engine.spool is not None
+
+    def _deferred_with_history(self, window: Window) -> WaitingHistory:
+        self._engine.defer(self._turn, self._redactor)
+        try:
+            return self._engine.waiting_history(self._turn, window)
+        except StoreError:
+            return WaitingHistory()  # The turn waits all the same.
+
+    def _was_deferred(self, waiting: WaitingHistory) -> None:
+        self._intent_waits = True
+        if waiting.complete:
+            state = HistoryState.LOADED if waiting.turns or waiting.omitted else HistoryState.NEW
+            self.history = History(waiting.turns, state=state, omitted=waiting.omitted)
+        elif self._reading.continues:
+            self.history = History(waiting.turns, state=HistoryState.UNAVAILABLE)
+
+    def _not_begun(self, error: Exception) -> None:
+        self._not_taken(error)
+        if self._reading.continues:
+            self.history = History(state=HistoryState.UNAVAILABLE)
+
+    def _not_taken(self, error: Exception) -> None:
+        self.fault = self._turn_fault = error
+        self._runtime.say("turn.deferred" if self._may_be_deferred else "turn.not_kept", error)
+
+    def _not_deferred(self, error: Exception) -> None:
+        """The spool is full or broken too: what is wrong with the store is known already."""
+        self.fault = error
+        self._runtime.say("turn.not_kept", error)
 
     def _was_brought_back(self, arguments: JsonObject) -> None:
         self._arguments = arguments
@@ -200,28 +268,53 @@ class PersistedCall:
         if result is not None and self._files.might_be_named_in(result):
             yield _Step(
                 work=lambda: self._files.keep(result),
-                then=lambda _: self._were_kept(result),
-                failed=lambda error: self._were_kept(result, error),
-                on_files=True,
+                then=lambda _: None,
+                failed=self._not_all_kept,
+                lane=_Lane.FILES,
             )
+            if self._files.are_on_their_way and self._engine.spool is not None:
+                yield _Step(work=self._files.rescue, then=lambda _: None, failed=self._not_all_kept, lane=_Lane.SPOOL)
+            self._were_kept(result)
         if self._turn.place is None:
             self._turn = replace(self._turn, deferred=True)
-        yield _Step(
-            work=lambda: self._engine.finish(self._turn, self._redactor), then=self._was_finished, failed=self._met
+        to_store: _Step[Any] = _Step(
+            work=lambda: self._engine.finish(self._turn, self._redactor),
+            then=self._was_finished,
+            failed=self._not_taken,
         )
+        # A turn whose intent waits must not overtake those before it, and goes the same way.
+        if not self._intent_waits:
+            yield to_store
+        if self._finished is None and self._may_be_deferred:
+            yield _Step(
+                work=lambda: self._engine.defer(self._turn, self._redactor),
+                then=lambda _: self._was_spooled(),
+                failed=self._not_deferred,
+                lane=_Lane.SPOOL,
+            )
+        if self._finished is None and not self._waits and self._intent_waits:
+            yield to_store  # Out of its order is better than not at all.
         if self._finished is not None and self._files.are_to_be_signed:
-            yield _Step(work=self._files.sign, then=lambda _: None, failed=self._not_signed, on_files=True)
+            yield _Step(work=self._files.sign, then=lambda _: None, failed=self._not_signed, lane=_Lane.FILES)
+
+    def _was_spooled(self) -> None:
+        self._waits = True
 
     def _not_signed(self, error: Exception) -> None:
         """The client gets storage URIs instead."""
         self.fault = error
         self._runtime.say("file.not_signed", error)
 
-    def _were_kept(self, result: JsonObject, error: Exception | None = None) -> None:
-        """Some of them, if there was an `error`."""
-        if error is not None:
-            self._met(error)
+    def _not_all_kept(self, error: Exception) -> None:
+        self.fault = error
+        self._runtime.say("file.not_kept", error)
+
+    def _were_kept(self, result: JsonObject) -> None:
+        """Those that could be, in the file store or in the spool."""
         files = self._files.settle()
+        if self._files.away is not None:
+            self.fault = self._files.away
+            self._runtime.say("file.deferred", self._files.away)
         self._turn = replace(
             self._turn, answer=answer_of(self._files.rewritten(result, self.request.output_schema)), files=files
         )
@@ -240,7 +333,7 @@ class PersistedCall:
             return result
 
     def _announced(self, result: JsonObject) -> JsonObject:
-        if self._finished is not None:
+        if self._is_kept:
             # Without the turn there is no record of its files either: then the paths are all there is.
             result = self._files.rewritten(result, self.request.output_schema, for_client=True)
         return announced(
@@ -251,6 +344,11 @@ class PersistedCall:
             in_structured=self.request.output_schema_is_known
             and takes_continuation_id(self.request.output_schema, widened=self.request.schema_widened),
         )
+
+    @property
+    def _is_kept(self) -> bool:
+        """The turn is acknowledged: by the store, or by the spool."""
+        return self._finished is not None or self._waits
 
     def _meta(self) -> JsonObject:
         history: JsonObject = {
@@ -263,10 +361,15 @@ class PersistedCall:
         meta: JsonObject = {
             META_CONTINUATION_ID: self._turn.continuation_id,
             "perdure/turn-id": self._turn.id,
-            "perdure/persisted": self._finished is not None,
+            "perdure/persisted": self._is_kept,
             "perdure/history": history,
         }
-        meta |= self._files.meta(self._finished.files if self._finished is not None else ())
+        if self._waits:
+            meta["perdure/deferred"] = True
+        if self._is_kept:
+            meta |= self._files.meta(self._finished.files if self._finished is not None else self._turn.files)
+        else:
+            meta |= self._files.meta(())
         if self.fault is not None:
             meta["perdure/fault"] = fault_code(self.fault)
             if isinstance(self.fault, StoreMisconfigured):
@@ -278,7 +381,7 @@ class PersistedCall:
     def _take(self, steps: "Iterator[_Step[Any]]") -> None:
         for step in steps:
             try:
-                if step.on_files or self._engine.store.blocking:
+                if step.lane is not _Lane.STORE or self._engine.store.blocking:
                     with self._in_time(step) as (lane, budget):
                         result = lane.call(step.work, budget=budget)
                 else:
@@ -290,7 +393,7 @@ class PersistedCall:
     async def _take_async(self, steps: "Iterator[_Step[Any]]") -> None:
         for step in steps:
             try:
-                if step.on_files or self._engine.store.blocking:
+                if step.lane is not _Lane.STORE or self._engine.store.blocking:
                     with self._in_time(step) as (lane, budget):
                         result = await lane.call_async(step.work, budget=budget)
                 else:
@@ -301,38 +404,45 @@ class PersistedCall:
 
     @contextmanager
     def _in_time(self, step: "_Step[Any]") -> Iterator[tuple[Lane, float]]:
-        """The lane for `step`, and the seconds it has: files their own, the store what is left of the call's.
+        """The lane for `step`, and the seconds it has.
 
         Raises:
             StoreTimeout: Nothing is left, or it was used up.
+            StoreLeftAlone: The store failed so often that it is given some time.
             StoreUnavailable: So many calls wait already that this one is not let in.
         """
-        started = time.monotonic()
-        lane, budget, setting = self._runtime.lane, self._budget, "operation_timeout"
-        if step.on_files:
-            lane, budget, setting = self._runtime.file_lane, self.policy.file_timeout + 1, "file_timeout"
-        try:
-            if budget <= 0:
-                raise TimeoutError
-            yield lane, budget
-        except TimeoutError as error:
-            raise StoreTimeout(
-                "The store did not answer within the time it has in one call.",
-                remedy=f"look at the store; the setting {setting} is that time, in seconds.",
-            ) from error
-        except LaneFull as error:
-            raise StoreUnavailable(
-                "All threads wait for a store that does not answer.", remedy="look at the store."
-            ) from error
-        finally:
-            if not step.on_files:
-                self._budget -= time.monotonic() - started
+        match step.lane:
+            case _Lane.STORE:
+                started = time.monotonic()
+                try:
+                    with self._runtime.breaker.watching(), _in_words(step.lane):
+                        if self._budget <= 0:
+                            raise TimeoutError
+                        yield self._runtime.lane, self._budget
+                finally:
+                    self._budget -= time.monotonic() - started
+            case _Lane.FILES:
+                with _in_words(step.lane):
+                    yield self._runtime.file_lane, self.policy.file_timeout + 1
+            case _Lane.SPOOL:
+                with _in_words(step.lane):
+                    yield self._runtime.spool_lane, _SPOOL_SECONDS
+            case lane:
+                assert_never(lane)
 
-    def _met(self, error: Exception) -> None:
-        self.fault = error
-        self._runtime.say("turn.not_kept", error)
-        if self._turn.place is None and self._turn.outcome is Outcome.RUNNING and self._reading.continues:
-            self.history = History(state=HistoryState.UNAVAILABLE)
+
+@contextmanager
+def _in_words(lane: _Lane) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise StoreTimeout(
+            f"The {lane.value} did not answer within the time it has in one call.", remedy=f"{_REMEDIES[lane]}."
+        ) from error
+    except LaneFull as error:
+        raise StoreUnavailable(
+            f"All threads wait for the {lane.value}, which does not answer.", remedy=f"{_REMEDIES[lane]}."
+        ) from error
 
 
 def _message(error: BaseException) -> str:

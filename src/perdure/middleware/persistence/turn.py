@@ -17,6 +17,7 @@ __all__ = [
     "Outcome",
     "StoredFile",
     "Turn",
+    "WaitingHistory",
     "Window",
     "new_turn_id",
 ]
@@ -162,6 +163,18 @@ class FinishedTurn:
     """The first terminal outcome that arrived; a later one does not replace it."""
     files: tuple[StoredFile, ...] = ()
     """With their versions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingHistory:
+    """What the spool knows of a conversation while its store is away."""
+
+    turns: tuple[Turn, ...] = ()
+    """Answered turns that wait, oldest first, within the window."""
+    complete: bool = False
+    """The conversation began here: no store knows an earlier turn."""
+    omitted: int = 0
+    """Turns that wait and are not among `turns`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

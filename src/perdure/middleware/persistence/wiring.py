@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import PerdureError, SettingsError
 from perdure.logs import log
+from perdure.middleware.persistence.breaker import Breaker
+from perdure.middleware.persistence.data_directory import doubts_about
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, may_be_root
@@ -20,7 +22,9 @@ from perdure.middleware.persistence.files.keeper import FileKeeper
 from perdure.middleware.persistence.history import estimate_tokens
 from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
 from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.unusable import UnusableStore
 from perdure.middleware.persistence.threads import Lane
@@ -57,9 +61,15 @@ class Runtime:
     keeper: FileKeeper
     own_folder: Path
     """Where our data is, the files among it."""
+    spool: Spool | None = None
+    """None where nothing is kept on a disk."""
+    breaker: Breaker = field(default_factory=Breaker.never_opening)
+    """Before the store."""
     lane: Lane = field(default_factory=lambda: Lane("store"))
     file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
     """Apart, so that large files hold up no acknowledgement."""
+    spool_lane: Lane = field(default_factory=lambda: Lane("spool", size=8))
+    """Apart, so that a store that hangs does not either."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
     _said: dict[str, float] = field(default_factory=dict)
 
@@ -117,17 +127,37 @@ def build(
     store: Store | None = None,
     file_store: FileStore | None = None,
     clock: Clock | None = None,
+    spooled: bool | None = None,
 ) -> Runtime:
+    """`spooled`: whether a spool stands before the stores; None: before those that the settings name, unless they are
+    in memory."""
     clock = clock or SystemClock()
-    folder = data_directory(settings) / "files"
+    own_folder = data_directory(settings)
+    folder = own_folder / "files"
+    if spooled is None:
+        spooled = store is None and settings.backend != "memory"
     if store is None:
         store, made_file_store = _stores(settings, clock, folder)
         file_store = file_store or made_file_store
+    file_store = file_store or LocalFileStore(folder, settings.bucket)
+    spool = None
+    if spooled:
+        spool = Spool(
+            own_folder / "spool",
+            store.where if isinstance(store, SqlFunctionStore) else settings.backend,
+            store,
+            file_store,
+            clock,
+            max_bytes=settings.spool_max_bytes,
+        )
+    breaker, file_breaker = (spool.breaker, spool.file_breaker) if spool else (None, None)
     return Runtime(
         settings=settings,
-        engine=Engine(store, clock, settings.count_tokens or estimate_tokens),
-        own_folder=folder.parent,
-        keeper=FileKeeper(store, file_store or LocalFileStore(folder, settings.bucket), folder),
+        engine=Engine(store, clock, settings.count_tokens or estimate_tokens, spool),
+        own_folder=own_folder,
+        keeper=FileKeeper(store, file_store, folder, spool, file_breaker, breaker),
+        spool=spool,
+        breaker=breaker or Breaker.never_opening(),
     )
 
 
@@ -143,10 +173,22 @@ def runtime() -> Runtime:
             if _runtime is None:
                 try:
                     _runtime = build(load_settings())
+                    _start(_runtime)
                 except SettingsError as error:
                     _runtime = build(Settings.model_construct(), store=UnusableStore(error))
                     _runtime.say("settings.invalid", error)
     return _runtime
+
+
+def _start(made: Runtime) -> None:
+    """What a process that serves calls does once, before its first."""
+    if made.spool is not None:
+        try:
+            made.spool.wake()
+        except PerdureError as error:
+            made.say("spool.not_started", error)
+        for warning in doubts_about(made.own_folder):
+            log.warning("data_directory.in_doubt", what=warning.what, remedy=warning.remedy)
 
 
 def stored_files(

@@ -61,6 +61,8 @@ class SqlFunctionStore:
     blocking = True
 
     def __init__(self, functions: SqlFunctions, clock: Clock | None = None) -> None:
+        self.where = functions.where
+        """Names the database to people, without a secret in it."""
         self._functions = functions
         self._clock = clock or SystemClock()
 

@@ -18,9 +18,9 @@ from perdure.middleware.persistence.serialization import (
     exact_json,
 )
 from perdure.middleware.persistence.sql_files import named_queries
+from perdure.middleware.persistence.sqlite_file.database import Database, explained
+from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
-from perdure.middleware.persistence.stores.sqlite.database import Database, explained
-from perdure.middleware.persistence.stores.sqlite.group_writer import GroupWriter
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,

@@ -11,12 +11,14 @@ from typing import TypeAlias
 from perdure.errors import PerdureError, StoreUnavailable
 from perdure.middleware.persistence.migrations.sqlite import is_current, migrate_sqlite
 from perdure.middleware.persistence.ports import Clock
-from perdure.middleware.persistence.stores.sqlite.fork_gate import ForkGate
-from perdure.middleware.persistence.stores.sqlite.process_turn import ProcessTurn
+from perdure.middleware.persistence.sqlite_file.fork_gate import ForkGate
+from perdure.middleware.persistence.sqlite_file.process_turn import ProcessTurn
 
-__all__ = ["Database", "explained"]
+__all__ = ["Database", "explained", "is_damage"]
 
 _BUSY_SECONDS = 3.0
+
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 _File: TypeAlias = tuple[int, int]
 """Device and inode: which file it is that a name stands for."""
@@ -25,10 +27,12 @@ _File: TypeAlias = tuple[int, int]
 class Database:
     """One database file in one process."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, schema: str = "sqlite") -> None:
+        """`schema` names the folder of `sql/` whose migrations make it."""
         self.path = path
         self.gate = ForkGate(self.close)
         self._clock = clock
+        self._schema = schema
         self._turn = ProcessTurn.on(path.with_name(path.name + "-writer"))
         self._writer: sqlite3.Connection | None = None
         self._file: _File | None = None
@@ -63,7 +67,7 @@ class Database:
         if connection is None:
             connection = self._connect("ro")
             try:
-                if not is_current(connection, str(self.path)):
+                if not is_current(connection, str(self.path), self._schema):
                     with self.writing():
                         pass  # opening for writing brings the schema up to date
             except BaseException:
@@ -76,6 +80,29 @@ class Database:
             raise
         with self._lock:
             self._idle_readers.append((connection, file))
+
+    def moved_aside_if_damaged(self, ending: str) -> Path | None:
+        """The database under another name, `<name>.<ending>`, if it is damaged; the next write makes a new one.
+
+        Raises:
+            OSError: It cannot be renamed.
+        """
+        aside = self.path.with_name(f"{self.path.name}.{ending}")
+        with self.gate.inside(), self._turn.taken():
+            if not self._is_damaged():
+                return None  # Somebody else has put a new one in its place.
+            self._close_writer()
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        return aside
+
+    def _is_damaged(self) -> bool:
+        try:
+            with contextlib.closing(self._connect("ro")) as connection:
+                return [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")] != ["ok"]
+        except sqlite3.DatabaseError as error:
+            return _code(error) in _DAMAGED
 
     def close(self) -> None:
         with self._lock:
@@ -103,7 +130,7 @@ class Database:
                 connection.execute("PRAGMA page_size = 8192")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA foreign_keys = ON")
-                migrate_sqlite(connection, self._clock.now(), str(self.path))
+                migrate_sqlite(connection, self._clock.now(), str(self.path), self._schema)
             except BaseException:
                 connection.close()
                 raise
@@ -171,10 +198,19 @@ def explained(path: Path) -> Iterator[None]:
         raise StoreUnavailable(what, remedy=remedy) from error
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file is no database, or a broken one."""
+    return _code(error) in _DAMAGED
+
+
+def _code(error: Exception) -> int:
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
 def _explanation(error: sqlite3.Error | OSError, path: Path) -> tuple[str, str]:
     text = str(error)
-    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    code = _code(error)
+    if code in _DAMAGED:
         return (
             f"The database {path} is damaged or not a database ({text}). Nothing was changed in it.",
             "move it aside and start again (perdure makes a new one), or put a backup in its place.",
