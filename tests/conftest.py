@@ -20,7 +20,8 @@ from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
 
 Activate = Callable[..., Runtime]
-"""`activate(store=None, *, clock=None, spooled=False, file_store=None, **settings)` makes the runtime that serves every call until the test ends."""
+"""`activate(store=None, *, clock=None, spooled=False, file_store=None, **settings)` makes the runtime that serves every
+call until the test ends."""
 
 MakeDatabase = Callable[[], str]
 """Makes a migrated database in the Postgres of this run, and returns its URL."""

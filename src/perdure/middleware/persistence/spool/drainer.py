@@ -245,7 +245,7 @@ def _say(error: Exception) -> None:
     what, remedy = (
         (error.what, error.remedy) if isinstance(error, PerdureError) else (repr(error), "look at the spool.")
     )
-    log.info("spool.waits", what=what, remedy=remedy)
+    log.debug("spool.waits", what=what, remedy=remedy)
 
 
 def _at_exit() -> None:
