@@ -10,6 +10,7 @@ from perdure.cli.conversations import list_conversations, show_conversation
 from perdure.cli.files import get_file, list_files
 from perdure.cli.migrate import migrate, migration_text
 from perdure.cli.moving import export_archive, import_archive
+from perdure.cli.spool import flush_spool, show_quarantine, show_spool
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings_loader import load_settings
@@ -27,6 +28,8 @@ conversations = typer.Typer(help="List the conversations that are kept, and read
 app.add_typer(conversations, name="conversations")
 files = typer.Typer(help="List the files that tools gave out, and get them back.", no_args_is_help=True)
 app.add_typer(files, name="files")
+spool = typer.Typer(help="See what waits on this machine for a store that is away.", no_args_is_help=True)
+app.add_typer(spool, name="spool")
 
 User = Annotated[str | None, typer.Option("--user", help="Only this user's (the token's subject; `local` on stdio).")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, everything, nothing shortened.")]
@@ -117,6 +120,37 @@ def get_command(
 ) -> None:
     """Write one file to a place of your choice."""
     get_file(_runtime(context), uri, output, user=user)
+
+
+@spool.command("status", epilog="Example: perdure spool status --json")
+def spool_status_command(context: typer.Context, as_json: Json = False) -> None:
+    """Say what waits, for which store, and since when."""
+    show_spool(_runtime(context), as_json=as_json)
+
+
+@spool.command("flush", epilog="Example: perdure spool flush --seconds 60")
+def spool_flush_command(
+    context: typer.Context,
+    seconds: Annotated[float, typer.Option(min=0.1, help="At most so long.")] = 30.0,
+) -> None:
+    """Send now what waits; exit code 1 if some of it still waits after that."""
+    if not flush_spool(_runtime(context), seconds=seconds):
+        raise typer.Exit(1)
+
+
+@spool.command("quarantine", epilog="Example: perdure spool quarantine --retry all")
+def spool_quarantine_command(
+    context: typer.Context,
+    retry: Annotated[
+        str | None, typer.Option(metavar="ID", help="Send this one again: a turn's id, a file's key, or `all`.")
+    ] = None,
+    discard: Annotated[str | None, typer.Option(metavar="ID", help="Delete this one for good.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what the store refused, and why. It holds up nothing else."""
+    if retry is not None and discard is not None:
+        raise typer.BadParameter("--retry and --discard exclude each other.")
+    show_quarantine(_runtime(context), retry=retry, discard=discard, as_json=as_json)
 
 
 @app.command("doctor", epilog="Example: USE_SUPABASE=true perdure doctor --fix")
