@@ -22,6 +22,8 @@ from mcp_wire import called, kept, text_of, wire, without_announcement
 
 from perdure import Outcome, install, persisted
 from perdure.errors import StoreTimeout, StoreUnavailable, TurnConflict
+from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Turn, Window
 
@@ -349,6 +351,33 @@ async def test_settings_that_cannot_be_used_cost_only_the_memory(
     meta = (await _answer(server()))["_meta"]
     assert (meta["perdure/persisted"], meta["perdure/fault"]) == (False, "settings_invalid")
     assert "Remedy" in caplog.text
+
+
+@every_seam
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), RuntimeError("nobody expects this")])
+@pytest.mark.parametrize("step", ["load_settings", "build"])
+async def test_a_file_system_that_fails_while_perdure_starts_costs_only_the_memory(
+    step: str,
+    error: Exception,
+    server: Callable[[], MCPServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(wiring, step, lambda *_: raising(error)())
+    meta = (await _answer(server()))["_meta"]
+    assert (meta["perdure/persisted"], meta["perdure/fault"]) == (False, "settings_invalid")
+    assert str(error) in caplog.text
+    assert "Remedy" in caplog.text
+
+
+@every_seam
+async def test_a_spool_that_cannot_be_looked_at_when_perdure_starts_costs_nothing(
+    server: Callable[[], MCPServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Spool, "wake", lambda _: raising(PermissionError(13, "Permission denied"))())
+    meta = (await _answer(server()))["_meta"]
+    assert meta["perdure/persisted"] is True
+    assert "Permission denied" in caplog.text
 
 
 class _Odd:

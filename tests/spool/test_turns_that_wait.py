@@ -1,6 +1,7 @@
 """Turns wait durably, go to the store in their order, once, and what the store refuses holds up nothing else."""
 
 import contextlib
+import json
 import sqlite3
 import stat
 import threading
@@ -16,6 +17,8 @@ from perdure import Outcome
 from perdure.errors import SpoolFull, StoreMisconfigured, StoreUnavailable, TurnRefused, TurnsWaiting
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.spool import delivery as deliveries
+from perdure.middleware.persistence.spool.drainer import Drainer
+from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.turn import Window
 from perdure.testing import FaultyStore
 from perdure.testing.turns import a_turn, answered, ended
@@ -52,6 +55,24 @@ def test_nothing_is_sent_twice_to_be_kept_twice_when_replies_are_lost(spool: Spo
         spool.keep(an_answered_turn(f"{number}"))
     until(lambda: is_empty(spool), "not sent")
     assert prompts(store.inner) == [f"{number}" for number in range(10)]
+
+
+def test_a_turn_that_ended_waits_for_the_disk_and_its_intent_does_not(
+    spool: Spool, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    written = GroupWriter.write
+
+    def write(writer: GroupWriter, work: Callable[..., object], *, durable: bool) -> object:
+        asked.append(durable)
+        return written(writer, work, durable=durable)
+
+    monkeypatch.setattr(Drainer, "wake", lambda _: None)
+    monkeypatch.setattr(GroupWriter, "write", write)
+    turn = a_turn("hello", continuation_id="c")
+    spool.keep(turn)
+    spool.keep(answered(turn, "HELLO"))
+    assert asked == [False, True]
 
 
 def test_another_process_finds_what_the_first_one_kept(make_spool: MakeSpool, store: FaultyStore) -> None:
@@ -136,7 +157,7 @@ def test_a_turn_in_quarantine_can_be_tried_again_or_thrown_away(spool: Spool, st
     for prompt in ("one", "two"):
         spool.keep(an_answered_turn(prompt))
     until(lambda: len(spool.quarantine()) == 2, "not refused")
-    one, two = spool.quarantine()
+    one, two = sorted(spool.quarantine(), key=lambda of: str(json.loads(of.record or "")["prompt"]))
     assert spool.retry(one.id) == 1
     assert spool.discard("no such") == 0
     assert spool.discard(two.id) == 1
