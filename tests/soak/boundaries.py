@@ -22,7 +22,7 @@ __all__ = ["Boundaries", "Kind"]
 Kind = Literal["error", "unforeseen", "hang"]
 """What happens at a boundary: an error as that library has, one that nobody expects, or nothing for a long time."""
 
-SAID = "an injected fault"
+SAID = "injected-fault"
 
 _RESUME = dis.opmap["RESUME"]
 _ROOT = str(Path(perdure.__file__).parent) + "/"

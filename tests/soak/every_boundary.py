@@ -236,7 +236,8 @@ class Scenario:
         meta = result.get("_meta", {})
         if meta.get("perdure/persisted"):
             self.seen.acknowledged.append(meta["perdure/turn-id"])
-        self.seen.named |= "perdure/fault" in meta and not away
+        left_alone = bool(meta.get("perdure/files", {}).get("left"))  # with the reason
+        self.seen.named |= ("perdure/fault" in meta or left_alone) and not away
         # A tool that cannot be given its file is not run.
         refused = may_be_refused and self._faulty is not None and _REFUSAL.match(result["content"][0].get("text", ""))
         if not refused and (found := self._without_additions(result)) != self._bare[number]:
@@ -309,7 +310,8 @@ def inject(
     seen = Scenario(backend, databases, bare, name, kind).run()
     figures = Counter(runs=1, fired=bool(seen.fired), faults=seen.fired, acknowledged=len(seen.acknowledged))
     figures[f"{kind} runs"] += bool(seen.fired)
-    wrong = list(seen.wrong)
+    # What is done about a fault may fail as well, and is reached only then.
+    wrong = seen.wrong + [f"the boundary {found!r} is not listed in {LIST.name}" for found in unlisted(seen.counts)]
     if seen.fired and not silent and not seen.named and kind != "hang":
         wrong.append("the fault is named nowhere")
     return figures, [f"{backend}: {kind} at {name}: {said}" for said in wrong]

@@ -61,14 +61,16 @@ def measure(rounds: int) -> tuple[Took, list[str]]:
             settings = Settings(
                 backend="postgres",
                 database_url=url,
-                data_dir=Path(temporary) / f"{number}",
+                data_dir=Path(temporary),
                 operation_timeout=BUDGET,
             )
             runtime = build(settings)
+            assert runtime.spool is not None
             try:
                 wrong += _round(runtime, cluster, amid=bool(number % 2), took=took)
+                while any(line.turns for line in runtime.spool.status()):
+                    runtime.spool.flush(1.0)  # so that the next round begins with nothing that waits
             finally:
-                assert runtime.spool is not None
                 runtime.spool.close()
                 runtime.engine.store.close()
     return took, wrong

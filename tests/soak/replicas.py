@@ -96,8 +96,8 @@ def serve_and_kill(plan: Plan, *, seed: str) -> tuple[Counter[str], list[str]]:
         runtime = build(Settings(backend="postgres", database_url=url, data_dir=folder / "reader"), spooled=False)
         found += violations(runtime.engine.store, PRINCIPAL, lines)
         runtime.engine.store.close()
-        if not min(balancer.connections):
-            found.append(f"a server was given nothing to do: {balancer.connections}")
+        if sum(map(bool, balancer.connections)) < 2:
+            found.append(f"one server alone was given something to do: {balancer.connections}")
     return figures, [f"{plan.protocol}, seed {seed}: {said}" for said in found]
 
 

@@ -203,6 +203,27 @@ def test_while_the_store_is_away_no_attempt_counts(
     until(lambda: is_empty(spool), "not sent")
 
 
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("No route."), StoreMisconfigured("No tables."), RuntimeError("nobody expects this")]
+)
+def test_why_something_cannot_be_sent_is_logged_once(
+    make_spool: MakeSpool,
+    store: FaultyStore,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(deliveries, "_HOLD", 0.01)
+    spool = make_spool()
+    store.fail(error=error)
+    spool.keep(an_answered_turn("waits"))
+    until(lambda: store.calls("finish") > 5, "not tried")
+    said = [record.getMessage() for record in caplog.records if "spool.not_sent" in record.getMessage()]
+    assert len(said) == 1
+    assert str(error) in said[0]
+    assert "perdure spool status" in said[0]
+
+
 def test_what_waits_for_another_destination_is_left_alone(make_spool: MakeSpool, store: FaultyStore) -> None:
     elsewhere = make_spool(destination="elsewhere")
     store.fail()
