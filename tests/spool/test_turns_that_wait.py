@@ -18,6 +18,7 @@ from perdure.errors import SpoolFull, StoreMisconfigured, StoreUnavailable, Turn
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.spool import delivery as deliveries
 from perdure.middleware.persistence.spool.drainer import Drainer
+from perdure.middleware.persistence.spool.spooled_turns import SpooledTurns
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.turn import Window
 from perdure.testing import FaultyStore
@@ -222,6 +223,18 @@ def test_why_something_cannot_be_sent_is_logged_once(
     assert len(said) == 1
     assert str(error) in said[0]
     assert "perdure spool status" in said[0]
+
+
+def test_a_spool_that_cannot_be_written_any_more_is_logged_and_what_waits_in_it_is_sent_all_the_same(
+    spool: Spool, store: FaultyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "the disk is gone")
+
+    monkeypatch.setattr(SpooledTurns, "drop", fail)
+    spool.keep(an_answered_turn("waits"))
+    until(lambda: "the disk is gone" in caplog.text, "not said")
+    assert prompts(store.inner) == ["waits"]
 
 
 def test_what_waits_for_another_destination_is_left_alone(make_spool: MakeSpool, store: FaultyStore) -> None:

@@ -75,7 +75,7 @@ class Deliveries:
             raise NotNow(error, self._breaker.seconds_to_probe()) from error
         except StoreMisconfigured as error:
             self._breaker.succeeded()  # It answers.
-            self._say(error)
+            self.say(error)
             raise NotNow(error, _HOLD) from error
         except StoreUnavailable as error:
             self._has_failed(delivery, error)
@@ -104,13 +104,26 @@ class Deliveries:
         pause = min(_FIRST_SKIP * 2.0 ** self._failures.get(name, 0), _LONGEST_SKIP)
         return failed_at + pause - time.monotonic()
 
+    def say(self, error: Exception) -> None:
+        """Log why something still waits, once a minute each: no result of a call may tell of it."""
+        reason, now = _reason(error), time.monotonic()
+        if now - self._said.get(reason, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
+            if len(self._said) > 100:
+                self._said.clear()
+            self._said[reason] = now
+            log.warning(
+                "spool.not_sent",
+                what=f"A {self._what} that waits could not be sent ({reason}).",
+                remedy="none, if that passes: it is tried again. `perdure spool status` says what waits.",
+            )
+
     def _has_failed(self, delivery: Delivery, error: Exception) -> None:
         """
         Raises:
             NotNow: The store is away.
             Stuck: Only this one failed.
         """
-        self._say(error)
+        self.say(error)
         before = self._failed_at.get(delivery.name)
         others_went = before is not None and self._breaker.has_succeeded_since(before)
         if not others_went or self._breaker.is_open:
@@ -126,19 +139,6 @@ class Deliveries:
         if self._breaker.is_open:
             raise NotNow(_as_unavailable(error), self._breaker.seconds_to_probe()) from error
         raise Stuck(_reason(error)) from error
-
-    def _say(self, error: Exception) -> None:
-        """Once a minute: no result of a call may tell of it."""
-        reason, now = _reason(error), time.monotonic()
-        if now - self._said.get(reason, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
-            if len(self._said) > 100:
-                self._said.clear()
-            self._said[reason] = now
-            log.warning(
-                "spool.not_sent",
-                what=f"A {self._what} that waits could not be sent ({reason}).",
-                remedy="none, if that passes: it is tried again. `perdure spool status` says what waits.",
-            )
 
     def _forget(self, name: str) -> None:
         self._failed_at.pop(name, None)
