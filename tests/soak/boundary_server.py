@@ -168,7 +168,7 @@ def _hurry() -> None:
 
 
 def _server(boundaries: Boundaries, folder: Path) -> MCPServer:
-    server = MCPServer("boundaries", log_level="ERROR")
+    server = MCPServer("boundaries", log_level="WARNING")
     out = folder / "out"
     out.mkdir(exist_ok=True)
 

@@ -68,8 +68,9 @@ class Runtime:
     lane: Lane = field(default_factory=lambda: Lane("store"))
     file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
     """Apart, so that large files hold up no acknowledgement."""
-    spool_lane: Lane = field(default_factory=lambda: Lane("spool", size=8))
-    """Apart, so that a store that hangs does not either."""
+    spool_lane: Lane = field(default_factory=lambda: Lane("spool", size=8, hanging_after=5.0))
+    """Apart, so that a store that hangs does not either. A disk that stalls for a second or two is waited for: there is
+    nowhere else to keep a turn then."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
     _said: dict[str, float] = field(default_factory=dict)
 
