@@ -1,6 +1,7 @@
 """Promise 2, Never breaks a call: whatever the store does, the tool's own answer reaches the client as it was."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -378,6 +379,29 @@ async def test_a_spool_that_cannot_be_looked_at_when_perdure_starts_costs_nothin
     meta = (await _answer(server()))["_meta"]
     assert meta["perdure/persisted"] is True
     assert "Permission denied" in caplog.text
+
+
+class _Failing(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError(28, "No space left on device")
+
+
+@every_seam
+async def test_a_log_that_fails_costs_nothing_and_what_it_could_not_take_goes_to_stderr(
+    server: Callable[[], MCPServer], activate: Activate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = _Failing()
+    logging.getLogger("perdure").addHandler(handler)
+    try:
+        activate(FaultyStore(begin=raising(StoreUnavailable("gone", remedy="look"))))
+        meta = (await _answer(server()))["_meta"]
+    finally:
+        logging.getLogger("perdure").removeHandler(handler)
+    assert (meta["perdure/persisted"], meta["perdure/fault"]) == (True, "store_unavailable")
+    said = capsys.readouterr()
+    assert "gone Remedy: look" in said.err
+    assert "No space left on device" in said.err
+    assert said.out == ""
 
 
 class _Odd:

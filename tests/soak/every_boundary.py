@@ -354,7 +354,7 @@ def main() -> int:
         f"{counts['runs']} runs with one, in which it took place {counts['faults']:,} times; "
         f"{counts['acknowledged']:,} turns acknowledged all the same; {len(violations)} violations"
     )
-    for violation in violations[:40]:
+    for violation in violations:
         print(violation, file=sys.stderr)
     progress.end()
     return 1 if violations else 0
