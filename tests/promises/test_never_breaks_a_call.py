@@ -371,6 +371,28 @@ async def test_a_file_system_that_fails_while_perdure_starts_costs_only_the_memo
     assert "Remedy" in caplog.text
 
 
+async def test_with_settings_that_cannot_be_used_a_file_that_a_tool_gives_out_is_neither_read_nor_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PERDURE_BACKEND", "stone tablets")
+    given = tmp_path / "given.txt"
+    given.write_text("content")
+    mcp = MCPServer("files")
+
+    @mcp.tool()
+    @persisted
+    async def write() -> str:
+        return str(given)
+
+    result = await called(mcp, "write")
+    assert text_of(result) == str(given)
+    assert result["_meta"]["perdure/fault"] == "settings_invalid"
+    assert "perdure/files" not in result["_meta"]
+    assert not (tmp_path / "perdure-home" / "data").exists()
+    said = [record.getMessage() for record in caplog.records if record.name == "perdure"]
+    assert ["settings.invalid" in line for line in said] == [True]  # and nothing that leads away from it
+
+
 @every_seam
 async def test_a_spool_that_cannot_be_looked_at_when_perdure_starts_costs_nothing(
     server: Callable[[], MCPServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
