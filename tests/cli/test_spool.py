@@ -149,3 +149,10 @@ def test_a_backend_without_a_spool_says_so(machine: Machine) -> None:
     )
     assert ran.returncode == 1
     assert "has no spool" in ran.stderr
+
+
+def test_doctor_says_what_waits(away: Machine, machine: Machine) -> None:
+    machine.wait("one")
+    assert "spool: 1 turns and files wait." in machine.run("doctor").stdout
+    machine.run("spool", "flush")
+    assert "spool: Nothing waits." in machine.run("doctor").stdout
