@@ -138,6 +138,8 @@ class Settings(BaseSettings):
     """Whether everybody who reaches an HTTP server without authentication is that one user."""
     operation_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
     """Seconds that one call may wait for the store, in all."""
+    request_state_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Signs what travels through a client between the legs of a call. Replicas share it; None: a key in `data_dir`."""
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,62}$")] = "mcp-files"
     """Where files are kept, as named in their URIs."""
     max_resource_bytes: Annotated[int, Field(ge=0)] = 10_000_000

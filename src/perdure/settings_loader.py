@@ -175,6 +175,6 @@ def _fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
         meant = f'; did you mean "{close[0]}"?' if close else "."
         return f"there is no such setting{meant} Here there are: {', '.join(fields)}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if detail["loc"][-1] in ("database_url", "supabase_key"):
+    if detail["loc"][-1] in ("database_url", "supabase_key", "request_state_key"):
         return message  # and not what it is: that may be the secret
     return f"{message}, not {detail['input']!r}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from perdure.errors import FileMissing, PerdureError, StoreMisconfigured, StoreTimeout, StoreUnavailable
-from perdure.middleware.announcement import announced, answer_of, is_error, is_final
+from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
 from perdure.middleware.persistence.history import Conversation, History, HistoryState, in_conversation
@@ -25,8 +25,10 @@ from perdure.middleware.persistence.turn import (
     Outcome,
     Turn,
     Window,
+    new_turn_id,
 )
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
+from perdure.middleware.request_state import SEALED_BY_SDK, Binding, OpenTurn, is_envelope, opened, wrapped
 from perdure.middleware.tool_schema import CONTINUATION_ID, takes_continuation_id
 from perdure.settings import HistoryMode, Policy
 
@@ -62,6 +64,12 @@ class PersistedCall:
         self._budget = runtime.settings.operation_timeout
         self._arguments = request.arguments
         self._result: JsonObject | None = None
+        self._asks = False
+        """The tool wants something of the client first: the call, and its turn, go on with the next leg."""
+        self._own_state: str | None = None
+        """The tool's, with its question."""
+        self._envelope: str | None = None
+        self._ended_on_an_earlier_leg = False
         self._finished: FinishedTurn | None = None
         self._skipped: str | None = None
         roots = roots_for(policy.file_roots, runtime.own_folder)
@@ -93,11 +101,18 @@ class PersistedCall:
 
     def _begin_steps(self) -> "Iterator[_Step[Any]]":
         window = Window(self.policy.max_turns, self.policy.max_tokens)
-        yield _Step(
+        begin = _Step(
             work=lambda: self._engine.begin(self._turn, window, self._redactor),
             then=self._was_begun,
             failed=self._met,
         )
+        if is_envelope(self.request.request_state):
+            yield _Step(work=self._open_turn, then=self._go_on_with, failed=self._not_gone_on)
+        yield begin
+        if self._ended_on_an_earlier_leg:
+            now = self._engine.clock.now()
+            self._turn = replace(self._turn, id=new_turn_id(now), started_at=now, place=None)
+            yield begin
         if self._files.are_named_in(self._turn.arguments):
             yield _Step(
                 work=lambda: self._files.brought_back(self._arguments, self.request.input_schema),
@@ -113,6 +128,9 @@ class PersistedCall:
         history = History(begun.history, state=state, omitted=begun.omitted)
         self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
         self.history = history
+        # The client answers once more what failed or was given up before: the first ending of a turn stands. What was
+        # answered was answered: then it only asks for a reply that it lost.
+        self._ended_on_an_earlier_leg = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
 
     def _was_brought_back(self, arguments: JsonObject) -> None:
         self._arguments = arguments
@@ -169,8 +187,10 @@ class PersistedCall:
 
     def end_with_result(self, result: JsonObject, *, cancelled: bool = False) -> None:
         """The body gave a result, here in its wire form. `cancelled`: the client had given up on it."""
-        if not is_final(result):
-            # A question to the client, or a task: the answer comes with a later call, which is a turn of its own.
+        if is_question(result) and not cancelled:
+            self._asks, self._own_state = True, result.get("requestState")
+        elif not is_final(result):
+            # A task: the answer comes with a later call, which is a turn of its own.
             self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
         elif cancelled:
             self._end(Outcome.CANCELLED, answer_of(result))
@@ -196,6 +216,9 @@ class PersistedCall:
         await self._take_async(self._finish_steps())
 
     def _finish_steps(self) -> "Iterator[_Step[Any]]":
+        if self._asks:
+            yield _Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried)
+            return
         result = self._result
         if result is not None and self._files.might_be_named_in(result):
             yield _Step(
@@ -234,10 +257,18 @@ class PersistedCall:
     def announce(self, result: JsonObject) -> JsonObject:
         """`result` as the client gets it."""
         try:
+            if self._asks:
+                return self._asked(result)
             return self._announced(result) if is_final(result) else result
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             self._runtime.say("result.not_announced", error)
             return result
+
+    def _asked(self, result: JsonObject) -> JsonObject:
+        """`result`, a question, with the turn in its request state; unless a seam further in has put it there."""
+        if self._envelope is None or result.get("requestState") != self._own_state:
+            return result
+        return {**result, "requestState": self._envelope}
 
     def _announced(self, result: JsonObject) -> JsonObject:
         if self._finished is not None:
@@ -272,6 +303,53 @@ class PersistedCall:
             if isinstance(self.fault, StoreMisconfigured):
                 meta["perdure/remedy"] = self.fault.remedy  # words of ours: no address and no key is ever in them
         return meta
+
+    # ── from one leg to the next ─────────────────────────────────────────────────────────────────────────────
+
+    def _open_turn(self) -> OpenTurn:
+        return opened(self.request.request_state or "", self._binding, self._key, self._engine.clock.now())
+
+    def _go_on_with(self, turn: OpenTurn) -> None:
+        self._turn = replace(
+            self._turn,
+            id=turn.id,
+            continuation_id=turn.continuation_id,
+            minted=turn.minted,
+            started_at=turn.started_at,
+            place=turn.place,
+        )
+        self._reading = replace(self._reading, continues=turn.continues)
+
+    def _not_gone_on(self, error: Exception) -> None:
+        """This leg is a turn of its own."""
+        self.fault = error
+        self._runtime.say("request_state.refused", error)
+
+    def _enveloped(self) -> str:
+        turn = OpenTurn(
+            id=self._turn.id,
+            continuation_id=self._turn.continuation_id,
+            minted=self._turn.minted,
+            continues=self._reading.continues,
+            started_at=self._turn.started_at,
+            place=self._turn.place,
+        )
+        return wrapped(self._own_state, turn, self._binding, self._key, self._engine.clock.now())
+
+    def _leaves_with(self, envelope: str) -> None:
+        self._envelope = envelope
+
+    def _not_carried(self, error: Exception) -> None:
+        """The next leg will be a turn of its own."""
+        self._runtime.say("request_state.not_carried", error)
+
+    @property
+    def _binding(self) -> Binding:
+        return Binding(principal=self._turn.principal, tool=self.request.tool, arguments=self.request.arguments)
+
+    @property
+    def _key(self) -> bytes:
+        return SEALED_BY_SDK if self.request.request_state_is_sealed else self._runtime.signing_key
 
     # ── to the stores and back ───────────────────────────────────────────────────────────────────────────────
 
@@ -331,7 +409,7 @@ class PersistedCall:
     def _met(self, error: Exception) -> None:
         self.fault = error
         self._runtime.say("turn.not_kept", error)
-        if self._turn.place is None and self._turn.outcome is Outcome.RUNNING and self._reading.continues:
+        if self._turn.outcome is Outcome.RUNNING and self._reading.continues:
             self.history = History(state=HistoryState.UNAVAILABLE)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio.lowlevel
@@ -18,7 +19,7 @@ from perdure.settings import ToolSettings
 
 if TYPE_CHECKING:
     from mcp.server import Server
-    from mcp.server.context import HandlerResult, ServerRequestContext
+    from mcp.server.context import HandlerResult, ServerMiddleware, ServerRequestContext
     from pydantic import BaseModel
 
 __all__ = ["hook"]
@@ -34,12 +35,13 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
         if isinstance(middleware, _Hook):
             middleware.persisted.named.update(named)
             return
-    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named)))
+    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named), lowlevel.middleware))
 
 
 class _Hook:
-    def __init__(self, persisted: PersistedServer) -> None:
+    def __init__(self, persisted: PersistedServer, chain: "list[ServerMiddleware[Any]]") -> None:
         self.persisted = persisted
+        self._chain = chain
 
     async def __call__(
         self,
@@ -50,12 +52,13 @@ class _Hook:
             return await call_next(ctx)
         match ctx.method:
             case "tools/call":
-                return cast(
-                    "HandlerResult",
-                    await self.persisted.call(
-                        mcp_v2.incoming(ctx), lambda arguments: call_next(_with_arguments(ctx, arguments))
-                    ),
-                )
+                request = replace(mcp_v2.incoming(ctx), request_state_is_sealed=self._stands_within_the_seal())
+
+                def proceed(arguments: JsonObject | None, *, opened: bool = False) -> "Awaitable[HandlerResult]":
+                    given = mcp_v2.with_own_state(ctx) if opened or self._stands_around_the_seal() else ctx
+                    return call_next(_with_arguments(given, arguments))
+
+                return cast("HandlerResult", await self.persisted.call(request, proceed))
             case "tools/list":
                 result = await call_next(ctx)
                 wire = wire_result(result)
@@ -64,6 +67,13 @@ class _Hook:
                 return await self._read(request)
             case _:
                 return await call_next(ctx)
+
+    def _stands_within_the_seal(self) -> bool:
+        return any(map(mcp_v2.seals_request_state, takewhile(lambda middleware: middleware is not self, self._chain)))
+
+    def _stands_around_the_seal(self) -> bool:
+        """A seal further in would refuse an envelope of ours."""
+        return any(map(mcp_v2.seals_request_state, dropwhile(lambda middleware: middleware is not self, self._chain)))
 
     async def _read(self, request: IncomingRequest) -> JsonObject:
         from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - a server has it imported by now
