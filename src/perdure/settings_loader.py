@@ -16,7 +16,7 @@ from pydantic_settings import SettingsError as SettingsSourceError
 from perdure.errors import SettingsError
 from perdure.settings import Settings, ToolSettings
 
-__all__ = ["data_directory", "load_settings", "settings_file", "tool_settings"]
+__all__ = ["data_directory", "is_switched_on", "load_settings", "settings_file", "tool_settings"]
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -92,6 +92,11 @@ class _FromFile(Settings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
+
+
+def is_switched_on() -> bool:
+    """Whether `PERDURE_ENABLED` lets perdure be in this process at all."""
+    return os.environ.get("PERDURE_ENABLED", "").strip().lower() not in ("false", "0", "no", "off", "f", "n")
 
 
 def settings_file() -> Path | None:

@@ -49,7 +49,7 @@ class Booking:
         if given == "refuse":
             raise ValueError("refused")
         asked = len(state or "") if not self.stateless else (1 if answers else 0)
-        if asked < self.questions and not prompt.startswith("plain"):
+        if asked < self.questions and not prompt.rpartition("\n")[2].startswith("plain"):
             question = ElicitRequestFormParams(
                 message=f"question {asked + 1}?",
                 requested_schema={"type": "object", "properties": {"text": {"type": "string"}}},
