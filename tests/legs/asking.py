@@ -181,5 +181,3 @@ async def leg(client: Client, arguments: Json, *, state: str | None = None, text
 
 def answer(text: str) -> ElicitResult:
     return ElicitResult(action="accept", content={"text": text})
-
-

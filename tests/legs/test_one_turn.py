@@ -5,25 +5,23 @@ import base64
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from conftest import Activate
-from legs.asking import ASKING, BARE, Booking, Make, answer, book_with, leg
+from legs.asking import ASKING, BARE, Booking, Make, answer, book_with
 from mcp import Client
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult, InputRequiredResult
-from mcp_wire import Json, announced_id, called, kept, listed, text_of, without_announcement
+from mcp_wire import Json, announced_id, kept, listed, text_of, wire, without_announcement
 from pydantic import BaseModel
-from typing import Annotated
 
 from perdure import Outcome, install, persisted
 from perdure.middleware.persistence.stores.memory import MemoryStore
-from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.wiring import Runtime
-from perdure.middleware.request_state import STAYS_OPEN, own_state
+from perdure.middleware.request_state import STAYS_OPEN
 from perdure.settings import ToolSettings
 from perdure.testing import FaultyStore, FrozenClock
 
@@ -110,9 +108,10 @@ async def test_the_client_of_the_sdk_drives_the_legs_by_itself(make: Make, runti
 
     async with Client(make(Booking()), elicitation_callback=elicited) as client:
         result = await client.call_tool("book", {"prompt": "trip"})
-        again = await client.call_tool("book", {"prompt": "back", "continuation_id": result.meta["perdure/continuation-id"]})  # type: ignore[index]
-    assert result.content[0].text == "booked trip yes"  # type: ignore[union-attr]
-    assert again.meta["perdure/history"]["turns"] == 1  # type: ignore[index]
+        identity = announced_id(wire(result))
+        again = await client.call_tool("book", {"prompt": "back", "continuation_id": identity})
+    assert text_of(wire(result)) == "booked trip yes"
+    assert wire(again)["_meta"]["perdure/history"]["turns"] == 1
     assert [turn.place for turn in kept(runtime)] == [1, 2]
 
 
@@ -243,9 +242,7 @@ async def test_a_tool_that_was_switched_off_between_the_legs_gets_its_own_state(
 
 
 @every_way
-async def test_with_the_store_away_on_one_leg_the_call_is_one_turn_all_the_same(
-    make: Make, activate: Activate
-) -> None:
+async def test_with_the_store_away_on_one_leg_the_call_is_one_turn_all_the_same(make: Make, activate: Activate) -> None:
     for broken_on in (1, 2):
         store = FaultyStore(MemoryStore())
         runtime = activate(store)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from perdure.errors import RequestStateRefused
 from perdure.middleware.request_state import STAYS_OPEN, Binding, OpenTurn, is_envelope, opened, own_state, wrapped
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=200)
 """With NUL, lone surrogates and everything."""
 
 states = st.none() | any_text | st.just("-") | any_text.map(lambda text: f"perdure.1.{text}")
-times = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+times = st.integers(1_600_000_000_000_000, 4_000_000_000_000_000).map(lambda us: EPOCH + timedelta(microseconds=us))
 turns = st.builds(
     OpenTurn,
     id=st.uuids().map(str),

@@ -5,6 +5,7 @@ Nothing is imported for that: each SDK is waited for.
 
 import os
 
+from perdure.logs import log_to_stderr
 from perdure.middleware.server_hook import mcp_v2
 
 __all__ = ["cover_servers"]
@@ -15,6 +16,7 @@ _HOOKS = (mcp_v2.hook_every_server,)
 
 def cover_servers() -> None:
     """Cover the servers that are made from now on."""
+    log_to_stderr()
     for hook_every_server in _HOOKS:
         hook_every_server(_note_that_this_is_a_server)
 

@@ -4,8 +4,6 @@ It waits until `mcp` is imported, and covers the servers that are made then. The
 perdure too; nothing here may print to stdout or keep a program from starting.
 """
 
-import importlib.machinery
-import importlib.util
 import os
 import sys
 
@@ -68,11 +66,13 @@ def _start() -> None:
 
 
 def _go_on_with_the_one_that_this_shadows() -> None:
-    spec = importlib.machinery.PathFinder.find_spec("sitecustomize")
-    if spec is None or spec.loader is None:
-        return
-    module = sys.modules["sitecustomize"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    this = sys.modules.pop("sitecustomize")
+    try:
+        __import__("sitecustomize")  # another one: this folder is not on the path any more
+    except ModuleNotFoundError as error:
+        if error.name != "sitecustomize":
+            raise
+        sys.modules["sitecustomize"] = this
 
 
 _start()
