@@ -21,7 +21,7 @@ from perdure.settings import ToolSettings
 
 if TYPE_CHECKING:
     from mcp.server import Server
-    from mcp.server.context import HandlerResult, ServerMiddleware, ServerRequestContext
+    from mcp.server.context import HandlerResult, ServerRequestContext
     from pydantic import BaseModel
 
 __all__ = ["hook", "hook_every_server"]
@@ -37,7 +37,7 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
         if isinstance(middleware, _Hook):
             middleware.persisted.named.update(named)
             return
-    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named), lowlevel.middleware))
+    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named), lowlevel))
 
 
 def hook_every_server(made: Callable[[], None]) -> None:
@@ -52,9 +52,6 @@ def hook_every_server(made: Callable[[], None]) -> None:
         wrapped: Callable[..., None], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         wrapped(*args, **kwargs)
-        # In place of the hook of its low-level server, which knows of no tools and stands around the seal.
-        chain = server.middleware
-        chain[:] = [middleware for middleware in chain if not isinstance(middleware, _Hook)]
         _hook_as_made(server, made)
 
     def wrap(method: str, note: Callable[..., None]) -> Callable[[Any], object]:
@@ -66,6 +63,10 @@ def hook_every_server(made: Callable[[], None]) -> None:
 
 def _hook_as_made(server: object, made: Callable[[], None]) -> None:
     try:
+        # A server with tools has a low-level one, which was made first: that one's hook knows of no tools, and stands
+        # around the seal.
+        chain = lowlevel_server(server).middleware
+        chain[:] = [middleware for middleware in chain if not isinstance(middleware, _Hook)]
         hook(server, {})
         made()
     except Exception as error:  # noqa: BLE001 - the server runs all the same
@@ -77,9 +78,9 @@ def _hook_as_made(server: object, made: Callable[[], None]) -> None:
 
 
 class _Hook:
-    def __init__(self, persisted: PersistedServer, chain: "list[ServerMiddleware[Any]]") -> None:
+    def __init__(self, persisted: PersistedServer, lowlevel: "Server[Any]") -> None:
         self.persisted = persisted
-        self._chain = chain
+        self._lowlevel = lowlevel
 
     async def __call__(
         self,
@@ -107,11 +108,13 @@ class _Hook:
                 return await call_next(ctx)
 
     def _stands_within_the_seal(self) -> bool:
-        return any(map(mcp_v2.seals_request_state, takewhile(lambda middleware: middleware is not self, self._chain)))
+        outer = takewhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
+        return any(map(mcp_v2.seals_request_state, outer))
 
     def _stands_around_the_seal(self) -> bool:
         """A seal further in would refuse an envelope of ours."""
-        return any(map(mcp_v2.seals_request_state, dropwhile(lambda middleware: middleware is not self, self._chain)))
+        inner = dropwhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
+        return any(map(mcp_v2.seals_request_state, inner))
 
     async def _read(self, request: IncomingRequest) -> JsonObject:
         from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - a server has it imported by now
