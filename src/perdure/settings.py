@@ -140,6 +140,8 @@ class Settings(BaseSettings):
     """Seconds that one call may wait for the store, in all."""
     spool_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
     """Of the turns and files that wait on this machine's disk for a store that is away."""
+    request_state_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Signs what travels through a client between the legs of a call. Replicas share it; None: a key in `data_dir`."""
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,62}$")] = "mcp-files"
     """Where files are kept, as named in their URIs."""
     max_resource_bytes: Annotated[int, Field(ge=0)] = 10_000_000

@@ -16,7 +16,7 @@ from pydantic_settings import SettingsError as SettingsSourceError
 from perdure.errors import SettingsError
 from perdure.settings import Settings, ToolSettings
 
-__all__ = ["data_directory", "load_settings", "settings_file", "tool_settings"]
+__all__ = ["data_directory", "is_switched_on", "load_settings", "settings_file", "tool_settings"]
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -92,6 +92,11 @@ class _FromFile(Settings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
+
+
+def is_switched_on() -> bool:
+    """Whether `PERDURE_ENABLED` lets perdure be in this process at all."""
+    return os.environ.get("PERDURE_ENABLED", "").strip().lower() not in ("false", "0", "no", "off", "f", "n")
 
 
 def settings_file() -> Path | None:
@@ -175,6 +180,6 @@ def _fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
         meant = f'; did you mean "{close[0]}"?' if close else "."
         return f"there is no such setting{meant} Here there are: {', '.join(fields)}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if detail["loc"][-1] in ("database_url", "supabase_key"):
+    if detail["loc"][-1] in ("database_url", "supabase_key", "request_state_key"):
         return message  # and not what it is: that may be the secret
     return f"{message}, not {detail['input']!r}"

@@ -1,15 +1,17 @@
 """The commands and their options. What they do is in the modules they call."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import perdure
 from perdure.cli.conversations import list_conversations, show_conversation
 from perdure.cli.files import get_file, list_files
 from perdure.cli.migrate import migrate, migration_text
 from perdure.cli.moving import export_archive, import_archive
+from perdure.cli.run import run
 from perdure.cli.spool import flush_spool, show_quarantine, show_spool
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.wiring import Runtime, build
@@ -205,6 +207,28 @@ def migrate_command(
         migration_text(write)
     else:
         migrate(load_settings(context.obj), database_url)
+
+
+class _AsWritten(TyperCommand):
+    """Leaves the words to whoever is started: `--` and options too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args[:1] in ([], ["--help"]) else ["--", *args])
+
+
+@app.command("run", cls=_AsWritten, epilog="Example: perdure run -- fastmcp run server.py:app")
+def run_command(
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SERVER.PY | -m MODULE | -- COMMAND [ARGS]...",
+            help="As for `python`; or a command that is installed.",
+        ),
+    ],
+) -> None:
+    """Start an MCP server with memory for the tools that perdure.toml names. The server's code is not touched."""
+    run(words, config=context.obj)
 
 
 def _engine(context: typer.Context) -> Engine:

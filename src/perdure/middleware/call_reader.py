@@ -5,10 +5,10 @@ import unicodedata
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from perdure.middleware.persistence.turn import DEFAULT_LEASE, JsonObject, Turn, new_turn_id
+from perdure.middleware.persistence.turn import DEFAULT_LEASE, LEASE_WITH_QUESTIONS, JsonObject, Turn, new_turn_id
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
 
@@ -52,6 +52,10 @@ class ToolRequest:
     meta: Mapping[str, Any] = field(default_factory=dict)
     caller: Caller = Caller()
     protocol_version: str | None = None
+    request_state: str | None = None
+    """With which the client answers a question that the tool asked on an earlier leg of this call."""
+    request_state_is_sealed: bool = False
+    """The SDK itself encrypts and checks it."""
     declares_id: bool = False
     """The tool has an argument `continuation_id` of its own, which it gets and which is recorded."""
     takes_history: bool = False
@@ -94,7 +98,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         prompt=_prompt(arguments, prompt_argument),
         arguments=arguments,
         started_at=now,
-        lease_until=now + DEFAULT_LEASE,
+        lease_until=now + _lease(request.meta),
         metadata={"protocol_version": request.protocol_version} if request.protocol_version else {},
     )
     return Reading(
@@ -103,6 +107,17 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         history_mode=_history_mode(request, policy, prompt_argument),
         prompt_argument=prompt_argument,
     )
+
+
+_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+_ANSWERS = frozenset({"elicitation", "sampling", "roots"})
+
+
+def _lease(meta: Mapping[str, Any]) -> timedelta:
+    """Longer where the client says with the call that it answers questions: a turn stays open between the legs."""
+    declared = meta.get(_CAPABILITIES)
+    asks = isinstance(declared, Mapping) and not _ANSWERS.isdisjoint(declared)
+    return LEASE_WITH_QUESTIONS if asks else DEFAULT_LEASE
 
 
 def prompt_fits(request: ToolRequest, argument: str, text: str) -> bool:

@@ -1,7 +1,6 @@
 """`@persisted`: the seam inside a server's own code, around one handler."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
@@ -12,7 +11,7 @@ from perdure.logs import log
 from perdure.middleware.persisted_handler import PersistedHandler
 from perdure.middleware.sdk import sdk
 from perdure.settings import ToolSettings
-from perdure.settings_loader import tool_settings
+from perdure.settings_loader import is_switched_on, tool_settings
 
 __all__ = ["persisted"]
 
@@ -59,12 +58,8 @@ def _persisted(handler: Any, in_code: ToolSettings, applied_in: FrameType) -> An
         return type(handler)(_persisted(handler.__func__, in_code, applied_in))
     _refuse_what_cannot_be_wrapped(handler)
     _refuse_wrong_order(handler, applied_in)
-    return PersistedHandler(handler, in_code, switched_on=_is_switched_on()).function
-
-
-def _is_switched_on() -> bool:
-    """Whether perdure is on in this process: asked before the SDK reads the signature, so it can vanish from that."""
-    return os.environ.get("PERDURE_ENABLED", "").strip().lower() not in ("false", "0", "no", "off", "f", "n")
+    # Asked before the SDK reads the signature, so that it can vanish from that.
+    return PersistedHandler(handler, in_code, switched_on=is_switched_on()).function
 
 
 def _refuse_what_cannot_be_wrapped(handler: Any) -> None:

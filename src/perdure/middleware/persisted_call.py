@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Generic, TypeVar, assert_never
 
 from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreTimeout, StoreUnavailable
-from perdure.middleware.announcement import announced, answer_of, is_error, is_final
+from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
 from perdure.middleware.persistence.history import Conversation, History, HistoryState, in_conversation
@@ -27,8 +27,10 @@ from perdure.middleware.persistence.turn import (
     Turn,
     WaitingHistory,
     Window,
+    new_turn_id,
 )
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
+from perdure.middleware.request_state import SEALED_BY_SDK, Binding, OpenTurn, is_envelope, opened, wrapped
 from perdure.middleware.tool_schema import CONTINUATION_ID, takes_continuation_id
 from perdure.settings import HistoryMode, Policy
 
@@ -43,6 +45,7 @@ class _Lane(Enum):
     STORE = "store"
     FILES = "file store"
     SPOOL = "spool"
+    """All that needs the local disk alone."""
 
 
 _REMEDIES = {
@@ -81,6 +84,12 @@ class PersistedCall:
         self._budget = runtime.settings.operation_timeout
         self._arguments = request.arguments
         self._result: JsonObject | None = None
+        self._asks = False
+        """The tool wants something of the client first: the call, and its turn, go on with the next leg."""
+        self._own_state: str | None = None
+        """The tool's, with its question."""
+        self._envelope: str | None = None
+        self._ended_on_an_earlier_leg = False
         self._finished: FinishedTurn | None = None
         self._turn_fault: Exception | None = None
         """Why the store has not taken the turn, last."""
@@ -118,11 +127,18 @@ class PersistedCall:
 
     def _begin_steps(self) -> "Iterator[_Step[Any]]":
         window = Window(self.policy.max_turns, self.policy.max_tokens)
-        yield _Step(
+        begin = _Step(
             work=lambda: self._engine.begin(self._turn, window, self._redactor),
             then=self._was_begun,
             failed=self._not_begun,
         )
+        if is_envelope(self.request.request_state):
+            yield _Step(work=self._open_turn, then=self._go_on_with, failed=self._not_gone_on, lane=_Lane.SPOOL)
+        yield begin
+        if self._ended_on_an_earlier_leg:
+            now = self._engine.clock.now()
+            self._turn = replace(self._turn, id=new_turn_id(now), started_at=now, place=None)
+            yield begin
         if self._may_be_deferred:
             yield _Step(
                 work=lambda: self._deferred_with_history(window),
@@ -145,6 +161,9 @@ class PersistedCall:
         history = History(begun.history, state=state, omitted=begun.omitted)
         self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
         self.history = history
+        # The client answers once more what failed or was given up before: the first ending of a turn stands. What was
+        # answered was answered: then it only asks for a reply that it lost.
+        self._ended_on_an_earlier_leg = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
 
     @property
     def _may_be_deferred(self) -> bool:
@@ -237,8 +256,10 @@ class PersistedCall:
 
     def end_with_result(self, result: JsonObject, *, cancelled: bool = False) -> None:
         """The body gave a result, here in its wire form. `cancelled`: the client had given up on it."""
-        if not is_final(result):
-            # A question to the client, or a task: the answer comes with a later call, which is a turn of its own.
+        if is_question(result) and not cancelled:
+            self._asks, self._own_state = True, result.get("requestState")
+        elif not is_final(result):
+            # A task: the answer comes with a later call, which is a turn of its own.
             self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
         elif cancelled:
             self._end(Outcome.CANCELLED, answer_of(result))
@@ -264,6 +285,9 @@ class PersistedCall:
         await self._take_async(self._finish_steps())
 
     def _finish_steps(self) -> "Iterator[_Step[Any]]":
+        if self._asks:
+            yield _Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, lane=_Lane.SPOOL)
+            return
         result = self._result
         if result is not None and self._files.might_be_named_in(result):
             yield _Step(
@@ -327,10 +351,18 @@ class PersistedCall:
     def announce(self, result: JsonObject) -> JsonObject:
         """`result` as the client gets it."""
         try:
+            if self._asks:
+                return self._asked(result)
             return self._announced(result) if is_final(result) else result
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             self._runtime.say("result.not_announced", error)
             return result
+
+    def _asked(self, result: JsonObject) -> JsonObject:
+        """`result`, a question, with the turn in its request state; unless a seam further in has put it there."""
+        if self._envelope is None or result.get("requestState") != self._own_state:
+            return result
+        return {**result, "requestState": self._envelope}
 
     def _announced(self, result: JsonObject) -> JsonObject:
         if self._is_kept:
@@ -375,6 +407,53 @@ class PersistedCall:
             if isinstance(self.fault, StoreMisconfigured):
                 meta["perdure/remedy"] = self.fault.remedy  # words of ours: no address and no key is ever in them
         return meta
+
+    # ── from one leg to the next ─────────────────────────────────────────────────────────────────────────────
+
+    def _open_turn(self) -> OpenTurn:
+        return opened(self.request.request_state or "", self._binding, self._key, self._engine.clock.now())
+
+    def _go_on_with(self, turn: OpenTurn) -> None:
+        self._turn = replace(
+            self._turn,
+            id=turn.id,
+            continuation_id=turn.continuation_id,
+            minted=turn.minted,
+            started_at=turn.started_at,
+            place=turn.place,
+        )
+        self._reading = replace(self._reading, continues=turn.continues)
+
+    def _not_gone_on(self, error: Exception) -> None:
+        """This leg is a turn of its own."""
+        self.fault = error
+        self._runtime.say("request_state.refused", error)
+
+    def _enveloped(self) -> str:
+        turn = OpenTurn(
+            id=self._turn.id,
+            continuation_id=self._turn.continuation_id,
+            minted=self._turn.minted,
+            continues=self._reading.continues,
+            started_at=self._turn.started_at,
+            place=self._turn.place,
+        )
+        return wrapped(self._own_state, turn, self._binding, self._key, self._engine.clock.now())
+
+    def _leaves_with(self, envelope: str) -> None:
+        self._envelope = envelope
+
+    def _not_carried(self, error: Exception) -> None:
+        """The next leg will be a turn of its own."""
+        self._runtime.say("request_state.not_carried", error)
+
+    @property
+    def _binding(self) -> Binding:
+        return Binding(principal=self._turn.principal, tool=self.request.tool, arguments=self.request.arguments)
+
+    @property
+    def _key(self) -> bytes:
+        return SEALED_BY_SDK if self.request.request_state_is_sealed else self._runtime.signing_key
 
     # ── to the stores and back ───────────────────────────────────────────────────────────────────────────────
 

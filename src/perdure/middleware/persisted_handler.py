@@ -172,6 +172,8 @@ class PersistedHandler:
                 meta=params.get("_meta") or {},
                 caller=sdk.caller_of(request),
                 protocol_version=None if request is None else request.protocol_version,
+                request_state=None if request is None else request.request_state,
+                request_state_is_sealed=request is not None and request.request_state_is_sealed,
                 declares_id=self.signature.declares_id,
                 takes_history=self.signature.history_parameter is not None,
                 input_schema=tool.input_schema,
@@ -217,6 +219,8 @@ class PersistedHandler:
                 # A server that was made before perdure was imported shows us no request: then it may be anybody's.
                 caller=sdk.caller_of(request) if request is not None else Caller(remote=True),
                 protocol_version=None if request is None else request.protocol_version,
+                request_state=None if request is None else request.request_state,
+                request_state_is_sealed=request is not None and request.request_state_is_sealed,
                 declares_id=declares_continuation_id(schema),
                 input_schema=schema,
                 output_schema_is_known=False,

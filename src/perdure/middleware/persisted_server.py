@@ -5,7 +5,8 @@ A seam passes each `tools/call`, `tools/list` and `resources/read` here, with th
 
 import base64
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -17,14 +18,21 @@ from perdure.middleware.call_reader import Caller, ToolRequest, principal_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.request_state import is_envelope
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.tool_schema import amended, declares_continuation_id
 from perdure.settings import Policy, ToolSettings
 
 __all__ = ["PersistedServer", "Proceed", "ServerBehind"]
 
-Proceed: TypeAlias = Callable[[JsonObject | None], Awaitable[Any]]
-"""The server's own answer to the request that is being served, with these arguments; None: with those it came with."""
+
+class Proceed(Protocol):
+    def __call__(self, arguments: JsonObject | None, *, opened: bool = False) -> Awaitable[Any]:
+        """The server's own answer to the request that is being served, with these arguments; None: those it came with.
+
+        `opened`: and with the tool's own request state (`request_state.own_state`) in place of our envelope around it.
+        """
+        ...
 
 
 class ServerBehind(Protocol):
@@ -101,7 +109,7 @@ class PersistedServer:
             arguments = call.arguments_for_tool()
             none_given = not arguments and not call.request.arguments  # not the same as an empty object
             with within(active):
-                result = await proceed(None if none_given else arguments)
+                result = await _opening(proceed, active.request)(None if none_given else arguments)
         except BaseException as error:
             call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
             await call.finish_async()
@@ -156,6 +164,8 @@ class PersistedServer:
                 meta=request.params.get("_meta") or {},
                 caller=self._server.caller(request),
                 protocol_version=request.protocol_version,
+                request_state=request.request_state,
+                request_state_is_sealed=request.request_state_is_sealed,
                 declares_id=declares_continuation_id(entry.get("inputSchema")),
                 input_schema=entry.get("inputSchema"),
                 output_schema=entry.get("outputSchema"),
@@ -201,6 +211,10 @@ class PersistedServer:
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
             remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
         )
+
+
+def _opening(proceed: Proceed, request: IncomingRequest) -> Callable[[JsonObject | None], Awaitable[Any]]:
+    return partial(proceed, opened=True) if is_envelope(request.request_state) else proceed
 
 
 _TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript", "application/toml"})

@@ -203,3 +203,6 @@ def new_turn_id(now: datetime) -> str:
 
 DEFAULT_LEASE = timedelta(minutes=15)
 """How long a turn may run before it counts as interrupted."""
+
+LEASE_WITH_QUESTIONS = timedelta(hours=1)
+"""The same where the client can be asked within the call: a person may have to think."""

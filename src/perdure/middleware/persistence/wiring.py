@@ -1,13 +1,14 @@
 """The one place where settings become parts, and parts a whole."""
 
 import os
+import secrets
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from perdure.middleware.persistence.files.keeper import FileKeeper
 from perdure.middleware.persistence.history import estimate_tokens
 from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
 from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.signing_key import key_in
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
@@ -72,6 +74,22 @@ class Runtime:
     """Apart, so that a store that hangs does not either."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
     _said: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def signing_key(self) -> bytes:
+        """Signs what travels through a client. Blocks when it is asked for first."""
+        if self.settings.request_state_key is not None:
+            return self.settings.request_state_key.get_secret_value().encode()
+        try:
+            return key_in(self.own_folder)
+        except OSError as error:
+            log.warning(
+                "request_state.key_not_kept",
+                what=f"No key can be kept in {self.own_folder}: {error}. A call that waits for an answer of its client "
+                "when this process ends will be two turns.",
+                remedy="make the directory writable, or set PERDURE_REQUEST_STATE_KEY.",
+            )
+            return secrets.token_bytes(32)
 
     def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
         try:

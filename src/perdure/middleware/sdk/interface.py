@@ -22,6 +22,10 @@ class IncomingRequest:
     protocol_version: str | None
     native: Any
     """What the SDK itself calls the request."""
+    request_state: str | None = None
+    """With which the client answers a question of an earlier leg; ours may be around the tool's own."""
+    request_state_is_sealed: bool = False
+    """The SDK encrypts and checks it before any client sees it."""
 
 
 class RegisteredTool(Protocol):
@@ -112,6 +116,12 @@ class Sdk(Protocol):
     def is_result(self, value: object) -> bool: ...
 
     def is_block(self, value: object) -> bool: ...
+
+    def is_question(self, value: object) -> bool:
+        """Whether a tool that gives this value wants something of the client first."""
+        ...
+
+    def with_request_state(self, question: Any, state: str | None) -> object: ...
 
     def to_wire(self, value: Any) -> JsonObject: ...
 

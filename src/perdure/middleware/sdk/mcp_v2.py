@@ -4,6 +4,7 @@ import contextlib
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -16,6 +17,7 @@ import wrapt
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.request_state import is_envelope, own_state
 from perdure.middleware.sdk.interface import IncomingRequest
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.tools import Tool
     from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
-    from mcp_types import CallToolResult, ContentBlock
+    from mcp_types import CallToolResult, ContentBlock, InputRequiredResult
     from pydantic import BaseModel
     from typing_extensions import TypeIs
 
@@ -35,18 +37,22 @@ __all__ = [
     "event_loop",
     "incoming",
     "is_block",
+    "is_question",
     "is_result",
     "jsonable",
     "registered_tool",
     "reporter",
     "request_of",
     "result_from_wire",
+    "seals_request_state",
     "text_block",
     "to_wire",
     "tool_error",
     "tool_of_server",
     "was_registered",
     "watch_registrations",
+    "with_own_state",
+    "with_request_state",
 ]
 
 
@@ -66,7 +72,15 @@ def request_of(context: object) -> IncomingRequest | None:
 
 
 def incoming(request: "ServerRequestContext[Any, Any]") -> IncomingRequest:
-    return IncomingRequest(request.session, request.params or {}, request.protocol_version, request)
+    params = request.params or {}
+    taken = _taken_out.get()
+    if taken is not None and taken.session is request.session:
+        return IncomingRequest(
+            request.session, params, request.protocol_version, request, taken.envelope, taken.was_sealed
+        )
+    return IncomingRequest(
+        request.session, params, request.protocol_version, request, _text_or_none(params.get("requestState"))
+    )
 
 
 def caller_of(request: IncomingRequest | None) -> Caller:
@@ -227,6 +241,16 @@ def is_block(value: object) -> "TypeIs[ContentBlock]":
     return isinstance(value, get_args(ContentBlock))
 
 
+def is_question(value: object) -> "TypeIs[InputRequiredResult]":
+    from mcp_types import InputRequiredResult  # noqa: PLC0415
+
+    return isinstance(value, InputRequiredResult)
+
+
+def with_request_state(question: "InputRequiredResult", state: str | None) -> "InputRequiredResult":
+    return question.model_copy(update={"request_state": state})
+
+
 def text_block(text: str) -> "ContentBlock":
     from mcp_types import TextContent  # noqa: PLC0415
 
@@ -265,6 +289,58 @@ async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) ->
         _current_request.reset(token)
 
 
+@dataclass(frozen=True, slots=True)
+class _TakenOut:
+    """The envelope around the request state of the call that is being served."""
+
+    session: object
+    envelope: str | None
+    was_sealed: bool
+
+
+_taken_out: ContextVar[_TakenOut | None] = ContextVar("perdure_taken_out", default=None)
+
+
+def with_own_state(ctx: "ServerRequestContext[Any, Any]") -> "ServerRequestContext[Any, Any]":
+    """The request with the tool's own state in place of the envelope around it."""
+    params = dict(ctx.params or {})
+    envelope = params.pop("requestState", None)
+    if not is_envelope(envelope):
+        return ctx
+    own = own_state(envelope)
+    return replace(ctx, params=params if own is None else {**params, "requestState": own})
+
+
+def seals_request_state(middleware: object) -> bool:
+    from mcp.server.request_state import RequestStateBoundary  # noqa: PLC0415
+
+    return isinstance(middleware, RequestStateBoundary)
+
+
+def _taking_out(server: Any, entry: Any) -> Any:
+    """The way to the handler of tool calls, which takes our envelope off and keeps it for a decorator further in.
+
+    Innermost, so that no middleware stands between, wherever in the chain it was put.
+    """
+
+    async def handler(ctx: Any, params: Any) -> Any:
+        envelope = params.request_state
+        token = _taken_out.set(_TakenOut(ctx.session, envelope, any(map(seals_request_state, server.middleware))))
+        try:
+            if not is_envelope(envelope):
+                return await entry.handler(ctx, params)
+            own = params.model_copy(update={"request_state": own_state(envelope)})
+            return await entry.handler(with_own_state(ctx), own)
+        finally:
+            _taken_out.reset(token)
+
+    return replace(entry, handler=handler)
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 _registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
 
 
@@ -274,7 +350,10 @@ def was_registered(function: object) -> bool:
 
 
 def watch_registrations() -> None:
-    """Notice from now on what the SDK tells nobody: which functions become tools, and which request is served."""
+    """Notice from now on what the SDK tells nobody: which functions become tools, and which request is served.
+
+    And give every tool its own request state, whoever put an envelope around it.
+    """
 
     def note(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tool = wrapped(*args, **kwargs)
@@ -293,8 +372,15 @@ def watch_registrations() -> None:
         if isinstance(chain := getattr(instance, "middleware", None), list):  # public, but provisional
             chain.append(_note_request)
 
+    def take_out(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        entry = wrapped(*args, **kwargs)
+        method = args[0] if args else kwargs.get("method")
+        return entry if entry is None or method != "tools/call" else _taking_out(instance, entry)
+
     def wrap_server(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
+        if hasattr(module.Server, "get_request_handler"):
+            wrapt.wrap_function_wrapper(module, "Server.get_request_handler", take_out)
 
     wrapt.register_post_import_hook(wrap, "mcp.server.mcpserver.tools.base")
     wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")

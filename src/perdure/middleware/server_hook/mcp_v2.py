@@ -2,11 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio.lowlevel
+import wrapt
 
 from perdure.errors import StoreError
+from perdure.logs import log
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persisted_handler import persisted_handler_of
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from mcp.server.context import HandlerResult, ServerRequestContext
     from pydantic import BaseModel
 
-__all__ = ["hook"]
+__all__ = ["hook", "hook_every_server"]
 
 
 def hook(server: object, named: dict[str, ToolSettings]) -> None:
@@ -34,12 +37,50 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
         if isinstance(middleware, _Hook):
             middleware.persisted.named.update(named)
             return
-    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named)))
+    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named), lowlevel))
+
+
+def hook_every_server(made: Callable[[], None]) -> None:
+    """Hook every server that is made from now on, whether this SDK is imported already or will be."""
+
+    def lowlevel_made(wrapped: Callable[..., None], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapped(*args, **kwargs)
+        if isinstance(getattr(server, "middleware", None), list):  # not so in version 1
+            _hook_as_made(server, made)
+
+    def made_with_tools(
+        wrapped: Callable[..., None], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        wrapped(*args, **kwargs)
+        _hook_as_made(server, made)
+
+    def wrap(method: str, note: Callable[..., None]) -> Callable[[Any], object]:
+        return lambda module: wrapt.wrap_function_wrapper(module, method, note)
+
+    wrapt.register_post_import_hook(wrap("Server.__init__", lowlevel_made), "mcp.server.lowlevel.server")
+    wrapt.register_post_import_hook(wrap("MCPServer.__init__", made_with_tools), "mcp.server.mcpserver.server")
+
+
+def _hook_as_made(server: object, made: Callable[[], None]) -> None:
+    try:
+        # A server with tools has a low-level one, which was made first: that one's hook knows of no tools, and stands
+        # around the seal.
+        chain = lowlevel_server(server).middleware
+        chain[:] = [middleware for middleware in chain if not isinstance(middleware, _Hook)]
+        hook(server, {})
+        made()
+    except Exception as error:  # noqa: BLE001 - the server runs all the same
+        log.error(
+            "run.server_not_covered",
+            what=f"Nothing of a server is kept: {type(error).__name__}: {error}",
+            remedy="report this, with the version of mcp.",
+        )
 
 
 class _Hook:
-    def __init__(self, persisted: PersistedServer) -> None:
+    def __init__(self, persisted: PersistedServer, lowlevel: "Server[Any]") -> None:
         self.persisted = persisted
+        self._lowlevel = lowlevel
 
     async def __call__(
         self,
@@ -50,12 +91,13 @@ class _Hook:
             return await call_next(ctx)
         match ctx.method:
             case "tools/call":
-                return cast(
-                    "HandlerResult",
-                    await self.persisted.call(
-                        mcp_v2.incoming(ctx), lambda arguments: call_next(_with_arguments(ctx, arguments))
-                    ),
-                )
+                request = replace(mcp_v2.incoming(ctx), request_state_is_sealed=self._stands_within_the_seal())
+
+                def proceed(arguments: JsonObject | None, *, opened: bool = False) -> "Awaitable[HandlerResult]":
+                    given = mcp_v2.with_own_state(ctx) if opened or self._stands_around_the_seal() else ctx
+                    return call_next(_with_arguments(given, arguments))
+
+                return cast("HandlerResult", await self.persisted.call(request, proceed))
             case "tools/list":
                 result = await call_next(ctx)
                 wire = wire_result(result)
@@ -64,6 +106,15 @@ class _Hook:
                 return await self._read(request)
             case _:
                 return await call_next(ctx)
+
+    def _stands_within_the_seal(self) -> bool:
+        outer = takewhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
+        return any(map(mcp_v2.seals_request_state, outer))
+
+    def _stands_around_the_seal(self) -> bool:
+        """A seal further in would refuse an envelope of ours."""
+        inner = dropwhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
+        return any(map(mcp_v2.seals_request_state, inner))
 
     async def _read(self, request: IncomingRequest) -> JsonObject:
         from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - a server has it imported by now
