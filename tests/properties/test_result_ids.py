@@ -181,11 +181,12 @@ def test_an_embedded_resource_is_a_text_too_and_other_blocks_are_not_touched() -
 
 
 def test_a_value_that_an_sdk_wrapped_is_looked_into_whether_text_or_not() -> None:
-    wrapped_text = {"content": [], "structuredContent": {"result": f'{{ "id":"{OWN}" }}'}}
-    wrapped_list = {"content": [], "structuredContent": {"result": [{"id": OWN}]}}
-    only_the_id = {"content": [], "structuredContent": {"result": OWN}}
+    wrapped_text = {"content": [], "structuredContent": {"result": '{ "id":"short" }'}}
+    wrapped_list = {"content": [], "structuredContent": {"result": [{"id": "short"}]}}
+    only_the_id = {"content": [], "structuredContent": {"result": "short"}}
     assert ResultIds.at(["id"]).replaced(wrapped_text, NEW)["structuredContent"] == {"result": f'{{ "id":"{NEW}" }}'}
-    assert ResultIds.at(["0.id"]).replaced(wrapped_list, NEW)["structuredContent"] == {"result": [{"id": NEW}]}
+    for path in ("0.id", "result.0.id"):
+        assert ResultIds.at([path]).replaced(wrapped_list, NEW)["structuredContent"] == {"result": [{"id": NEW}]}
     assert ResultIds.at(["result"]).replaced(only_the_id, NEW)["structuredContent"] == {"result": NEW}
 
 

@@ -29,6 +29,7 @@ from perdure.errors import SettingsError
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import ToolSettings
+from perdure.settings_loader import load_settings
 from perdure.testing import FaultyStore
 
 OWN_IDS = Path(__file__).resolve().parents[1] / "servers" / "own_ids.py"
@@ -456,6 +457,19 @@ async def test_structured_content_stays_where_its_schema_admits_no_id_of_ours(ac
     result = await called(server, "chat", {"continuation_id": "mine"})
     assert result["structuredContent"]["id"] == OWN
     assert json.loads(text_of(result)) == {"id": "mine"}
+
+
+def test_the_settings_in_the_documentation_are_those_of_fourteen_tools(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "existing-ids.md").read_text()
+    [block] = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "documented.toml").write_text(block)
+    settings = load_settings(tmp_path / "documented.toml")
+    assert len(settings.tools) == 14
+    for policy in map(settings.policy, settings.tools):
+        assert policy.enabled
+        assert policy.strip_id
+        assert policy.id_path == ("continuation_offer.continuation_id", "continuation_id")
+    assert not settings.policy("version").enabled
 
 
 @pytest.mark.parametrize("path", ["", ".", "a..b", ".a", "a."])

@@ -62,7 +62,7 @@ class PersistedCall:
         self._redactor = redactor_for(policy.redact, policy.redact_patterns)
         self._budget = runtime.settings.operation_timeout
         self._arguments = self._turn.arguments if policy.strip_id else request.arguments
-        self._own_ids = ResultIds.at(policy.id_path)
+        self._own_ids = ResultIds.at(policy.id_path) if policy.id_path else None
         self._result: JsonObject | None = None
         self._finished: FinishedTurn | None = None
         self._skipped: str | None = None
@@ -188,7 +188,7 @@ class PersistedCall:
 
         So it is recorded too: a history that showed the tool's id would lead a model to one that is dead.
         """
-        if not self.policy.id_path or not is_final(result):
+        if self._own_ids is None or not is_final(result):
             return result
         try:
             changed = self._own_ids.replaced(result, self._turn.continuation_id)
@@ -196,7 +196,7 @@ class PersistedCall:
             self._runtime.say("result.id_not_replaced", error)
             return result
         schema, structured = self.request.output_schema, changed.get("structuredContent")
-        if structured is not None and schema is not None and not satisfies(schema, structured):
+        if changed is not result and structured is not None and schema is not None and not satisfies(schema, structured):
             changed["structuredContent"] = result["structuredContent"]
         return changed
 
@@ -264,7 +264,7 @@ class PersistedCall:
             # Without the turn there is no record of its files either: then the paths are all there is.
             result = self._files.rewritten(result, self.request.output_schema, for_client=True)
         where, own = self.policy.announce, self._own_ids
-        if self.policy.id_path and Announce.TEXT in where and own.are_in_text_of(result):
+        if own is not None and Announce.TEXT in where and own.are_in_text_of(result):
             where -= {Announce.TEXT}  # It will stand in the tool's own text.
         return announced(
             self.with_id(result),

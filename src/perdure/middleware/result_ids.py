@@ -173,11 +173,15 @@ def _text_replacing(paths: tuple[Path, ...], own: frozenset[str], new: str) -> R
 
 
 def _prose_replacing(own: frozenset[str], new: str) -> Replace:
-    words = "|".join(re.escape(word) for word in sorted(own) if len(word) >= _CHANCE_IS_EXCLUDED)
-    if not words:
-        return lambda text: text
-    pattern = re.compile(_WORD.format(words))
-    return lambda text: pattern.sub(lambda _: new, text)
+    words = [word for word in sorted(own) if len(word) >= _CHANCE_IS_EXCLUDED]
+
+    def replace(text: str) -> str:
+        # Mostly there is nothing, and to see that is far cheaper than to make a pattern and look where it might begin.
+        if not any(word in text for word in words):
+            return text
+        return re.sub(_WORD.format("|".join(map(re.escape, words))), lambda _: new, text)
+
+    return replace
 
 
 def _inside_of_literal(text: str) -> str:
