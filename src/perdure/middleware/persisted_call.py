@@ -195,10 +195,11 @@ class PersistedCall:
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             self._runtime.say("result.id_not_replaced", error)
             return result
-        schema, structured = self.request.output_schema, changed.get("structuredContent")
-        if changed is not result and structured is not None and schema is not None and not satisfies(schema, structured):
-            changed["structuredContent"] = result["structuredContent"]
-        return changed
+        schema = self.request.output_schema
+        if changed is result or schema is None or "structuredContent" not in result:
+            return changed
+        fits = satisfies(schema, changed["structuredContent"])
+        return changed if fits else {**changed, "structuredContent": result["structuredContent"]}
 
     def end_with_error(self, error: BaseException, *, cancelled: bool = False) -> None:
         if cancelled:
