@@ -62,6 +62,8 @@ class ToolSettings(BaseModel):
     max_turns: Annotated[int, Field(ge=0, le=1000)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     announce: Annotated[frozenset[Announce], BeforeValidator(_as_list)] | None = None
+    strip_id: bool | None = None
+    id_path: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
     redact: bool | None = None
     redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
     files: bool | None = None
@@ -84,6 +86,14 @@ class ToolSettings(BaseModel):
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
         return patterns
 
+    @field_validator("id_path")
+    @classmethod
+    def _are_paths(cls, paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for path in paths or ():
+            if not all(path.split(".")):
+                raise ValueError(f'{path!r} is no path: write names with dots between, such as "offer.continuation_id"')
+        return paths
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -96,6 +106,10 @@ class Policy:
     max_turns: int = 20
     max_tokens: int = 8000
     announce: frozenset[Announce] = frozenset(Announce)
+    strip_id: bool = False
+    """Whether the tool does not get the id even though it has an argument for it: it would not know ours."""
+    id_path: tuple[str, ...] = ()
+    """Where in its result a tool that makes ids of its own puts them: names of members, with dots between."""
     redact: bool = True
     redact_patterns: tuple[str, ...] = ()
     files: bool = True

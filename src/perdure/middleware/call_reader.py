@@ -57,7 +57,7 @@ class ToolRequest:
     request_state_is_sealed: bool = False
     """The SDK itself encrypts and checks it."""
     declares_id: bool = False
-    """The tool has an argument `continuation_id` of its own, which it gets and which is recorded."""
+    """The tool has an argument `continuation_id` of its own, which it gets and which is recorded; `strip_id` aside."""
     takes_history: bool = False
     """The handler has a parameter for it."""
     input_schema: Mapping[str, Any] | None = None
@@ -84,7 +84,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
     named = _named_id(request)
     fresh = str(uuid.uuid4())  # 122 random bits
     arguments = request.arguments
-    if CONTINUATION_ID in arguments and not request.declares_id:
+    if CONTINUATION_ID in arguments and (policy.strip_id or not request.declares_id):
         arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
     prompt_argument = _prompt_argument(arguments, policy)
     turn = Turn(

@@ -34,6 +34,8 @@ def persisted(
     max_turns: int = ...,
     max_tokens: int = ...,
     announce: str | Iterable[str] = ...,
+    strip_id: bool = ...,
+    id_path: str | Iterable[str] = ...,
     redact: bool = ...,
     redact_patterns: str | Iterable[str] = ...,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...

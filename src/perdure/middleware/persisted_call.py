@@ -31,8 +31,9 @@ from perdure.middleware.persistence.turn import (
 )
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
 from perdure.middleware.request_state import SEALED_BY_SDK, Binding, OpenTurn, is_envelope, opened, wrapped
-from perdure.middleware.tool_schema import CONTINUATION_ID, takes_continuation_id
-from perdure.settings import HistoryMode, Policy
+from perdure.middleware.result_ids import ResultIds
+from perdure.middleware.tool_schema import CONTINUATION_ID, satisfies, takes_continuation_id
+from perdure.settings import Announce, HistoryMode, Policy
 
 __all__ = ["ActiveCall", "PersistedCall", "active_call", "fault_code", "within"]
 
@@ -82,7 +83,8 @@ class PersistedCall:
         self._turn: Turn = self._reading.turn
         self._redactor = redactor_for(policy.redact, policy.redact_patterns)
         self._budget = runtime.settings.operation_timeout
-        self._arguments = request.arguments
+        self._arguments = self._turn.arguments if policy.strip_id else request.arguments
+        self._own_ids = ResultIds.at(policy.id_path) if policy.id_path else None
         self._result: JsonObject | None = None
         self._asks = False
         """The tool wants something of the client first: the call, and its turn, go on with the next leg."""
@@ -214,8 +216,8 @@ class PersistedCall:
         self.refusal = StoreUnavailable(f"{uris} could not be brought back now.", remedy="try again later.")
 
     @property
-    def brought_files_back(self) -> bool:
-        """Whether the tool's arguments are others than the client's: local paths for storage URIs."""
+    def changed_arguments(self) -> bool:
+        """Whether the tool's own arguments are others than the client's: local paths for storage URIs, no id."""
         return self._arguments is not self.request.arguments
 
     @property
@@ -256,6 +258,7 @@ class PersistedCall:
 
     def end_with_result(self, result: JsonObject, *, cancelled: bool = False) -> None:
         """The body gave a result, here in its wire form. `cancelled`: the client had given up on it."""
+        result = self.with_id(result)
         if is_question(result) and not cancelled:
             self._asks, self._own_state = True, result.get("requestState")
         elif not is_final(result):
@@ -268,6 +271,24 @@ class PersistedCall:
         else:
             self._end(Outcome.ANSWERED, answer_of(result))
             self._result = result
+
+    def with_id(self, result: JsonObject) -> JsonObject:
+        """`result` with the conversation's id in place of the tool's own, where the policy says it has one.
+
+        So it is recorded too: a history that showed the tool's id would lead a model to one that is dead.
+        """
+        if self._own_ids is None or not is_final(result):
+            return result
+        try:
+            changed = self._own_ids.replaced(result, self._turn.continuation_id)
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            self._runtime.say("result.id_not_replaced", error)
+            return result
+        schema = self.request.output_schema
+        if changed is result or schema is None or "structuredContent" not in result:
+            return changed
+        fits = satisfies(schema, changed["structuredContent"])
+        return changed if fits else {**changed, "structuredContent": result["structuredContent"]}
 
     def end_with_error(self, error: BaseException, *, cancelled: bool = False) -> None:
         if cancelled:
@@ -368,9 +389,12 @@ class PersistedCall:
         if self._is_kept:
             # Without the turn there is no record of its files either: then the paths are all there is.
             result = self._files.rewritten(result, self.request.output_schema, for_client=True)
+        where, own = self.policy.announce, self._own_ids
+        if own is not None and Announce.TEXT in where and own.are_in_text_of(result):
+            where -= {Announce.TEXT}  # It will stand in the tool's own text.
         return announced(
-            result,
-            where=self.policy.announce,
+            self.with_id(result),
+            where=where,
             continuation_id=self._turn.continuation_id,
             meta=self._meta(),
             in_structured=self.request.output_schema_is_known

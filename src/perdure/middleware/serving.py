@@ -59,10 +59,10 @@ class HighLevel:
             raise sdk.tool_error(self.call.refusal)
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        if self.call.brought_files_back:
+        if self.call.changed_arguments:
             kwargs = {**kwargs, **self._tool.validated(self.call.arguments_for_tool())}
         args, kwargs = self._handler.declared(args, kwargs, self.call.history_for_parameter)
-        if self.call.brought_files_back:
+        if self.call.changed_arguments:
             return args, kwargs  # With the transcript in its prompt already.
         argument = self._handler.parameter_of(self.call.prompt_argument)
         if argument is not None and isinstance(prompt := kwargs.get(argument), str):
