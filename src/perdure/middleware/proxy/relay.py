@@ -42,8 +42,8 @@ __all__ = ["Relay"]
 class Relay:
     def __init__(self, upstream: Upstream, client: LineWriter, calls: TaskGroup) -> None:
         """`calls` runs one task for each tool call; cancelling it records those that run as cancelled."""
-        self.asked = anyio.Event()
-        """The client has asked something."""
+        self.heard = anyio.Event()
+        """The client has asked something, or never will."""
         self._upstream = upstream
         self._client = client
         self._calls = calls
@@ -98,7 +98,7 @@ class Relay:
         return Request(message=message, replies=replies, protocol_version=version if isinstance(version, str) else None)
 
     async def _requested(self, request: Request) -> None:
-        self.asked.set()
+        self.heard.set()
         key = request.message.key
         if self._ended is not None:
             await request.replies.give(_gone(request, self._ended))

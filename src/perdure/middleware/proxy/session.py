@@ -90,9 +90,8 @@ class _Session:
         match self._end:
             case Ended() as ended:
                 log.error("proxy.server_ended", what=ended.what, remedy=ended.remedy)
-                if not relay.asked.is_set():
-                    with anyio.move_on_after(_TO_ASK):
-                        await relay.asked.wait()
+                with anyio.move_on_after(_TO_ASK):
+                    await relay.heard.wait()
                 return ended.exit_code
             case _Told(number):
                 # What runs is recorded as cancelled before anything else: there may be little time.
@@ -120,6 +119,7 @@ class _Session:
     async def _serve_client(self, relay: Relay) -> None:
         async for line in self._reader:
             await relay.from_client(line)
+        relay.heard.set()
         self._finish(_ClientGone())
 
     async def _notice_a_client_that_goes(self) -> None:
