@@ -182,9 +182,8 @@ class ProxyProcess:
         return message
 
     def call(self, tool: str, arguments: Json | None = None, meta: Json | None = None) -> Json:
-        number = self.send(
-            "tools/call", {"name": tool, "arguments": arguments or {}} | ({"_meta": meta} if meta else {})
-        )
+        params = {"name": tool, "arguments": arguments or {}}
+        number = self.send("tools/call", params | ({"_meta": meta} if meta else {}))
         while (message := self.line()).get("id") != number:
             pass
         return message

@@ -15,7 +15,7 @@ received: list[str] = []
 running: dict[str, object] = {}
 TOOLS = [
     "echo", "slow", "die", "kill", "garbage", "in_pieces", "error", "answer", "big", "ask", "progress", "close_stdout",
-    "late_files", "arguments", "ends_after_answer", "forks",
+    "late_files", "arguments", "ends_after_answer", "forks", "file",
 ]  # fmt: skip
 
 
@@ -60,10 +60,8 @@ def call(message: dict, line: str) -> None:
                 sys.stdout.flush()
                 time.sleep(0.002)
         case "error":
-            write(
-                '{"jsonrpc":"2.0","id":%s,"error":{"code":-32042,"message":"not today","data":{"x":1.10},"extra":1},"future":[]}'
-                % json.dumps(number)
-            )
+            error = '{"code":-32042,"message":"not today","data":{"x":1.10},"extra":1}'
+            write(f'{{"jsonrpc":"2.0","id":{json.dumps(number)},"error":{error},"future":[]}}')
         case "answer":
             write(arguments["raw"].replace("$ID", json.dumps(number)))
         case "big":
@@ -76,6 +74,16 @@ def call(message: dict, line: str) -> None:
                 params = {"progressToken": meta.get("progressToken"), "progress": done, "total": 3, "future": 1.50}
                 send(method="notifications/progress", params=params)
             send(id=number, result=text("done"))
+        case "file":
+            for done in (1, 2):
+                send(
+                    method="notifications/progress",
+                    params={"progressToken": meta.get("progressToken"), "progress": done},
+                )
+            if arguments.get("write"):
+                with open(arguments["write"], "wb") as file:
+                    file.write(os.urandom(arguments["size"]))
+            send(id=number, result=text(arguments.get("write") or str(os.path.getsize(arguments["path"]))))
         case "close_stdout":
             os.close(1)
             time.sleep(60)

@@ -1,4 +1,4 @@
-"""A server that dies, never starts, or writes what is no protocol: nobody waits for ever, nothing stays, no turn is lost."""
+"""A server that dies, never starts, or writes no protocol: nobody waits for ever, nothing stays, no turn is lost."""
 
 import asyncio
 import json

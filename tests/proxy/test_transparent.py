@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,9 +59,9 @@ FROM_THE_SERVER = '{"jsonrpc": "2.0", "id": "server-1", "result": {"role": "assi
 
 
 @asynccontextmanager
-async def bare() -> Any:
+async def bare(command: list[str] = RAW_SERVER) -> AsyncIterator[RawClient]:
     process = await asyncio.create_subprocess_exec(
-        *RAW_SERVER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**28
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**28
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -165,13 +166,13 @@ async def test_numbers_fields_and_their_order_survive_where_arguments_and_result
         answered = client.lines[-1].decode()
         client.send_line(
             '{"future":1.10,"jsonrpc":"2.0","id":"x","method":"tools/call","params":{"later":2.50,"name":"arguments",'
-            '"arguments":{"continuation_id":"%s",%s}}}' % (identity, exact)
+            f'"arguments":{{"continuation_id":"{identity}",{exact}}}}}}}'
         )
         second = await client.answer("x")
     assert answered.startswith('{"z":1,"jsonrpc":"2.0","result":{"b":1e999,"content":[')
     assert '"a":0.1000000000000000055511151231257827' in answered
     line = second["result"]["content"][0]["text"]
-    assert '"arguments":{%s}' % exact in line
+    assert f'"arguments":{{{exact}}}' in line
     assert line.startswith('{"future":1.1,"jsonrpc":"2.0","id":"x"')
     assert "later" in line
 
@@ -200,12 +201,26 @@ async def test_an_answer_that_is_no_tool_result_passes_as_it_is_and_is_a_failed_
     assert turn.outcome == "failed"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"jsonrpc":"2.0","id":$ID,"result":{"task":{"taskId":"t","status":"working","ttl":1.50}}}',
+        '{"jsonrpc":"2.0","id":$ID,"result":{"resultType":"input_required","requestState":"s","x":1.50}}',
+    ],
+    ids=["task", "question"],
+)
+async def test_what_is_not_yet_the_answer_passes_as_it_is(all_kept: Runtime, answer: str) -> None:
+    async with behind() as client:
+        number = client.request("tools/call", {"name": "answer", "arguments": {"raw": answer}})
+        await client.answer(number)
+    assert client.lines[-1].decode() == answer.replace("$ID", str(number))
+
+
 async def test_a_json_rpc_error_is_passed_on_as_it_is_and_recorded(all_kept: Runtime) -> None:
     async with behind() as client:
         await client.call("error", {})
-    assert client.lines == [
-        b'{"jsonrpc":"2.0","id":1001,"error":{"code":-32042,"message":"not today","data":{"x":1.10},"extra":1},"future":[]}'
-    ]
+    error = '{"code":-32042,"message":"not today","data":{"x":1.10},"extra":1}'
+    assert client.lines == [f'{{"jsonrpc":"2.0","id":1001,"error":{error},"future":[]}}'.encode()]
     [turn] = kept(all_kept)
     assert turn.outcome == "failed"
     assert turn.answer is not None

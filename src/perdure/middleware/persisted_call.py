@@ -239,7 +239,9 @@ class PersistedCall:
         """The body gave a result, here in its wire form. `cancelled`: the client had given up on it."""
         if not is_final(result):
             # A question to the client, or a task: the answer comes with a later call, which is a turn of its own.
-            self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
+            self._end(
+                Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType", "task"))})
+            )
         elif cancelled:
             self._end(Outcome.CANCELLED, answer_of(result))
         elif is_error(result):

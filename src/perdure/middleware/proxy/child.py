@@ -127,7 +127,7 @@ class Child:
             how, exit_code = f"ended with exit code {code}", code
         return Ended(
             what=f"The MCP server behind perdure proxy ({self._name}) {how}.",
-            remedy="see what it wrote to stderr, and start the session anew; what was kept of its tools is still there.",
+            remedy="see what it wrote to stderr, then start the session anew; what was kept is still there.",
             exit_code=exit_code,
         )
 

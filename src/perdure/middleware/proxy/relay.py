@@ -237,7 +237,7 @@ class Relay:
             return result
         if request.answer is None:
             return response(request.id, _in_full(request, result))
-        return request.answer.changed(result=result)
+        return request.answer if result is request.answer.body["result"] else request.answer.changed(result=result)
 
     async def _passed_on(self, request: Request) -> Message:
         try:
