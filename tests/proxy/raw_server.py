@@ -151,6 +151,7 @@ def serve(line: str) -> None:
 
 if os.environ.get("RAW_IGNORES"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(float(os.environ.get("RAW_STARTS_AFTER", "0")))
 while line := sys.stdin.readline():
     serve(line.rstrip("\n"))
 while os.environ.get("RAW_IGNORES"):

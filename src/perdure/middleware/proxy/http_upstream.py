@@ -101,6 +101,8 @@ class HttpUpstream:
         return Ended(what="The session is over.", remedy="start it anew.", exit_code=0)
 
     async def end(self, *, patience: float) -> None:
+        if self._ending.is_set():
+            return
         with anyio.move_on_after(patience):
             while self._posts:
                 await anyio.sleep(0.01)

@@ -167,6 +167,11 @@ class Relay:
             if request.has_task:
                 await request.sent.wait()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the server has still something to answer; a subscription is no question."""
+        return any(request.message.method != "subscriptions/listen" for request in self._open.values())
+
     # ── from the server ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def from_server(self, message: Message) -> None:

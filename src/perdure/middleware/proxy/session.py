@@ -16,11 +16,14 @@ from perdure.middleware.proxy.upstream import Ended, Upstream
 
 __all__ = ["own_stdio", "serve"]
 
-_TO_FINISH = 1.5
-"""Seconds that the server has to end by itself when the client has closed stdin. The mcp client waits 2."""
+_TO_ANSWER = 10.0
+"""Seconds that the server has for what it was asked before the client closed stdin, if the client still reads."""
 
-_TO_FINISH_WHEN_TOLD = 0.3
-"""The same when we were told to end. The mcp client kills 2 s after that."""
+_TO_FINISH = 1.5
+"""Seconds that it has to end by itself, if there is nothing to answer."""
+
+_WHEN_HURRIED = 0.3
+"""The same where we were told to end. The mcp client tells us 2 s after it has closed stdin, and kills 2 s later."""
 
 _TO_ASK = 1.0
 """Seconds in which a client that has not asked anything can still learn why the server is not there."""
@@ -53,7 +56,7 @@ def own_stdio() -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _ClientGone:
-    pass
+    still_reads: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class _Session:
         self._client = client
         self._end: _End | None = None
         self._ending = anyio.Event()
+        self._patience = anyio.CancelScope()
+        """Is over when we are told to end, or nobody reads any more."""
 
     async def run(self) -> int:
         async with anyio.create_task_group() as tasks:
@@ -82,32 +87,37 @@ class _Session:
                 tasks.start_soon(self._notice_a_client_that_goes)
                 tasks.start_soon(self._notice_signals)
                 await self._ending.wait()
-                exit_code = await self._take_leave(relay, calls, upstream_ended)
+                if isinstance(self._end, Ended):
+                    await self._explain(self._end, relay)
+                else:
+                    await self._end_upstream(relay, calls, upstream_ended)
             tasks.cancel_scope.cancel()
-        return exit_code
-
-    async def _take_leave(self, relay: Relay, calls: TaskGroup, upstream_ended: anyio.Event) -> int:
         match self._end:
-            case Ended() as ended:
-                log.error("proxy.server_ended", what=ended.what, remedy=ended.remedy)
-                with anyio.move_on_after(_TO_ASK):
-                    await relay.heard.wait()
-                return ended.exit_code
+            case Ended(exit_code=code):
+                return code
             case _Told(number):
-                # What runs is recorded as cancelled before anything else: there may be little time.
-                calls.cancel_scope.cancel()
-                with anyio.CancelScope(shield=True):
-                    await self._upstream.end(patience=_TO_FINISH_WHEN_TOLD)
                 return 128 + number
             case _:
-                # A server may still answer what it was asked.
-                with anyio.move_on_after(_TO_FINISH):
+                return 0
+
+    async def _explain(self, ended: Ended, relay: Relay) -> None:
+        log.error("proxy.server_ended", what=ended.what, remedy=ended.remedy)
+        with anyio.move_on_after(_TO_ASK):
+            await relay.heard.wait()
+
+    async def _end_upstream(self, relay: Relay, calls: TaskGroup, upstream_ended: anyio.Event) -> None:
+        if isinstance(self._end, _ClientGone):
+            with self._patience:
+                with anyio.move_on_after(_TO_ANSWER):
                     await relay.all_sent()
-                await self._upstream.end(patience=_TO_FINISH)
+                waits = self._end.still_reads and relay.is_waiting
+                await self._upstream.end(patience=_TO_ANSWER if waits else _TO_FINISH)
                 with anyio.move_on_after(_TO_READ):
                     await upstream_ended.wait()
-                calls.cancel_scope.cancel()
-                return 0
+        # What still runs is recorded as cancelled before anything else: there may be little time.
+        calls.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._upstream.end(patience=_WHEN_HURRIED)
 
     async def _serve_upstream(self, relay: Relay, done: anyio.Event) -> None:
         ended = await self._upstream.run(relay.from_server)
@@ -120,11 +130,11 @@ class _Session:
         async for line in self._reader:
             await relay.from_client(line)
         relay.heard.set()
-        self._finish(_ClientGone())
+        self._finish(_ClientGone(still_reads=True))
 
     async def _notice_a_client_that_goes(self) -> None:
         await self._client.nobody_reads()
-        self._finish(_ClientGone())
+        self._finish(_ClientGone(still_reads=False))
 
     async def _notice_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -132,6 +142,10 @@ class _Session:
                 self._finish(_Told(number))
 
     def _finish(self, end: _End) -> None:
+        """The first reason counts, unless a client that only closed stdin now has more to say."""
         if self._end is None:
             self._end = end
             self._ending.set()
+        elif isinstance(self._end, _ClientGone) and not isinstance(end, Ended):
+            self._end = end
+            self._patience.cancel()
