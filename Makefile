@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp  ## All tests.
+test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY, SUPABASE_DB_URL.
@@ -43,6 +43,7 @@ lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --all-extras -c requirements/runtime.txt pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --extra postgres -c requirements/dev.txt pyproject.toml --group build -o requirements/server.txt
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
+	cd tests/proxy/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
 .venv/runtime.stamp: requirements/runtime.txt pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv (the first time takes about a minute) ..."; $(PYTHON) -m venv .venv; }
@@ -71,6 +72,13 @@ lock: .venv/dev.stamp
 	@mkdir -p .venv/supabase
 	@cp tests/servers/package.json tests/servers/package-lock.json .venv/supabase/
 	@npm install --prefix .venv/supabase --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
+
+# A server in TypeScript, the SDK's own example, for the proxy.
+.venv/typescript.stamp: tests/proxy/typescript/package.json tests/proxy/typescript/package-lock.json .venv/dev.stamp
+	@mkdir -p .venv/typescript
+	@cp tests/proxy/typescript/package.json tests/proxy/typescript/package-lock.json .venv/typescript/
+	@npm install --prefix .venv/typescript --no-audit --no-fund --ignore-scripts --loglevel error
 	@touch $@
 
 clean:

@@ -1,5 +1,6 @@
 """The commands and their options. What they do is in the modules they call."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,6 +167,29 @@ def doctor_command(
 
     if not doctor(load_settings(context.obj), fix=fix, as_json=as_json):
         raise typer.Exit(1)
+
+
+@app.command(
+    "proxy",
+    context_settings={"allow_interspersed_args": False},
+    epilog="Example: perdure proxy -- npx -y @modelcontextprotocol/server-everything",
+)
+def proxy_command(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND …", help="What starts the server, and its arguments.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="A streamable HTTP server, instead of a command.")] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", metavar="NAME:VALUE", help="Sent to it with every request.")
+    ] = None,
+) -> None:
+    """Stand before any MCP server, and keep the calls of the tools that perdure.toml names. Serves stdio."""
+    from perdure.cli.proxy import proxy  # noqa: PLC0415 - it alone needs an event loop
+
+    if context.obj is not None:
+        os.environ["PERDURE_CONFIG"] = str(context.obj.absolute())
+    raise typer.Exit(proxy(command or [], url, headers or []))
 
 
 @app.command("export", epilog="Example: perdure export backup-2026-11-25")

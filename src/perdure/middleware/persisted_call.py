@@ -263,7 +263,9 @@ class PersistedCall:
             self._asks, self._own_state = True, result.get("requestState")
         elif not is_final(result):
             # A task: the answer comes with a later call, which is a turn of its own.
-            self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
+            self._end(
+                Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType", "task"))})
+            )
         elif cancelled:
             self._end(Outcome.CANCELLED, answer_of(result))
         elif is_error(result):

@@ -62,10 +62,21 @@ class ServerBehind(Protocol):
 
 
 class PersistedServer:
-    def __init__(self, server: ServerBehind, named: dict[str, ToolSettings]) -> None:
-        """`named` are tools to be persisted besides those that settings and decorators name."""
+    def __init__(
+        self,
+        server: ServerBehind,
+        named: dict[str, ToolSettings],
+        *,
+        or_else: str = ', or install(server, tools=["NAME"])',
+    ) -> None:
+        """
+        Args:
+            named: Tools to be persisted besides those that settings and decorators name.
+            or_else: How an operator can name one besides in settings.
+        """
         self.named = named
         self._server = server
+        self._or_else = or_else
         self._entries: dict[str, JsonObject] = {}
         """The tools' entries in `tools/list`, as the server itself gives them."""
         self._said_what_there_is = False
@@ -209,7 +220,7 @@ class PersistedServer:
         log.warning(
             "install.no_tool_named",
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
-            remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
+            remedy=f'write [tools.NAME] with "enabled = true" in perdure.toml{self._or_else}.',
         )
 
 
