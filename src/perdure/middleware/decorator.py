@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -37,6 +38,9 @@ def persisted(
     announce: str | Iterable[str] = ...,
     redact: bool = ...,
     redact_patterns: str | Iterable[str] = ...,
+    acknowledge: str = ...,
+    expire_after: str | float | timedelta = ...,
+    user_id: str = ...,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def persisted(handler: Any = None, /, **options: Any) -> Any:
     """Make a tool remember its conversations across restarts. Goes directly below `@mcp.tool()`.

@@ -4,7 +4,8 @@ A seam passes each `tools/call`, `tools/list` and `resources/read` here, with th
 """
 
 import base64
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import anyio
@@ -13,10 +14,10 @@ import anyio.lowlevel
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
 from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import Caller, ToolRequest, principal_of
+from perdure.middleware.call_reader import Caller, ToolRequest, readers_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
 from perdure.middleware.persistence.turn import JsonObject
-from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.persistence.wiring import Runtime, runtime
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.tool_schema import amended, declares_continuation_id
 from perdure.settings import Policy, ToolSettings
@@ -134,12 +135,10 @@ class PersistedServer:
         """
         uri: str = request.params["uri"]
         now = runtime()
-        principal = principal_of(self._server.caller(request), now.settings)
+        principals = readers_of(self._server.caller(request), now.settings)
         seconds = now.settings.policy("").file_timeout
         try:
-            content, media_type = await now.file_lane.call_async(
-                lambda: now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes), budget=seconds
-            )
+            content, media_type = await now.file_lane.call_async(lambda: _content(now, principals, uri), budget=seconds)
         except FileMissing:
             raise
         except Exception as error:
@@ -201,6 +200,17 @@ class PersistedServer:
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
             remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
         )
+
+
+def _content(now: Runtime, principals: Sequence[str], uri: str) -> tuple[bytes, str]:
+    """
+    Raises:
+        FileMissing: None of `principals` has it.
+    """
+    for principal in principals[:-1]:
+        with contextlib.suppress(FileMissing):
+            return now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes)
+    return now.keeper.content(principals[-1], uri, max_bytes=now.settings.max_resource_bytes)
 
 
 _TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript", "application/toml"})
