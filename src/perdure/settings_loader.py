@@ -17,7 +17,7 @@ from perdure.errors import SettingsError
 from perdure.policy_sources import Place
 from perdure.settings import Settings, ToolSettings
 
-__all__ = ["data_directory", "load_settings", "settings_file", "tool_settings", "variables_set"]
+__all__ = ["data_directory", "load_settings", "settings_file", "tool_settings", "usual_settings_file", "variables_set"]
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -102,8 +102,12 @@ def settings_file() -> Path | None:
     """
     if named := os.environ.get("PERDURE_CONFIG"):
         return _expanded(Path(named), "PERDURE_CONFIG")
-    usual = platformdirs.user_config_path("perdure") / "perdure.toml"
+    usual = usual_settings_file()
     return usual if usual.is_file() else None
+
+
+def usual_settings_file() -> Path:
+    return platformdirs.user_config_path("perdure") / "perdure.toml"
 
 
 def variables_set() -> dict[Place, str]:
@@ -160,7 +164,7 @@ def _read(file: Path) -> dict[str, Any]:
             f"The settings file {file} cannot be read: {error.strerror}.",
             remedy="mend the path in PERDURE_CONFIG, or the file's permissions.",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"The settings file {file} is not TOML: {error}.", remedy="mend that line.") from error
 
 

@@ -10,8 +10,10 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
-from perdure.middleware.persisted_handler import PersistedHandler
+from perdure.middleware.persisted_handler import PersistedHandler, options_of
 from perdure.middleware.sdk import sdk
+from perdure.middleware.sdk.listing import follow_listings
+from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
 from perdure.settings_loader import tool_settings
 
@@ -23,6 +25,7 @@ R = TypeVar("R")
 _PLACE = "put @persisted directly below @mcp.tool(), so that it is applied first."
 
 sdk.watch_registrations()
+follow_listings(lambda: ShownTools(options_of))
 
 
 @overload

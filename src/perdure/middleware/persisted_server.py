@@ -19,7 +19,15 @@ from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import Runtime, runtime
 from perdure.middleware.sdk.interface import IncomingRequest
-from perdure.middleware.tool_schema import amended, declares_continuation_id
+from perdure.middleware.shown_tools import ShownTools
+from perdure.middleware.tool_schema import (
+    CONTINUATION_ID,
+    amended,
+    declares_continuation_id,
+    is_stray_id,
+    without_added_id,
+)
+from perdure.policy_sources import IN_CODE, Origin, Source
 from perdure.settings import Policy, ToolSettings
 
 __all__ = ["PersistedServer", "Proceed", "ServerBehind"]
@@ -55,9 +63,16 @@ class ServerBehind(Protocol):
 
 
 class PersistedServer:
-    def __init__(self, server: ServerBehind, named: dict[str, ToolSettings]) -> None:
-        """`named` are tools to be persisted besides those that settings and decorators name."""
+    def __init__(self, server: ServerBehind, named: dict[str, ToolSettings], shown: ShownTools | None = None) -> None:
+        """`named` are tools to be persisted besides those that settings and decorators name.
+
+        `shown` is told which tools clients are shown, for a seam that can tell them when that changes.
+        """
         self.named = named
+        self.shown = shown or ShownTools(lambda _: None)
+        self.shown.hooked = True
+        self._were_on: set[str] = set()
+        """Tools to which a client may send an id that it got from us."""
         self._server = server
         self._entries: dict[str, JsonObject] = {}
         """The tools' entries in `tools/list`, as the server itself gives them."""
@@ -75,7 +90,7 @@ class PersistedServer:
         if in_code is not None or not policy.enabled:
             # A decorator inside, if there is one, persists the call and leaves it here to be announced.
             with within(active):
-                result = await proceed(None)
+                result = await proceed(await self._without_stray_id(name, request) if in_code is None else None)
             return result if active.call is None else active.call.announce(self._server.wire(result))
         entry = await self._entry(name, request)
         if entry is None:
@@ -86,6 +101,7 @@ class PersistedServer:
             runtime().say("call.not_understood", error)
             return await proceed(None)
         active.call = call
+        self._note_on(name)
         return await self._persisted(active, call, proceed)
 
     async def _persisted(self, active: ActiveCall, call: PersistedCall, proceed: Proceed) -> JsonObject:
@@ -166,11 +182,31 @@ class PersistedServer:
     def _amended(self, tool: JsonObject) -> JsonObject:
         try:
             name = tool["name"]
-            policy = self._policy(name, self._server.in_code(name))
-            return amended(tool, policy) if policy.enabled else tool
+            in_code = self._server.in_code(name)
+            policy = self._policy(name, in_code)
+            by = IN_CODE if in_code is not None else BY_INSTALL
+            self.shown.note(name, in_code if in_code is not None else self.named.get(name), by, policy, widens=True)
+            if policy.enabled:
+                self._note_on(name)
+                return amended(tool, policy)
+            return tool if in_code is None else without_added_id(tool)
         except Exception as error:  # noqa: BLE001 - a schema that we cannot read is the server's to show
             runtime().say("tool.not_amended", error)
             return tool
+
+    def _note_on(self, tool: str) -> None:
+        if len(self._were_on) < _MOST_TOOLS:
+            self._were_on.add(tool)
+
+    async def _without_stray_id(self, name: str, request: IncomingRequest) -> JsonObject | None:
+        """The arguments for a tool that is switched off: less an id that it would not know. None: as they are."""
+        arguments = request.params.get("arguments")
+        if not arguments or CONTINUATION_ID not in arguments or not runtime().settings.enabled:
+            return None
+        schema = (await self._entry(name, request) or {}).get("inputSchema")
+        if not is_stray_id(schema, was_on=name in self._were_on):
+            return None
+        return {argument: value for argument, value in arguments.items() if argument != CONTINUATION_ID}
 
     def _policy(self, name: str, in_code: ToolSettings | None) -> Policy:
         return runtime().policy(name, in_code if in_code is not None else self.named.get(name))
@@ -212,6 +248,10 @@ def _content(now: Runtime, principals: Sequence[str], uri: str) -> tuple[bytes, 
             return now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes)
     return now.keeper.content(principals[-1], uri, max_bytes=now.settings.max_resource_bytes)
 
+
+BY_INSTALL = Source(Origin.CODE, "install(tools=…)")
+
+_MOST_TOOLS = 10_000
 
 _TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript", "application/toml"})
 

@@ -17,6 +17,7 @@ from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v2_listing import followed
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -292,6 +293,7 @@ def watch_registrations() -> None:
         wrapped(*args, **kwargs)
         if isinstance(chain := getattr(instance, "middleware", None), list):  # public, but provisional
             chain.append(_note_request)
+            followed(instance)
 
     def wrap_server(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
