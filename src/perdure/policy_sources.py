@@ -11,7 +11,19 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["BUILT_IN", "IN_CODE", "Chosen", "Layer", "Origin", "Place", "Source", "matching", "merged", "section"]
+__all__ = [
+    "BUILT_IN",
+    "IN_CODE",
+    "TOP",
+    "Chosen",
+    "Layer",
+    "Origin",
+    "Place",
+    "Source",
+    "matching",
+    "merged",
+    "section",
+]
 
 Place: TypeAlias = tuple[str, ...]
 """Where a setting stands in `perdure.toml`: `("defaults", "max_turns")`, `("tools", "kimi_*", "max_turns")`."""
@@ -32,6 +44,9 @@ class Source:
     name: str
     """As a person would look for it: `[tools."kimi_*"]`, `PERDURE_DEFAULTS__MAX_TURNS`."""
 
+
+TOP = "top of the file"
+"""The name of what stands under no header."""
 
 BUILT_IN = Source(Origin.DEFAULT, "built in")
 IN_CODE = Source(Origin.CODE, "@persisted")

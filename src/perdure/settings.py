@@ -15,7 +15,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from perdure.durations import as_duration
-from perdure.policy_sources import BUILT_IN, IN_CODE, Chosen, Layer, Origin, Place, Source, matching, merged, section
+from perdure.policy_sources import (
+    BUILT_IN,
+    IN_CODE,
+    TOP,
+    Chosen,
+    Layer,
+    Origin,
+    Place,
+    Source,
+    matching,
+    merged,
+    section,
+)
 
 __all__ = [
     "NEEDS_RESTART",
@@ -196,23 +208,31 @@ class Settings(BaseSettings):
         return Policy(**{name: chosen.value for name, chosen in self.explained(tool, in_code).items()})
 
     def explained(
-        self, tool: str, in_code: ToolSettings | None = None, variables: Mapping[Place, str] | None = None
+        self,
+        tool: str,
+        in_code: ToolSettings | None = None,
+        variables: Mapping[Place, str] | None = None,
+        *,
+        code: Source = IN_CODE,
     ) -> dict[str, Chosen]:
-        """What is set for `tool`, and by whom. `variables`: which of the settings here environment variables set."""
+        """What is set for `tool`, and by whom.
+
+        `variables` says which of the settings here environment variables set, and `code` how the server's code does.
+        """
         variables = variables or {}
-        chosen = merged(self._layers(tool, in_code), variables)
+        chosen = merged(self._layers(tool, in_code, code), variables)
         if not self.enabled:
             variable = variables.get(("enabled",))
-            source = Source(Origin.VARIABLE, variable) if variable else Source(Origin.FILE, "enabled = false")
+            source = Source(Origin.VARIABLE, variable) if variable else Source(Origin.FILE, TOP)
             chosen["enabled"] = Chosen(False, source)
         return chosen
 
-    def _layers(self, tool: str, in_code: ToolSettings | None) -> Iterator[Layer]:
-        yield Layer({"enabled": in_code is not None}, IN_CODE if in_code is not None else BUILT_IN)
+    def _layers(self, tool: str, in_code: ToolSettings | None, code: Source) -> Iterator[Layer]:
+        yield Layer({"enabled": in_code is not None}, code if in_code is not None else BUILT_IN)
         if in_code is not None:
-            yield Layer(_what_is_set(in_code), IN_CODE)
+            yield Layer(_what_is_set(in_code), code)
         if self.user_id is not None:
-            yield Layer({"user_id": self.user_id}, Source(Origin.FILE, "user_id"))
+            yield Layer({"user_id": self.user_id}, Source(Origin.FILE, TOP))
         yield Layer(_what_is_set(self.defaults), Source(Origin.FILE, "[defaults]"), ("defaults",))
         for name in matching(self.tools, tool):
             place = ("tools", name)

@@ -232,7 +232,7 @@ def test_each_value_is_known_by_the_place_that_set_it(tmp_path: Path, monkeypatc
     assert found == {
         "enabled": Source(Origin.VARIABLE, "PERDURE_TOOLS__KIMI_CHAT__ENABLED"),
         "prompt_argument": Source(Origin.CODE, "@persisted"),
-        "user_id": Source(Origin.FILE, "user_id"),
+        "user_id": Source(Origin.FILE, "top of the file"),
         "max_turns": Source(Origin.FILE, '[tools."kimi_*"]'),
         "max_tokens": Source(Origin.FILE, "[tools.kimi_chat]"),
         "redact": Source(Origin.FILE, '[tools."kimi_*"]'),
@@ -255,7 +255,7 @@ def test_the_policy_is_what_the_explanation_says(monkeypatch: pytest.MonkeyPatch
     ("variable", "source"),
     [
         ("false", Source(Origin.VARIABLE, "PERDURE_ENABLED")),
-        (None, Source(Origin.FILE, "enabled = false")),
+        (None, Source(Origin.FILE, "top of the file")),
     ],
 )
 def test_what_switched_perdure_off_altogether_is_named(
