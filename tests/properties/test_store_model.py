@@ -4,6 +4,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ principals = st.sampled_from(PRINCIPALS)
 windows = st.builds(Window, st.integers(0, 4), st.integers(0, 40))
 outcomes = st.sampled_from([Outcome.ANSWERED, Outcome.ANSWERED, Outcome.FAILED, Outcome.CANCELLED])
 answers = st.builds(Answer, text=st.text(max_size=30), result=st.none() | st.just({"content": []}), error=st.none())
+ends = st.sampled_from([None, None, timedelta(seconds=1), timedelta(hours=1)])
 which = st.integers(0, 10**6)
 """Chooses among what there is by then: one of the turns, one of the ids."""
 
@@ -54,9 +56,12 @@ class TwoStores(RuleBasedStateMachine):
 
     # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(principal=principals, named=which, adopt=st.booleans(), window=windows)
-    def begin_under_a_named_id(self, principal: str, named: int, adopt: bool, window: Window) -> None:
-        self._begin(self._turn(principal, self.ids[named % len(self.ids)], adopt=adopt), window)
+    @rule(principal=principals, named=which, adopt=st.booleans(), window=windows, expire_after=ends)
+    def begin_under_a_named_id(
+        self, principal: str, named: int, adopt: bool, window: Window, expire_after: timedelta | None
+    ) -> None:
+        turn = self._turn(principal, self.ids[named % len(self.ids)], adopt=adopt, expire_after=expire_after)
+        self._begin(turn, window)
 
     @rule(principal=principals, adopt=st.booleans(), window=windows)
     def begin_under_a_minted_id(self, principal: str, adopt: bool, window: Window) -> None:
@@ -69,11 +74,20 @@ class TwoStores(RuleBasedStateMachine):
         outcome=outcomes,
         answer=answers,
         tokens=st.integers(0, 20),
+        expire_after=ends,
     )
     def finish_what_was_never_begun(
-        self, principal: str, named: int, adopt: bool, outcome: Outcome, answer: Answer, tokens: int
+        self,
+        principal: str,
+        named: int,
+        adopt: bool,
+        outcome: Outcome,
+        answer: Answer,
+        tokens: int,
+        expire_after: timedelta | None,
     ) -> None:
-        turn = self._turn(principal, self.ids[named % len(self.ids)], adopt=adopt, deferred=True, after_place=1)
+        named_id = self.ids[named % len(self.ids)]
+        turn = self._turn(principal, named_id, adopt=adopt, deferred=True, after_place=1, expire_after=expire_after)
         finished = self._same(lambda store: store.finish(ended(turn, outcome, answer, tokens=tokens)))
         self._knows(finished.continuation_id)
 
@@ -153,6 +167,8 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.000001, 1, 3600, -5]))
     def time_moves(self, seconds: float) -> None:
+        if seconds < 0 and any(turn.expire_after for turn in self.turns):
+            return  # what of an expired conversation comes back with a clock that goes back, each store has its own way
         self.clock.advance(seconds)
 
     @rule()

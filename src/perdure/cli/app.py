@@ -255,6 +255,23 @@ def run_command(
     run(words, config=context.obj)
 
 
+@app.command("tools", epilog="Example: perdure tools -- python server.py --verbose")
+def tools_command(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND [ARGS]…", help="What starts the server, after --.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Or the address of a running one, over streamable HTTP.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every setting, the built-in values too.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the server has to answer.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """List a server's tools: which are kept, with which settings, and where each came from."""
+    from perdure.cli.tools import show_tools  # noqa: PLC0415 - it brings an MCP SDK with it
+
+    show_tools(command or [], url, context.obj, seconds=timeout, everything=everything, as_json=as_json)
+
+
 def _engine(context: typer.Context) -> Engine:
     return _runtime(context).engine
 

@@ -21,6 +21,7 @@ __all__ = [
     "principal_of",
     "prompt_fits",
     "read_call",
+    "readers_of",
 ]
 
 META_CONTINUATION_ID = "perdure/continuation-id"
@@ -89,7 +90,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
     prompt_argument = _prompt_argument(arguments, policy)
     turn = Turn(
         id=new_turn_id(now),
-        principal=principal_of(request.caller, settings),
+        principal=principal_of(request.caller, settings, policy.user_id),
         continuation_id=named or fresh,
         minted=named is None,
         adopt=request.caller.subject is not None or not request.caller.remote or settings.shared_user,
@@ -99,6 +100,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         arguments=arguments,
         started_at=now,
         lease_until=now + _lease(request.meta),
+        expire_after=policy.expire_after,
         metadata={"protocol_version": request.protocol_version} if request.protocol_version else {},
     )
     return Reading(
@@ -147,12 +149,20 @@ def _named_id(request: ToolRequest) -> str | None:
     return None
 
 
-def principal_of(caller: Caller, settings: Settings) -> str:
+def principal_of(caller: Caller, settings: Settings, user_id: str | None) -> str:
+    """Whose the call is: `user_id`, which a policy may name, stands only where no request is authenticated."""
     if caller.subject is not None:
         return caller.subject
-    if settings.user_id is not None:
-        return settings.user_id
+    if user_id is not None:
+        return user_id
     return "anonymous" if caller.remote and not settings.shared_user else "local"
+
+
+def readers_of(caller: Caller, settings: Settings) -> list[str]:
+    """Whose files a request may read that names no tool: those of whoever its caller is for any tool."""
+    of_tools = [tool.user_id for tool in settings.tools.values() if tool.user_id is not None]
+    users = [settings.defaults.user_id or settings.user_id, *of_tools]
+    return list(dict.fromkeys(principal_of(caller, settings, user) for user in users))
 
 
 def _prompt_argument(arguments: JsonObject, policy: Policy) -> str | None:

@@ -3,13 +3,16 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
-from perdure.middleware.persisted_handler import PersistedHandler
+from perdure.middleware.persisted_handler import PersistedHandler, options_of
 from perdure.middleware.sdk import sdk
+from perdure.middleware.sdk.listing import follow_listings
+from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
 from perdure.settings_loader import is_switched_on, tool_settings
 
@@ -21,6 +24,7 @@ R = TypeVar("R")
 _PLACE = "put @persisted directly below @mcp.tool(), so that it is applied first."
 
 sdk.watch_registrations()
+follow_listings(lambda: ShownTools(options_of))
 
 
 @overload
@@ -38,6 +42,9 @@ def persisted(
     id_path: str | Iterable[str] = ...,
     redact: bool = ...,
     redact_patterns: str | Iterable[str] = ...,
+    acknowledge: str = ...,
+    expire_after: str | float | timedelta = ...,
+    user_id: str = ...,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def persisted(handler: Any = None, /, **options: Any) -> Any:
     """Make a tool remember its conversations across restarts. Goes directly below `@mcp.tool()`.

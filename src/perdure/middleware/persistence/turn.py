@@ -109,6 +109,8 @@ class Turn:
     """Whether an unknown continuation id may become a conversation; if not, `fresh_id` does."""
     fresh_id: str = ""
     """The id of the conversation to make when an unknown one may not be adopted."""
+    expire_after: timedelta | None = None
+    """From when the store gives the turn its place; then its conversation expires. None: as it stands already."""
     files: tuple[StoredFile, ...] = ()
     """What its answer gave out; written when it is finished."""
     metadata: JsonObject = field(default_factory=dict)

@@ -31,8 +31,9 @@ from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.unusable import UnusableStore
 from perdure.middleware.persistence.threads import Lane
 from perdure.middleware.persistence.turn import StoredFile
-from perdure.settings import Policy, Settings, ToolSettings
+from perdure.settings import NEEDS_RESTART, Policy, Settings, ToolSettings
 from perdure.settings_loader import data_directory, load_settings
+from perdure.settings_watch import SettingsWatch
 
 if TYPE_CHECKING:
     from perdure.middleware.persistence.supabase_api.client import SupabaseApi
@@ -59,6 +60,7 @@ class Runtime:
     """Everything one process needs to persist tool calls."""
 
     settings: Settings
+    """As they are now: another object whenever the settings file has changed."""
     engine: Engine
     keeper: FileKeeper
     own_folder: Path
@@ -72,8 +74,11 @@ class Runtime:
     """Apart, so that large files hold up no acknowledgement."""
     spool_lane: Lane = field(default_factory=lambda: Lane("spool", size=8))
     """Apart, so that a store that hangs does not either."""
+    watch: SettingsWatch | None = None
+    """Of the file that the settings came from; None where they came from none."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
     _said: dict[str, float] = field(default_factory=dict)
+    _waiting_for_restart: dict[str, object] = field(default_factory=dict)
 
     @cached_property
     def signing_key(self) -> bytes:
@@ -92,13 +97,29 @@ class Runtime:
             return secrets.token_bytes(32)
 
     def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
+        policies = self._policies  # before the settings: what comes of old ones never gets among the new ones' policies
         try:
-            return self._policies[tool, in_code]
+            return policies[tool, in_code]
         except KeyError:
             policy = self.settings.policy(tool, in_code)
-            if len(self._policies) < 10_000:  # names come from clients: they may not fill the memory
-                self._policies[tool, in_code] = policy
+            if len(policies) < 10_000:  # names come from clients: they may not fill the memory
+                policies[tool, in_code] = policy
             return policy
+
+    def follow(self, settings: Settings) -> None:
+        """Go on with `settings`, but for what the stores are built from. Which keys wait for a restart is said once."""
+        kept = {name: getattr(self.settings, name) for name in NEEDS_RESTART}
+        waiting = {name: getattr(settings, name) for name in sorted(kept) if getattr(settings, name) != kept[name]}
+        self.settings = settings.model_copy(update=kept)
+        self._policies = {}
+        if waiting and waiting != self._waiting_for_restart:
+            log.warning(
+                "settings.restart_needed",
+                what=f"The settings have changed. All of them hold from now on, but for {', '.join(waiting)}: this"
+                " process goes on with the old values.",
+                remedy="restart the server for these to take effect.",
+            )
+        self._waiting_for_restart = waiting
 
     def say(self, event: str, error: Exception) -> None:
         """Log a fault for the operator, once a minute each."""
@@ -185,17 +206,54 @@ def runtime() -> Runtime:
     With settings that cannot be used nothing is recorded, and every result says so: what an operator meant to keep
     from being recorded must not be recorded because of a typo.
     """
+    now = _runtime
+    if now is None:
+        return _made()
+    if now.watch is not None and now.watch.is_due():
+        return _followed(now, now.watch)
+    return now
+
+
+def _made() -> Runtime:
     global _runtime  # noqa: PLW0603 - the one per process
-    if _runtime is None:
-        with _making:
-            if _runtime is None:
-                try:
-                    _runtime = build(load_settings())
-                    _start(_runtime)
-                except SettingsError as error:
-                    _runtime = build(Settings.model_construct(), store=UnusableStore(error))
-                    _runtime.say("settings.invalid", error)
-    return _runtime
+    with _making:
+        if _runtime is None:
+            watch = SettingsWatch()
+            try:
+                _runtime = build(load_settings())
+                _start(_runtime)
+            except SettingsError as error:
+                _runtime = build(Settings.model_construct(), store=UnusableStore(error))
+                _runtime.say("settings.invalid", error)
+            _runtime.watch = watch
+        return _runtime
+
+
+def _followed(now: Runtime, watch: SettingsWatch) -> Runtime:
+    """The runtime with the settings as the file has them by now. A file that cannot be used changes nothing."""
+    global _runtime  # noqa: PLW0603
+    if not _making.acquire(blocking=False):
+        return now  # Another thread is at it.
+    try:
+        if _runtime is not now or not watch.has_changed():
+            return _runtime or now
+        settings = load_settings()
+        if isinstance(now.engine.store, UnusableStore):  # There was nothing to go on with; now there is.
+            _runtime = build(settings)
+            _start(_runtime)
+            _runtime.watch = watch
+            return _runtime
+        now.follow(settings)
+    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+        what = error.what if isinstance(error, PerdureError) else f"The settings cannot be read: {error!r}."
+        log.error(
+            "settings.not_followed",
+            what=what,
+            remedy="mend it; until then everything goes on with the settings that were read before.",
+        )
+    finally:
+        _making.release()
+    return now
 
 
 def _start(made: Runtime) -> None:

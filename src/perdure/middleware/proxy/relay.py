@@ -34,6 +34,7 @@ from perdure.middleware.proxy.progress import CallProgress
 from perdure.middleware.proxy.replies import AtOnce, Replies, Together
 from perdure.middleware.proxy.requests import PROTOCOL_VERSION, AnsweredWithError, Request
 from perdure.middleware.proxy.upstream import Ended, Upstream
+from perdure.middleware.request_state import own_state
 from perdure.middleware.sdk.interface import IncomingRequest
 
 __all__ = ["Relay"]
@@ -222,11 +223,12 @@ class Relay:
     # ── what perdure has to do with it ───────────────────────────────────────────────────────────────────────────
 
     async def _call(self, request: Request) -> Message:
-        async def proceed(arguments: JsonObject | None) -> Message:
+        async def proceed(arguments: JsonObject | None, *, opened: bool = False) -> Message:
             message = request.message
-            if arguments is not None and arguments != message.params.get("arguments"):
-                message = message.changed(params={**message.params, "arguments": arguments})
-            return await self._answer(request, message)
+            params = _with_own_state(message.params) if opened else message.params
+            if arguments is not None and arguments != params.get("arguments"):
+                params = {**params, "arguments": arguments}
+            return await self._answer(request, message if params is message.params else message.changed(params=params))
 
         if "progressToken" in request.message.meta:
             request.progress = CallProgress(request.message.meta["progressToken"], self._notify)
@@ -306,10 +308,27 @@ class Relay:
         return answer
 
     def _incoming(self, request: Request) -> IncomingRequest:
-        return IncomingRequest(request, request.message.params, request.protocol_version, request)
+        params = request.message.params
+        state = params.get("requestState")
+        return IncomingRequest(
+            request,
+            params,
+            request.protocol_version,
+            request,
+            request_state=state if isinstance(state, str) else None,
+        )
 
     def _notify(self, message: Message) -> None:
         self._client.write_now(message.raw)
+
+
+def _with_own_state(params: JsonObject) -> JsonObject:
+    """`params` with the server's own request state, as it gave it, in place of our envelope around it."""
+    state = params.get("requestState")
+    if not isinstance(state, str) or (own := own_state(state)) == state:
+        return params
+    rest = {name: value for name, value in params.items() if name != "requestState"}
+    return rest if own is None else {**rest, "requestState": own}
 
 
 def _token(request: Request) -> Key:

@@ -19,6 +19,7 @@ from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.request_state import is_envelope, own_state
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v2_listing import followed
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -371,6 +372,7 @@ def watch_registrations() -> None:
         wrapped(*args, **kwargs)
         if isinstance(chain := getattr(instance, "middleware", None), list):  # public, but provisional
             chain.append(_note_request)
+            followed(instance)
 
     def take_out(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry = wrapped(*args, **kwargs)

@@ -1,6 +1,6 @@
 """The hook into servers of the MCP Python SDK, version 2: a middleware of the low-level server."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any, cast
@@ -17,12 +17,13 @@ from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v2_listing import followed, wire_result
+from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
 
 if TYPE_CHECKING:
     from mcp.server import Server
     from mcp.server.context import HandlerResult, ServerRequestContext
-    from pydantic import BaseModel
 
 __all__ = ["hook", "hook_every_server"]
 
@@ -37,7 +38,9 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
         if isinstance(middleware, _Hook):
             middleware.persisted.named.update(named)
             return
-    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named), lowlevel))
+    listing = followed(lowlevel)
+    shown = listing.listing if listing is not None and isinstance(listing.listing, ShownTools) else None
+    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named, shown), lowlevel))
 
 
 def hook_every_server(made: Callable[[], None]) -> None:
@@ -188,13 +191,6 @@ def lowlevel_server(server: object) -> "Server[Any]":
     if isinstance(server, Server):
         return server
     raise TypeError(f"install() takes an MCPServer or a low-level Server of mcp 2.x, not {type(server).__name__}")
-
-
-def wire_result(result: object) -> JsonObject:
-    """What a middleware is given back, in its wire form."""
-    if isinstance(result, Mapping):
-        return dict(result)
-    return {} if result is None else mcp_v2.to_wire(cast("BaseModel", result))
 
 
 def _with_arguments(

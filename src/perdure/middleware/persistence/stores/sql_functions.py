@@ -178,6 +178,7 @@ class SqlFunctionStore:
     def _whole(self, turn: Turn) -> JsonObject:
         """All that makes a turn known that was not known before."""
         prompt = encode_prompt(turn.prompt, turn.arguments, turn.metadata)
+        now = self._clock.now()
         return {
             "turn_id": turn.id,
             "user_id": turn.principal,
@@ -194,7 +195,8 @@ class SqlFunctionStore:
             "fresh_id": turn.fresh_id or None,
             "after_place": turn.after_place,
             "deferred": turn.deferred,
-            "at": self._clock.now().isoformat(),
+            "at": now.isoformat(),
+            "expires_at": (now + turn.expire_after).isoformat() if turn.expire_after else None,
         }
 
     def _ending(self, turn: Turn) -> JsonObject:
