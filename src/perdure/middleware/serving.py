@@ -6,7 +6,7 @@ from perdure.middleware.lowlevel_values import announced_value, wire_of
 from perdure.middleware.persisted_call import ActiveCall, PersistedCall
 from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.turn import JsonObject
-from perdure.middleware.sdk import RegisteredTool, sdk
+from perdure.middleware.sdk import RegisteredTool
 
 __all__ = ["Arguments", "HandlerArguments", "HighLevel", "LowLevel", "Serving"]
 
@@ -56,7 +56,7 @@ class HighLevel:
             ToolError: An argument names a file that the caller does not have.
         """
         if self.call.refusal is not None:
-            raise sdk.tool_error(self.call.refusal)
+            raise self._tool.error(self.call.refusal)
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         if self.call.brought_files_back:

@@ -1,8 +1,8 @@
-"""The MCP SDK of this process. Everything that knows one stands in this folder, and in the hooks of `server_hook`."""
+"""The MCP SDKs of this process. Everything that knows one stands in this folder, and in the hooks of `server_hook`."""
 
-from perdure.middleware.sdk import mcp_v2
+from perdure.middleware.sdk import choice
 from perdure.middleware.sdk.interface import IncomingRequest, RegisteredTool, Sdk
 
 __all__ = ["IncomingRequest", "RegisteredTool", "Sdk", "sdk"]
 
-sdk: Sdk = mcp_v2
+sdk: Sdk = choice

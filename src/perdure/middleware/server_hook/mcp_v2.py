@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mcp.server.context import HandlerResult, ServerRequestContext
     from pydantic import BaseModel
 
-__all__ = ["hook"]
+__all__ = ["Behind", "Hook", "hook", "put_into", "wire_result"]
 
 
 def hook(server: object, named: dict[str, ToolSettings]) -> None:
@@ -29,15 +29,19 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
     Raises:
         TypeError: `server` is no server of this SDK.
     """
-    lowlevel = lowlevel_server(server)
+    put_into(lowlevel_server(server), lambda: Hook(PersistedServer(Behind(server), named)), named)
+
+
+def put_into(lowlevel: "Server[Any]", make: "Callable[[], Hook]", named: dict[str, ToolSettings]) -> None:
+    """Put the hook into `lowlevel`; if one is there, it learns of the tools that are `named` now."""
     for middleware in lowlevel.middleware:
-        if isinstance(middleware, _Hook):
+        if isinstance(middleware, Hook):
             middleware.persisted.named.update(named)
             return
-    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named)))
+    lowlevel.middleware.append(make())
 
 
-class _Hook:
+class Hook:
     def __init__(self, persisted: PersistedServer) -> None:
         self.persisted = persisted
 
@@ -78,11 +82,15 @@ class _Hook:
         return dict(serialize_server_result("resources/read", request.protocol_version or "", wire))
 
 
-class _Behind:
+class Behind:
     """The server, as `PersistedServer` asks for it."""
 
     def __init__(self, server: object) -> None:
         self._server = server
+
+    @property
+    def lowlevel(self) -> "Server[Any]":
+        return lowlevel_server(self._server)
 
     def in_code(self, tool: str) -> ToolSettings | None:
         found = mcp_v2.tool_of_server(self._server, lambda function: persisted_handler_of(function) is not None, tool)
@@ -92,7 +100,7 @@ class _Behind:
     async def entries(self, request: IncomingRequest) -> dict[str, JsonObject]:
         from mcp_types import PaginatedRequestParams  # noqa: PLC0415
 
-        entry = lowlevel_server(self._server).get_request_handler("tools/list")
+        entry = self.lowlevel.get_request_handler("tools/list")
         found: dict[str, JsonObject] = {}
         cursor: str | None = None
         while entry is not None:
@@ -136,7 +144,10 @@ def lowlevel_server(server: object) -> "Server[Any]":
         return server._lowlevel_server
     if isinstance(server, Server):
         return server
-    raise TypeError(f"install() takes an MCPServer or a low-level Server of mcp 2.x, not {type(server).__name__}")
+    raise TypeError(
+        "install() takes an MCPServer or a low-level Server of mcp 2.x, or a FastMCP of fastmcp 4.x, not "
+        f"{type(server).__name__}"
+    )
 
 
 def wire_result(result: object) -> JsonObject:
