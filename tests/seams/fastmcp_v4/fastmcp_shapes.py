@@ -1,4 +1,4 @@
-"""Tools in the shapes that fastmcp adds to those of the SDK, each on a server of its own, with or without `@persisted`."""
+"""Tools in the shapes that fastmcp adds to those of the SDK, each on its own server, with or without `@persisted`."""
 
 from __future__ import annotations  # as many servers have it: annotations are text
 

@@ -147,7 +147,7 @@ def registered_tool(is_handler: Callable[[object], bool], name: str | None) -> "
     running = _running.get()
     if running is None or running.within_another or not is_handler(running.tool.fn):
         return None
-    return RegisteredTool(running.tool, shown=running.shown, name=name or running.shown.name)
+    return RegisteredTool(running, name or running.shown.name)
 
 
 async def function_behind(server: "FastMCP", name: str) -> Callable[..., Any] | None:
@@ -169,13 +169,14 @@ async def function_behind(server: "FastMCP", name: str) -> Callable[..., Any] | 
 class RegisteredTool:
     """A tool that runs."""
 
-    def __init__(self, tool: "Tool", *, shown: "Tool", name: str) -> None:
-        self._tool = tool
+    def __init__(self, running: _Running, name: str) -> None:
+        self._tool = running.tool
+        self._filled_in = {name: running.arguments[name] for name in running.hidden if name in running.arguments}
         self._is_exact = False
         self.name = name
-        self.input_schema: Mapping[str, Any] = tool.parameters
-        self.output_schema: Mapping[str, Any] | None = shown.output_schema
-        self.function: Callable[..., Any] = tool.fn
+        self.input_schema: Mapping[str, Any] = running.tool.parameters
+        self.output_schema: Mapping[str, Any] | None = running.shown.output_schema
+        self.function: Callable[..., Any] = running.tool.fn
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
         """The handler's keyword arguments, made of `arguments` as fastmcp itself makes them.
@@ -192,7 +193,7 @@ class RegisteredTool:
         collect: Any = lambda *args, **kwargs: signature.bind(*args, **kwargs).arguments  # noqa: E731
         collect.__signature__ = signature
         collect.__annotations__ = dict(getattr(shown, "__annotations__", {}))
-        validated: dict[str, Any] = pydantic.TypeAdapter(collect).validate_python(arguments)
+        validated: dict[str, Any] = pydantic.TypeAdapter(collect).validate_python({**arguments, **self._filled_in})
         return validated
 
     def result_of(self, value: object) -> JsonObject | None:
