@@ -70,7 +70,7 @@ async def test_its_policy_is_that_of_the_name_the_client_calls(activate: Activat
 
 
 async def test_options_in_its_code_hold_under_a_hook_around_the_parent(runtime: Runtime) -> None:
-    server = _mounted(lambda handler: persisted(announce="meta")(handler))
+    server = _mounted(persisted(announce="meta"))
     install(server, tools=["n0_chat"])
     [entry] = await listed(server)
     assert "continuation_id" not in entry["outputSchema"]["properties"]
