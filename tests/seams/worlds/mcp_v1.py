@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp.server.fastmcp import Context, FastMCP, Image
+from mcp.server.fastmcp.exceptions import ToolError
 from mcp.server.fastmcp.tools import Tool as FunctionTool
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -19,11 +20,11 @@ from mcp.types import (
     CancelledNotificationParams,
     ClientNotification,
     ContentBlock,
+    ErrorData,
     TextContent,
     Tool,
 )
 from pydantic import AnyUrl, BaseModel, TypeAdapter
-
 from seams.worlds.class_based import ClassBasedTool, class_based_tool, context_of_this_call
 from seams.worlds.world import CallRefused, Json, Limit, Persist, ToolClient
 from seams.worlds.world import Tool as Handler
@@ -49,9 +50,10 @@ class _Kit:
     def image(self, data: bytes, media_format: str) -> Image:
         return Image(data=data, format=media_format)
 
-    def protocol_error(self, code: int, message: str) -> Exception:
-        from mcp.types import ErrorData
+    def tool_error(self, message: str) -> Exception:
+        return ToolError(message)
 
+    def protocol_error(self, code: int, message: str) -> Exception:
         return McpError(ErrorData(code=code, message=message))
 
     async def report_progress(self, context: Any, progress: float, message: str) -> None:
@@ -69,7 +71,8 @@ class _Sdk:
         Limit.CRASH_TEXT_IS_SENT: "the SDK sends the text of whatever a tool raises",
         Limit.SYNC_ON_THE_EVENT_LOOP: "the SDK calls synchronous tools on its event loop",
     }
-    limits_when_decorated: Mapping[Limit, str] = {}
+    limits_when_decorated: Mapping[Limit, str] = {Limit.NO_RESOURCES: "a decorator answers for its tool alone"}
+    limits_when_hooked: Mapping[Limit, str] = {}
 
     @asynccontextmanager
     async def connect(self, server: Any) -> AsyncIterator[ToolClient]:
@@ -107,6 +110,7 @@ class _LowLevel(_Sdk):
     name = "low-level"
     decorates = False
     limits_when_decorated: Mapping[Limit, str] = {
+        **_Sdk.limits_when_decorated,
         Limit.NOT_IN_LIST: "the list is the server's own code, which a decorator does not see",
         Limit.NOT_IN_STRUCTURED: "the output schema is the server's own code, which a decorator does not see",
         Limit.NO_HISTORY_PARAMETER: "its method takes one dictionary; see current_conversation()",

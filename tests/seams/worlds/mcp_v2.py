@@ -14,7 +14,6 @@ from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ContentBlock, ListToolsResult, TextContent, Tool
 from pydantic import BaseModel, TypeAdapter
-
 from seams.worlds.class_based import ClassBasedTool, class_based_tool, context_of_this_call
 from seams.worlds.world import CallRefused, Json, Limit, Persist, ToolClient
 from seams.worlds.world import Tool as Handler
@@ -40,6 +39,9 @@ class _Kit:
     def image(self, data: bytes, media_format: str) -> Image:
         return Image(data=data, format=media_format)
 
+    def tool_error(self, message: str) -> Exception:
+        return ToolError(message)
+
     def protocol_error(self, code: int, message: str) -> Exception:
         return MCPError(code=code, message=message)
 
@@ -53,7 +55,10 @@ class _Kit:
 class _Sdk:
     kit = _Kit
     limits: Mapping[Limit, str] = {}
-    limits_when_decorated: Mapping[Limit, str] = {}
+    limits_when_decorated: Mapping[Limit, str] = {Limit.NO_RESOURCES: "a decorator answers for its tool alone"}
+    limits_when_hooked: Mapping[Limit, str] = {
+        Limit.CRASH_TEXT_IS_LOST: "the SDK shows what a tool raised to nobody around it",
+    }
 
     @asynccontextmanager
     async def connect(self, server: Any) -> AsyncIterator[ToolClient]:
@@ -61,7 +66,9 @@ class _Sdk:
             yield _Client(client)
 
     @asynccontextmanager
-    async def connect_to_process(self, command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[ToolClient]:
+    async def connect_to_process(
+        self, command: Sequence[str], environment: Mapping[str, str]
+    ) -> AsyncIterator[ToolClient]:
         parameters = StdioServerParameters(command=command[0], args=list(command[1:]), env=dict(environment))
         async with Client(parameters) as client:
             yield _Client(client)
@@ -88,9 +95,11 @@ class _LowLevel(_Sdk):
     name = "low-level"
     decorates = False
     limits_when_decorated: Mapping[Limit, str] = {
+        **_Sdk.limits_when_decorated,
         Limit.NOT_IN_LIST: "the list is the server's own code, which a decorator does not see",
         Limit.NOT_IN_STRUCTURED: "the output schema is the server's own code, which a decorator does not see",
         Limit.NO_HISTORY_PARAMETER: "its method takes one dictionary; see current_conversation()",
+        Limit.CRASH_TEXT_IS_LOST: "its method raises the SDK's word for what its function raised",
     }
 
     def server(self, tools: Sequence[Handler], persist: Persist) -> Server[Any]:
@@ -105,7 +114,9 @@ class _LowLevel(_Sdk):
             context_of_this_call.set(Context(request_context=context))
             try:
                 result: CallToolResult = await by_name[params.name].execute(params.arguments or {})
-            except ToolError as error:  # as the SDK's own server of functions does it
+            except MCPError:
+                raise
+            except Exception as error:  # as the SDK's own server of functions does it
                 return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
             return result
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from seams.worlds.here import kind_named  # noqa: E402 - a program has no package of its own
-from seams.worlds.world import Way, World, toolbox_named  # noqa: E402
+from seams.worlds.here import kind_named
+from seams.worlds.world import Way, World, toolbox_named
 
 if __name__ == "__main__":
     kind, way, toolbox = sys.argv[1:]

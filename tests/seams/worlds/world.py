@@ -63,6 +63,10 @@ class Kit(Protocol):
 
     def image(self, data: bytes, media_format: str) -> Any: ...
 
+    def tool_error(self, message: str) -> Exception:
+        """What a tool raises to refuse in words of its own."""
+        ...
+
     def protocol_error(self, code: int, message: str) -> Exception:
         """What a tool raises so that the call is answered with an error of the protocol; see `Limit.NO_PROTOCOL_ERROR`."""
         ...
@@ -126,6 +130,7 @@ class ServerKind(Protocol):
     limits: Mapping["Limit", str]
     """Of any way, with the reason."""
     limits_when_decorated: Mapping["Limit", str]
+    limits_when_hooked: Mapping["Limit", str]
 
     def kit(self, persist: Persist) -> Kit: ...
 
@@ -158,7 +163,6 @@ class Limit(Enum):
     CRASH_TEXT_IS_SENT = "the text of any exception is sent to the client"
     CRASH_TEXT_IS_LOST = "the record has the SDK's word for a crash, not the exception's own"
     SYNC_ON_THE_EVENT_LOOP = "synchronous tools run on the event loop, one at a time"
-    NOT_WHAT_IT_RETURNED = "files are not rewritten in what a client gets"
     NO_RESOURCES = "the server does not answer resources/read for stored files"
 
 
@@ -199,7 +203,7 @@ class World:
             case Way.DECORATOR:
                 of_the_way = self.kind.limits_when_decorated
             case Way.HOOK:
-                of_the_way = _LIMITS_OF_A_HOOK
+                of_the_way = {**_LIMITS_OF_A_HOOK, **self.kind.limits_when_hooked}
         return {**self.kind.limits, **of_the_way}
 
     def has(self, limit: Limit) -> bool:
