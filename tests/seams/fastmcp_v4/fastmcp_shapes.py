@@ -112,6 +112,7 @@ class Teller:
         return prompt
 
     async def __call__(self, prompt: str) -> str:
+        """Speaks."""
         return f"{self.greeting}! {prompt}"
 
 
@@ -147,16 +148,21 @@ def static_method(mcp: FastMCP, persist: Persist) -> None:
 
 @shape(prompt="a")
 def callable_object(mcp: FastMCP, persist: Persist) -> None:
-    mcp.add_tool(Tool.from_function(persist(Teller()), name="speak", description="Speaks."))
+    mcp.add_tool(Tool.from_function(persist(Teller()), name="speak"))
 
 
 async def _three(prefix: str, prompt: str) -> str:
+    """Says it.
+
+    Args:
+        prompt: what to say
+    """
     return prefix + prompt
 
 
 @shape(prompt="a")
 def partial_of_a_function(mcp: FastMCP, persist: Persist) -> None:
-    mcp.add_tool(Tool.from_function(persist(functools.partial(_three, "> ")), name="three", description="Says."))
+    mcp.add_tool(Tool.from_function(persist(functools.partial(_three, "> "))))
 
 
 @shape(prompt="a")

@@ -292,6 +292,7 @@ def _fit(function: Any) -> None:
     if not isinstance(function, FunctionType) or not hasattr(function, "__perdure__"):
         return
     _decorated.add(function)
+    function.__doc__ = _documentation(getattr(function, "__wrapped__", function))
     signature = inspect.signature(function)
     fitting = {}
     if (hidden := signature.parameters.get(CONTEXT_PARAMETER)) is not None:
@@ -306,3 +307,11 @@ def _fit(function: Any) -> None:
     function.__dict__["__signature__"] = signature.replace(
         parameters=parameters, return_annotation=fitting.get("return", signature.return_annotation)
     )
+
+
+def _documentation(handler: Any) -> str | None:
+    """The docstring in which fastmcp looks for the tool's description: of what a `partial` or an object calls."""
+    while isinstance(handler, partial) and "__doc__" not in handler.__dict__:
+        handler = handler.func
+    own: str | None = handler.__doc__
+    return own if own or inspect.isroutine(handler) else handler.__call__.__doc__
