@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 
-from perdure.middleware.server_hook import mcp_v2
+from perdure.middleware.sdk import mcp_is_version_1
+from perdure.middleware.server_hook import mcp_v1, mcp_v2
 from perdure.settings import ToolSettings
 
 __all__ = ["install"]
 
 
 def install(server: object, *, tools: Iterable[str] = ()) -> None:
-    """Persist tools of `server`, an `MCPServer` or a low-level `Server` of mcp 2.x. Once; a second time does nothing.
+    """Persist tools of `server`: an `MCPServer`, a `FastMCP` of mcp 1.x, or a low-level `Server` of either. Once; a
+    second time does nothing.
 
     Which tools: those that `perdure.toml` switches on, those named in `tools`, and those decorated with `@persisted`.
     A tool both decorated and named is recorded once.
@@ -18,4 +20,5 @@ def install(server: object, *, tools: Iterable[str] = ()) -> None:
         TypeError: `server` is neither.
     """
     named = {name: ToolSettings() for name in ([tools] if isinstance(tools, str) else tools)}
-    mcp_v2.hook(server, named)
+    hook = mcp_v1.hook if mcp_is_version_1 else mcp_v2.hook
+    hook(server, named)
