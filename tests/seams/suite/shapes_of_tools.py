@@ -264,7 +264,7 @@ def names_that_pydantic_uses_itself(_: Kit) -> Tool:
     return chat
 
 
-@shape(a="x", b=2)
+@shape(a="x", b="y")
 def no_annotations(_: Kit) -> Tool:
     def chat(a, b=1):  # type: ignore[no-untyped-def]
         return f"{a}{b}"

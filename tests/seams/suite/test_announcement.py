@@ -1,4 +1,4 @@
-"""Where a client can see the id, and that it is nowhere else. The client holds every result against the output schema."""
+"""Where a client can see the id, and where not. The client holds every result against the output schema."""
 
 import pytest
 from seams.suite.conversing_tools import conversing, strict

@@ -1,6 +1,7 @@
 """Which SDK answers. fastmcp 4 stands on mcp 2.x and lives beside it in one process, so a process cannot be asked.
 
-Each context is asked for its request, and for its tool, of the SDK whose context it is. The rest they have in common.
+A server is hooked by the one whose it is, and a context is asked for its request and its tool by the one that made it.
+The rest they have in common.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ __all__ = [
     "current_request",
     "event_loop",
     "is_block",
+    "is_of_fastmcp",
     "is_result",
     "jsonable",
     "registered_tool",
@@ -49,6 +51,10 @@ def watch_registrations() -> None:
 
 def context_types() -> tuple[type, ...]:
     return (*mcp_v2.context_types(), *fastmcp_v4.context_types())
+
+
+def is_of_fastmcp(server: object) -> bool:
+    return fastmcp_v4.is_server(server)
 
 
 def request_of(context: object) -> IncomingRequest | None:
