@@ -61,7 +61,6 @@ class _FastMCP:
     }
     limits_when_decorated: Mapping[Limit, str] = {
         Limit.NO_RESOURCES: "a decorator answers for its tool alone",
-        Limit.NO_TITLE: "fastmcp shows no title of an argument that follows from its name",
     }
     limits_when_hooked: Mapping[Limit, str] = {}
 

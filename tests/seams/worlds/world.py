@@ -158,7 +158,6 @@ class Limit(Enum):
 
     NOT_IN_LIST = "the server's own list of tools is shown unchanged"
     NOT_IN_STRUCTURED = "the id is not announced in structured content"
-    NO_TITLE = "the argument continuation_id is listed without a title"
     NO_HISTORY_PARAMETER = "no handler is given its history in a parameter"
     NO_PROTOCOL_ERROR = "what a tool raises is always a result, never an error of the protocol"
     CRASH_TEXT_IS_SENT = "the text of any exception is sent to the client"

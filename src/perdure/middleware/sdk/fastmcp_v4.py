@@ -24,6 +24,7 @@ from perdure.middleware.handler_signature import CONTEXT_PARAMETER
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.tool_schema import CONTINUATION_ID, continuation_id_schema
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
@@ -261,7 +262,9 @@ def watch_registrations() -> None:
 
     def prepare(wrapped: Callable[..., Any], _class: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _fit(args[0] if args else kwargs["fn"])
-        return wrapped(*args, **kwargs)
+        parsed = wrapped(*args, **kwargs)
+        _restore_title(parsed.input_schema)
+        return parsed
 
     def wrap_tools(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "FunctionTool.from_function", note_tool)
@@ -307,6 +310,14 @@ def _fit(function: Any) -> None:
     function.__dict__["__signature__"] = signature.replace(
         parameters=parameters, return_annotation=fitting.get("return", signature.return_annotation)
     )
+
+
+def _restore_title(input_schema: JsonObject) -> None:
+    """fastmcp prunes titles that follow from a name; ours is how the added property is known again."""
+    added = continuation_id_schema()
+    properties = input_schema.get("properties", {})
+    if properties.get(CONTINUATION_ID) == {key: value for key, value in added.items() if key != "title"}:
+        properties[CONTINUATION_ID] = added
 
 
 def _documentation(handler: Any) -> str | None:

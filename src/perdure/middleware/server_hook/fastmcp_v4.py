@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.logs import log
 from perdure.middleware.persisted_handler import persisted_handler_of
-from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.sdk import fastmcp_v4
 from perdure.middleware.server_hook import mcp_v2
 from perdure.settings import ToolSettings
@@ -32,14 +31,11 @@ def hook(server: Any, named: dict[str, ToolSettings]) -> None:
         raise TypeError(
             "install() takes a FastMCP of fastmcp 4.x, and this version keeps its low-level server elsewhere"
         )
-    behind = _Behind(lowlevel)
-    mcp_v2.put_into(lowlevel, lambda: _Hook(behind, named), named)
+    mcp_v2.put_into(lowlevel, _Hook, _Behind(lowlevel), named)
 
 
 class _Hook(mcp_v2.Hook):
-    def __init__(self, behind: "_Behind", named: dict[str, ToolSettings]) -> None:
-        super().__init__(PersistedServer(behind, named))
-        self._behind = behind
+    behind: "_Behind"
 
     async def __call__(
         self,
@@ -49,14 +45,14 @@ class _Hook(mcp_v2.Hook):
         async def list_tools(ctx: "ServerRequestContext[Any, Any]") -> "HandlerResult":
             result = await call_next(ctx)
             for tool in mcp_v2.wire_result(result).get("tools", []):
-                await self._behind.learn(tool["name"])
+                await self.behind.learn(tool["name"])
             return result
 
         match ctx.method:
             case "tools/list":
                 return await super().__call__(ctx, list_tools)
             case "tools/call":
-                await self._behind.learn((ctx.params or {}).get("name"))
+                await self.behind.learn((ctx.params or {}).get("name"))
         return await super().__call__(ctx, call_next)
 
 

@@ -29,21 +29,22 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
     Raises:
         TypeError: `server` is no server of this SDK.
     """
-    put_into(lowlevel_server(server), lambda: Hook(PersistedServer(Behind(server), named)), named)
+    put_into(lowlevel_server(server), Hook, Behind(server), named)
 
 
-def put_into(lowlevel: "Server[Any]", make: "Callable[[], Hook]", named: dict[str, ToolSettings]) -> None:
-    """Put the hook into `lowlevel`; if one is there, it learns of the tools that are `named` now."""
+def put_into(lowlevel: "Server[Any]", kind: "type[Hook]", behind: "Behind", named: dict[str, ToolSettings]) -> None:
+    """Put a hook into `lowlevel`; if one is there, it learns of the tools that are `named` now."""
     for middleware in lowlevel.middleware:
         if isinstance(middleware, Hook):
             middleware.persisted.named.update(named)
             return
-    lowlevel.middleware.append(make())
+    lowlevel.middleware.append(kind(PersistedServer(behind, named), behind))
 
 
 class Hook:
-    def __init__(self, persisted: PersistedServer) -> None:
+    def __init__(self, persisted: PersistedServer, behind: "Behind") -> None:
         self.persisted = persisted
+        self.behind = behind
 
     async def __call__(
         self,
