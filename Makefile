@@ -42,6 +42,7 @@ lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group build -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --all-extras -c requirements/runtime.txt pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --extra postgres -c requirements/dev.txt pyproject.toml --group build -o requirements/server.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 -c requirements/dev.txt pyproject.toml --group fastmcp4 -o requirements/fastmcp4.txt
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 	cd tests/proxy/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
@@ -53,6 +54,14 @@ lock: .venv/dev.stamp
 
 .venv/dev.stamp: requirements/dev.txt .venv/runtime.stamp
 	@$(PIP) install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# The seam suite beside fastmcp 4, which is no dependency of ours. --no-deps, since pip knows no hash for the extra pydantic[email].
+.venv/fastmcp4.stamp: requirements/fastmcp4.txt pyproject.toml .venv/runtime.stamp
+	@test -x .venv/fastmcp4/bin/python || $(PYTHON) -m venv .venv/fastmcp4
+	@.venv/fastmcp4/bin/python -m pip --disable-pip-version-check --no-input install -q --require-hashes --no-deps -r requirements/fastmcp4.txt
+	@.venv/fastmcp4/bin/python -m pip --disable-pip-version-check --no-input install -q -e . --no-deps --no-build-isolation
+	@.venv/fastmcp4/bin/python -m pip check
 	@touch $@
 
 # Debian's PgBouncer, unpacked here: nothing on the machine changes.

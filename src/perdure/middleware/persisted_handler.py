@@ -56,7 +56,7 @@ class PersistedHandler:
     def __init__(self, handler: Callable[..., Any], in_code: ToolSettings, *, switched_on: bool = True) -> None:
         self.handler = handler
         self.in_code = in_code
-        self.signature: HandlerSignature = read_signature(handler, sdk.context_type(), adds=switched_on)
+        self.signature: HandlerSignature = read_signature(handler, sdk.context_types(), adds=switched_on)
         self._switched_on = switched_on
         self._warned = False
         self._was_on = False
@@ -130,7 +130,8 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
+        if not _on_an_event_loop():  # it could not tell anybody while we wait on it
+            call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
         call.begin()
         try:
             serving.refuse_if_it_must()
@@ -309,6 +310,15 @@ def _name(handler: object) -> str:
     while isinstance(handler, functools.partial) and not hasattr(handler, "__name__"):
         handler = handler.func
     return getattr(handler, "__name__", type(handler).__name__)
+
+
+def _on_an_event_loop() -> bool:
+    """Whether this thread runs one: there the first version of the SDK calls synchronous tools."""
+    try:
+        anyio.lowlevel.current_token()
+    except RuntimeError:  # of which anyio's own NoEventLoopError is one
+        return False
+    return True
 
 
 def _client_gave_up() -> bool:

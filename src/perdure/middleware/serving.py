@@ -56,7 +56,7 @@ class HighLevel:
             ToolError: An argument names a file that the caller does not have.
         """
         if self.call.refusal is not None:
-            raise sdk.tool_error(self.call.refusal)
+            raise self._tool.error(self.call.refusal)
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         if self.call.changed_arguments:

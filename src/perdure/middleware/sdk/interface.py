@@ -56,6 +56,10 @@ class RegisteredTool(Protocol):
         """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
         ...
 
+    def error(self, error: Exception) -> Exception:
+        """What the handler raises so that the client reads the message as the tool's own error."""
+        ...
+
 
 class Sdk(Protocol):
     """A module is one: each SDK has its own, and no other module of ours imports that SDK."""
@@ -87,8 +91,8 @@ class Sdk(Protocol):
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def context_type(self) -> type:
-        """The class by whose annotation the SDK recognises a parameter that takes the request."""
+    def context_types(self) -> tuple[type, ...]:
+        """The classes by whose annotation the SDK recognises a parameter that takes the request."""
         ...
 
     def request_of(self, context: object) -> IncomingRequest | None:
@@ -128,10 +132,6 @@ class Sdk(Protocol):
     def result_from_wire(self, wire: JsonObject) -> object: ...
 
     def text_block(self, text: str) -> object: ...
-
-    def tool_error(self, error: Exception) -> Exception:
-        """What a handler raises so that the client reads the message as the tool's own error."""
-        ...
 
     def jsonable(self, value: object) -> Json:
         """`value` as JSON, for an argument that never was on the wire."""

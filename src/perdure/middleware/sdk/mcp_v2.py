@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RegisteredTool",
     "caller_of",
-    "context_type",
+    "context_types",
     "current_request",
     "event_loop",
     "incoming",
@@ -41,6 +41,7 @@ __all__ = [
     "is_question",
     "is_result",
     "jsonable",
+    "note_registered",
     "registered_tool",
     "reporter",
     "request_of",
@@ -48,7 +49,6 @@ __all__ = [
     "seals_request_state",
     "text_block",
     "to_wire",
-    "tool_error",
     "tool_of_server",
     "was_registered",
     "watch_registrations",
@@ -57,11 +57,11 @@ __all__ = [
 ]
 
 
-def context_type() -> type:
+def context_types() -> tuple[type, ...]:
     """The class by whose annotation the SDK recognises a parameter that takes the request."""
     from mcp.server.mcpserver import Context  # noqa: PLC0415 - a server has it imported; a bare `import perdure` need not
 
-    return Context
+    return (Context,)
 
 
 def request_of(context: object) -> IncomingRequest | None:
@@ -96,8 +96,10 @@ def caller_of(request: IncomingRequest | None) -> Caller:
     token = getattr(user, "access_token", None) or get_access_token()
     if token is None:
         return Caller(remote=http_request is not None)
-    subject: str | None = token.subject
+    # Verifiers written before the SDK knew subjects leave theirs among the claims.
+    subject = token.subject or (token.claims or {}).get("sub")
     if subject:
+        subject = str(subject)
         # So that no subject can pass for a client.
         return Caller(f"subject:{subject}" if subject.startswith(("client:", "subject:")) else subject, remote=True)
     return Caller(f"client:{token.client_id}", remote=True)
@@ -137,6 +139,12 @@ class RegisteredTool:
         """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
         return _own_result().model_validate(wire)
 
+    def error(self, error: Exception) -> Exception:
+        """What the handler raises so that the client reads the message as the tool's own error."""
+        from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
+
+        return ToolError(str(error))
+
 
 @cache
 def _own_result() -> "type[CallToolResult]":
@@ -153,13 +161,6 @@ class _PassingOn(wrapt.ObjectProxy[Any]):
 
     def convert_result(self, result: object) -> Any:
         return result if isinstance(result, _own_result()) else self.__wrapped__.convert_result(result)
-
-
-def tool_error(error: Exception) -> Exception:
-    """What a handler raises so that the client reads the message as the tool's own error."""
-    from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
-
-    return ToolError(str(error))
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -206,7 +207,7 @@ def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) 
     if request is None:
         return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
     session: Any = request.native.session
-    tools_own = session.report_progress
+    tools_own, tools_own_notification = session.report_progress, session.send_progress_notification
     loop = event_loop()
     last = told = -1.0
 
@@ -215,7 +216,12 @@ def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) 
         last = told = max(last, progress)
         await tools_own(progress, total, message)
 
-    session.report_progress = noted
+    async def noted_notification(progress_token: str | int, progress: float, *args: Any, **kwargs: Any) -> None:
+        nonlocal last, told
+        last = told = max(last, progress)
+        await tools_own_notification(progress_token, progress, *args, **kwargs)
+
+    session.report_progress, session.send_progress_notification = noted, noted_notification
 
     async def send(fraction: float, text: str) -> None:
         nonlocal told
@@ -350,6 +356,12 @@ def was_registered(function: object) -> bool:
     return isinstance(function, FunctionType) and function in _registered
 
 
+def note_registered(function: object) -> None:
+    function = getattr(function, "__func__", function)
+    if isinstance(function, FunctionType):
+        _registered.add(function)
+
+
 def watch_registrations() -> None:
     """Notice from now on what the SDK tells nobody: which functions become tools, and which request is served.
 
@@ -358,9 +370,7 @@ def watch_registrations() -> None:
 
     def note(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tool = wrapped(*args, **kwargs)
-        function = getattr(tool.fn, "__func__", tool.fn)
-        if isinstance(function, FunctionType):
-            _registered.add(function)
+        note_registered(tool.fn)
         return tool
 
     def wrap(module: Any) -> None:

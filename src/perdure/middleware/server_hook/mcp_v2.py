@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mcp.server import Server
     from mcp.server.context import HandlerResult, ServerRequestContext
 
-__all__ = ["hook", "hook_every_server"]
+__all__ = ["Behind", "Hook", "hook", "hook_every_server", "put_into"]
 
 
 def hook(server: object, named: dict[str, ToolSettings]) -> None:
@@ -33,14 +33,18 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
     Raises:
         TypeError: `server` is no server of this SDK.
     """
-    lowlevel = lowlevel_server(server)
+    put_into(lowlevel_server(server), Hook, Behind(server), named)
+
+
+def put_into(lowlevel: "Server[Any]", kind: "type[Hook]", behind: "Behind", named: dict[str, ToolSettings]) -> None:
+    """Put a hook into `lowlevel`; if one is there, it learns of the tools that are `named` now."""
     for middleware in lowlevel.middleware:
-        if isinstance(middleware, _Hook):
+        if isinstance(middleware, Hook):
             middleware.persisted.named.update(named)
             return
     listing = followed(lowlevel)
     shown = listing.listing if listing is not None and isinstance(listing.listing, ShownTools) else None
-    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named, shown), lowlevel))
+    lowlevel.middleware.append(kind(PersistedServer(behind, named, shown), behind, lowlevel))
 
 
 def hook_every_server(made: Callable[[], None]) -> None:
@@ -69,7 +73,7 @@ def _hook_as_made(server: object, made: Callable[[], None]) -> None:
         # A server with tools has a low-level one, which was made first: that one's hook knows of no tools, and stands
         # around the seal.
         chain = lowlevel_server(server).middleware
-        chain[:] = [middleware for middleware in chain if not isinstance(middleware, _Hook)]
+        chain[:] = [middleware for middleware in chain if not isinstance(middleware, Hook)]
         hook(server, {})
         made()
     except Exception as error:  # noqa: BLE001 - the server runs all the same
@@ -80,9 +84,10 @@ def _hook_as_made(server: object, made: Callable[[], None]) -> None:
         )
 
 
-class _Hook:
-    def __init__(self, persisted: PersistedServer, lowlevel: "Server[Any]") -> None:
+class Hook:
+    def __init__(self, persisted: PersistedServer, behind: "Behind", lowlevel: "Server[Any]") -> None:
         self.persisted = persisted
+        self.behind = behind
         self._lowlevel = lowlevel
 
     async def __call__(
@@ -132,11 +137,15 @@ class _Hook:
         return dict(serialize_server_result("resources/read", request.protocol_version or "", wire))
 
 
-class _Behind:
+class Behind:
     """The server, as `PersistedServer` asks for it."""
 
     def __init__(self, server: object) -> None:
         self._server = server
+
+    @property
+    def lowlevel(self) -> "Server[Any]":
+        return lowlevel_server(self._server)
 
     def in_code(self, tool: str) -> ToolSettings | None:
         found = mcp_v2.tool_of_server(self._server, lambda function: persisted_handler_of(function) is not None, tool)
@@ -146,7 +155,7 @@ class _Behind:
     async def entries(self, request: IncomingRequest) -> dict[str, JsonObject]:
         from mcp_types import PaginatedRequestParams  # noqa: PLC0415
 
-        entry = lowlevel_server(self._server).get_request_handler("tools/list")
+        entry = self.lowlevel.get_request_handler("tools/list")
         found: dict[str, JsonObject] = {}
         cursor: str | None = None
         while entry is not None:
@@ -190,7 +199,10 @@ def lowlevel_server(server: object) -> "Server[Any]":
         return server._lowlevel_server
     if isinstance(server, Server):
         return server
-    raise TypeError(f"install() takes an MCPServer or a low-level Server of mcp 2.x, not {type(server).__name__}")
+    raise TypeError(
+        "install() takes an MCPServer or a low-level Server of mcp 2.x, or a FastMCP of fastmcp 4.x, not "
+        f"{type(server).__name__}"
+    )
 
 
 def _with_arguments(
