@@ -4,20 +4,16 @@ Every seam drives this same object. It never raises for a fault of the store: th
 fault is logged and named in the result.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Any, Generic, TypeVar, assert_never
+from dataclasses import replace
+from typing import Any
 
-from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreTimeout, StoreUnavailable
+from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreUnavailable
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
-from perdure.middleware.persistence.history import Conversation, History, HistoryState, in_conversation
-from perdure.middleware.persistence.threads import Lane, LaneFull
+from perdure.middleware.call_steps import CallSteps, Step, Waits
+from perdure.middleware.persistence.history import Conversation, History, HistoryState
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -33,40 +29,9 @@ from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_f
 from perdure.middleware.request_state import SEALED_BY_SDK, Binding, OpenTurn, is_envelope, opened, wrapped
 from perdure.middleware.result_ids import ResultIds
 from perdure.middleware.tool_schema import CONTINUATION_ID, satisfies, takes_continuation_id
-from perdure.settings import Announce, HistoryMode, Policy
+from perdure.settings import Acknowledge, Announce, HistoryMode, Policy
 
-__all__ = ["ActiveCall", "PersistedCall", "active_call", "fault_code", "within"]
-
-T = TypeVar("T")
-
-
-class _Lane(Enum):
-    """Whose threads do the work, and whose time it takes."""
-
-    STORE = "store"
-    FILES = "file store"
-    SPOOL = "spool"
-    """All that needs the local disk alone."""
-
-
-_REMEDIES = {
-    _Lane.STORE: "look at the store; the setting operation_timeout is that time, in seconds",
-    _Lane.FILES: "look at the file store; the setting file_timeout is that time, in seconds",
-    _Lane.SPOOL: "look at the disk of the data directory",
-}
-
-_SPOOL_SECONDS = 5.0
-"""What a turn may take to be written to the local disk."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step(Generic[T]):
-    """Work that may block, and what to do with what came of it."""
-
-    work: Callable[[], T]
-    then: Callable[[T], None]
-    failed: Callable[[Exception], None]
-    lane: _Lane = _Lane.STORE
+__all__ = ["PersistedCall", "fault_code"]
 
 
 class PersistedCall:
@@ -82,7 +47,7 @@ class PersistedCall:
         self._reading: Reading = read_call(request, policy, runtime.settings, self._engine.clock.now())
         self._turn: Turn = self._reading.turn
         self._redactor = redactor_for(policy.redact, policy.redact_patterns)
-        self._budget = runtime.settings.operation_timeout
+        self._steps = CallSteps(runtime, file_seconds=policy.file_timeout)
         self._arguments = self._turn.arguments if policy.strip_id else request.arguments
         self._own_ids = ResultIds.at(policy.id_path) if policy.id_path else None
         self._result: JsonObject | None = None
@@ -122,38 +87,38 @@ class PersistedCall:
     # ── before the body ──────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self) -> None:
-        self._take(self._begin_steps())
+        self._steps.take(self._begin_steps())
 
     async def begin_async(self) -> None:
-        await self._take_async(self._begin_steps())
+        await self._steps.take_async(self._begin_steps())
 
-    def _begin_steps(self) -> "Iterator[_Step[Any]]":
+    def _begin_steps(self) -> "Iterator[Step[Any]]":
         window = Window(self.policy.max_turns, self.policy.max_tokens)
-        begin = _Step(
+        begin = Step(
             work=lambda: self._engine.begin(self._turn, window, self._redactor),
             then=self._was_begun,
             failed=self._not_begun,
         )
         if is_envelope(self.request.request_state):
-            yield _Step(work=self._open_turn, then=self._go_on_with, failed=self._not_gone_on, lane=_Lane.SPOOL)
+            yield Step(work=self._open_turn, then=self._go_on_with, failed=self._not_gone_on, waits=Waits.DISK)
         yield begin
         if self._ended_on_an_earlier_leg:
             now = self._engine.clock.now()
             self._turn = replace(self._turn, id=new_turn_id(now), started_at=now, place=None)
             yield begin
         if self._may_be_deferred:
-            yield _Step(
+            yield Step(
                 work=lambda: self._deferred_with_history(window),
                 then=self._was_deferred,
                 failed=self._not_deferred,
-                lane=_Lane.SPOOL,
+                waits=Waits.DISK,
             )
         if self._files.are_named_in(self._turn.arguments):
-            yield _Step(
+            yield Step(
                 work=lambda: self._files.brought_back(self._arguments, self.request.input_schema),
                 then=self._was_brought_back,
                 failed=self._refuse,
-                lane=_Lane.FILES,
+                waits=Waits.FILES,
             )
 
     def _was_begun(self, begun: BegunTurn) -> None:
@@ -302,47 +267,50 @@ class PersistedCall:
         self._turn = self._turn.ended(outcome, self._engine.clock.now(), answer)
 
     def finish(self) -> None:
-        self._take(self._finish_steps())
+        self._steps.take(self._finish_steps())
 
     async def finish_async(self) -> None:
-        await self._take_async(self._finish_steps())
+        await self._steps.take_async(self._finish_steps())
 
-    def _finish_steps(self) -> "Iterator[_Step[Any]]":
+    def _finish_steps(self) -> "Iterator[Step[Any]]":
         if self._asks:
-            yield _Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, lane=_Lane.SPOOL)
+            yield Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, waits=Waits.DISK)
             return
         result = self._result
         if result is not None and self._files.might_be_named_in(result):
-            yield _Step(
+            yield Step(
                 work=lambda: self._files.keep(result),
                 then=lambda _: None,
                 failed=self._not_all_kept,
-                lane=_Lane.FILES,
+                waits=Waits.FILES,
             )
             if self._files.are_on_their_way and self._engine.spool is not None:
-                yield _Step(work=self._files.rescue, then=lambda _: None, failed=self._not_all_kept, lane=_Lane.SPOOL)
+                yield Step(work=self._files.rescue, then=lambda _: None, failed=self._not_all_kept, waits=Waits.DISK)
             self._were_kept(result)
         if self._turn.place is None:
             self._turn = replace(self._turn, deferred=True)
-        to_store: _Step[Any] = _Step(
+        to_store: Step[Any] = Step(
             work=lambda: self._engine.finish(self._turn, self._redactor),
             then=self._was_finished,
             failed=self._not_taken,
         )
         # A turn whose intent waits must not overtake those before it, and goes the same way.
-        if not self._intent_waits:
+        by_spool = self._intent_waits or (
+            self.policy.acknowledge is Acknowledge.SPOOL and self._engine.spool is not None
+        )
+        if not by_spool:
             yield to_store
-        if self._finished is None and self._may_be_deferred:
-            yield _Step(
+        if self._finished is None and (by_spool or self._may_be_deferred):
+            yield Step(
                 work=lambda: self._engine.defer(self._turn, self._redactor),
                 then=lambda _: self._was_spooled(),
                 failed=self._not_deferred,
-                lane=_Lane.SPOOL,
+                waits=Waits.DISK,
             )
-        if self._finished is None and not self._waits and self._intent_waits:
+        if self._finished is None and not self._waits and by_spool:
             yield to_store  # Out of its order is better than not at all.
         if self._finished is not None and self._files.are_to_be_signed:
-            yield _Step(work=self._files.sign, then=lambda _: None, failed=self._not_signed, lane=_Lane.FILES)
+            yield Step(work=self._files.sign, then=lambda _: None, failed=self._not_signed, waits=Waits.FILES)
 
     def _was_spooled(self) -> None:
         self._waits = True
@@ -481,74 +449,6 @@ class PersistedCall:
     def _key(self) -> bytes:
         return SEALED_BY_SDK if self.request.request_state_is_sealed else self._runtime.signing_key
 
-    # ── to the stores and back ───────────────────────────────────────────────────────────────────────────────
-
-    def _take(self, steps: "Iterator[_Step[Any]]") -> None:
-        for step in steps:
-            try:
-                if step.lane is not _Lane.STORE or self._engine.store.blocking:
-                    with self._in_time(step) as (lane, budget):
-                        result = lane.call(step.work, budget=budget)
-                else:
-                    result = step.work()
-                step.then(result)
-            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-                step.failed(error)
-
-    async def _take_async(self, steps: "Iterator[_Step[Any]]") -> None:
-        for step in steps:
-            try:
-                if step.lane is not _Lane.STORE or self._engine.store.blocking:
-                    with self._in_time(step) as (lane, budget):
-                        result = await lane.call_async(step.work, budget=budget)
-                else:
-                    result = step.work()
-                step.then(result)
-            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-                step.failed(error)
-
-    @contextmanager
-    def _in_time(self, step: "_Step[Any]") -> Iterator[tuple[Lane, float]]:
-        """The lane for `step`, and the seconds it has.
-
-        Raises:
-            StoreTimeout: Nothing is left, or it was used up.
-            StoreLeftAlone: The store failed so often that it is given some time.
-            StoreUnavailable: So many calls wait already that this one is not let in.
-        """
-        match step.lane:
-            case _Lane.STORE:
-                started = time.monotonic()
-                try:
-                    with self._runtime.breaker.watching(), _in_words(step.lane):
-                        if self._budget <= 0:
-                            raise TimeoutError
-                        yield self._runtime.lane, self._budget
-                finally:
-                    self._budget -= time.monotonic() - started
-            case _Lane.FILES:
-                with _in_words(step.lane):
-                    yield self._runtime.file_lane, self.policy.file_timeout + 1
-            case _Lane.SPOOL:
-                with _in_words(step.lane):
-                    yield self._runtime.spool_lane, _SPOOL_SECONDS
-            case lane:
-                assert_never(lane)
-
-
-@contextmanager
-def _in_words(lane: _Lane) -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise StoreTimeout(
-            f"The {lane.value} did not answer within the time it has in one call.", remedy=f"{_REMEDIES[lane]}."
-        ) from error
-    except LaneFull as error:
-        raise StoreUnavailable(
-            f"All threads wait for the {lane.value}, which does not answer.", remedy=f"{_REMEDIES[lane]}."
-        ) from error
-
 
 def _message(error: BaseException) -> str:
     try:
@@ -560,33 +460,3 @@ def _message(error: BaseException) -> str:
 def fault_code(fault: Exception) -> str:
     """What a client may know of a fault: its kind. Paths and addresses are for the operator's log."""
     return fault.code if isinstance(fault, PerdureError) else "internal_error"
-
-
-@dataclass(slots=True)
-class ActiveCall:
-    """The `tools/call` that is being served in this context, as the outermost seam sees it."""
-
-    key: object
-    """Something that is one and the same object during one request."""
-    tool: str
-    request: Any = None
-    """The SDK's own request context, for a handler that is not given one."""
-    call: PersistedCall | None = None
-    """Whoever persists the call leaves it here."""
-
-
-active_call: ContextVar[ActiveCall | None] = ContextVar("perdure_active_call", default=None)
-
-
-@contextmanager
-def within(active: ActiveCall) -> Iterator[None]:
-    """Everything inside is part of this call; `current_conversation()` tells its conversation if it is persisted."""
-    token = active_call.set(active)
-    try:
-        if active.call is None:
-            yield
-        else:
-            with in_conversation(active.call.conversation):
-                yield
-    finally:
-        active_call.reset(token)

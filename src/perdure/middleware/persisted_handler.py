@@ -12,10 +12,11 @@ import anyio.lowlevel
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
+from perdure.middleware.active_call import ActiveCall, active_call, within
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
 from perdure.middleware.lowlevel_values import schema_of, tool_name_of
-from perdure.middleware.persisted_call import ActiveCall, PersistedCall, active_call, within
+from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.history import History, current_conversation
 from perdure.middleware.persistence.wiring import runtime
 from perdure.middleware.sdk import sdk

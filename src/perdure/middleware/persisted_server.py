@@ -14,9 +14,10 @@ import anyio.lowlevel
 
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
+from perdure.middleware.active_call import ActiveCall, within
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller, ToolRequest, readers_of
-from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
+from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import Runtime, runtime
 from perdure.middleware.request_state import is_envelope

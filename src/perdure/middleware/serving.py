@@ -2,8 +2,9 @@
 
 from typing import Any, Protocol, TypeAlias
 
+from perdure.middleware.active_call import ActiveCall
 from perdure.middleware.lowlevel_values import announced_value, wire_of
-from perdure.middleware.persisted_call import ActiveCall, PersistedCall
+from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import RegisteredTool, sdk

@@ -72,7 +72,7 @@ class Runtime:
     lane: Lane = field(default_factory=lambda: Lane("store"))
     file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
     """Apart, so that large files hold up no acknowledgement."""
-    spool_lane: Lane = field(default_factory=lambda: Lane("spool", size=8))
+    disk_lane: Lane = field(default_factory=lambda: Lane("spool", size=8))
     """Apart, so that a store that hangs does not either."""
     watch: SettingsWatch | None = None
     """Of the file that the settings came from; None where they came from none."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import anyio.lowlevel
 
 from perdure.errors import StoreError
+from perdure.middleware.active_call import active_call
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
-from perdure.middleware.persisted_call import active_call
 from perdure.middleware.persisted_handler import persisted_handler_of
 from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import JsonObject
