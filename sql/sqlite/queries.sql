@@ -64,7 +64,7 @@ SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool
  ORDER BY q.id LIMIT :limit;
 
 -- list_conversations: newest first, from the one after the last seen
-SELECT user_id, continuation_id, last_place, created_at, updated_at, minted
+SELECT user_id, continuation_id, last_place, created_at, updated_at, minted, expires_at
   FROM chat_sessions
  WHERE (:user_id IS NULL OR user_id = :user_id)
    AND (:continuation_id IS NULL OR continuation_id = :continuation_id)

@@ -237,6 +237,31 @@ async def test_an_id_sent_to_a_class_based_tool_that_was_switched_off_does_not_r
     assert received[-1] == SENT
 
 
+@pytest.mark.parametrize("schema", [OPEN, CLOSED], ids=["open", "closed"])
+async def test_a_hook_that_knows_nothing_of_a_class_based_tool_leaves_its_conversation_whole(schema: Json) -> None:
+    received: list[Any] = []
+
+    class Inside:
+        @persisted
+        async def execute(self, arguments: dict[str, Any]) -> list[TextContent]:
+            received.append(arguments)
+            return [TextContent(type="text", text="said")]
+
+    async def list_tools(_context: Any, _params: Any) -> ListToolsResult:
+        return ListToolsResult(tools=[Tool(name="execute", input_schema=schema)])
+
+    async def call_tool(_context: Any, params: Any) -> CallToolResult:
+        return CallToolResult(content=await Inside().execute(params.arguments))
+
+    server = Server("lowlevel", on_list_tools=list_tools, on_call_tool=call_tool)
+    install(server)
+    for _ in range(2):
+        result = await called(server, "execute", SENT)
+    assert result["_meta"]["perdure/history"]["turns"] == 1
+    assert result["_meta"]["perdure/continuation-id"] == "mine"
+    assert received == [{"a": 1}, {"a": 1}]
+
+
 # ── who is told ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -228,12 +228,16 @@ class PersistedHandler:
         if not policy.enabled:
             return None
         self._was_on = True
+        arguments = dict(sent)
+        if here is not None and CONTINUATION_ID in (params.get("arguments") or {}):
+            # A hook that does not know of us takes it for one that the tool would refuse.
+            arguments.setdefault(CONTINUATION_ID, params["arguments"][CONTINUATION_ID])
         schema = schema_of(owner)
         call = PersistedCall(
             now,
             ToolRequest(
                 tool=name,
-                arguments=dict(sent),
+                arguments=arguments,
                 meta=params.get("_meta") or {},
                 # A server that was made before perdure was imported shows us no request: then it may be anybody's.
                 caller=sdk.caller_of(request) if request is not None else Caller(remote=True),
@@ -264,7 +268,11 @@ class PersistedHandler:
         if request is None or (active is not None and active.key is request.key and active.call is not None):
             return args, kwargs  # Called from Python, or from the body of a tool.
         owner = getattr(self.handler, "__self__", args[0] if len(args) > 1 else None)
-        if not is_stray_id(schema_of(owner), was_on=self._was_on):
+        try:
+            if not is_stray_id(schema_of(owner), was_on=self._was_on):
+                return args, kwargs
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            runtime().say("call.not_understood", error)
             return args, kwargs
         stripped = {name: value for name, value in dict(sent or {}).items() if name != CONTINUATION_ID}
         return (args, {**kwargs, "arguments": stripped}) if "arguments" in kwargs else ((*args[:-1], stripped), kwargs)

@@ -109,7 +109,7 @@ class PersistedServer:
         if in_code is not None or not policy.enabled:
             # A decorator inside, if there is one, persists the call and leaves it here to be announced.
             with within(active):
-                result = await proceed(await self._without_stray_id(name, request) if in_code is None else None)
+                result = await proceed(await self._without_stray_id(name, request, policy) if in_code is None else None)
             return result if active.call is None else active.call.announce(self._server.wire(result))
         entry = await self._entry(name, request)
         if entry is None:
@@ -219,13 +219,13 @@ class PersistedServer:
         if len(self._were_on) < _MOST_TOOLS:
             self._were_on.add(tool)
 
-    async def _without_stray_id(self, name: str, request: IncomingRequest) -> JsonObject | None:
+    async def _without_stray_id(self, name: str, request: IncomingRequest, policy: Policy) -> JsonObject | None:
         """The arguments for a tool that is switched off: less an id that it would not know. None: as they are."""
         arguments = request.params.get("arguments")
         if not arguments or CONTINUATION_ID not in arguments or not runtime().settings.enabled:
             return None
         schema = (await self._entry(name, request) or {}).get("inputSchema")
-        if not is_stray_id(schema, was_on=name in self._were_on):
+        if not policy.strip_id and not is_stray_id(schema, was_on=name in self._were_on):
             return None
         return {argument: value for argument, value in arguments.items() if argument != CONTINUATION_ID}
 

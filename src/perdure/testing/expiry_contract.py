@@ -52,6 +52,13 @@ class ExpiryContract(StoreBench):
         self.clock.advance(_MOMENT)
         assert self.prompts() == []
 
+    def test_a_list_tells_when_each_conversation_ends(self) -> None:
+        self._expiring("ends", expire_after=_DAY)
+        self.tell("stays", continuation_id="elsewhere")
+        found = {line.continuation_id: line.expires_at for line in self.store.conversations(self.principal)}
+        assert found == {self.id: self.clock.now() + _DAY, "elsewhere": None}
+        assert [line.expires_at for line in self.store.conversations(None, self.id)] == [self.clock.now() + _DAY]
+
     def test_a_conversation_without_an_end_is_given_one_by_the_first_turn_that_says_so(self) -> None:
         self.tell("for ever")
         self._expiring("not any more", expire_after=_DAY)

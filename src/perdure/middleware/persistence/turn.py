@@ -191,6 +191,8 @@ class ConversationSummary:
     """When its newest turn began."""
     minted: bool = False
     """Whether perdure made the id; if not, a client chose it."""
+    expires_at: datetime | None = None
+    """From when on it is as if it had never been. None: never."""
 
 
 def new_turn_id(now: datetime) -> str:

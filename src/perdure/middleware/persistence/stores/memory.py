@@ -168,6 +168,7 @@ class MemoryStore:
                 outcome=Outcome.RUNNING,
                 answer=None,
                 ended_at=None,
+                expire_after=None,
                 tokens=0,
             )
         )
@@ -237,6 +238,7 @@ class _Conversation:
             created_at=self.created_at,
             updated_at=self.updated_at,
             minted=self.minted,
+            expires_at=self.expires_at,
         )
 
 

@@ -125,7 +125,7 @@ class SqlFunctionStore:
     ) -> list[ConversationSummary]:
         before_at, before_user, before_id = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
         lines = self._read(
-            "list_conversations",
+            "list_conversations_with_ends",
             "conversations",
             user_id=principal,
             continuation_id=continuation_id,
@@ -268,6 +268,7 @@ def _summary(line: JsonObject) -> ConversationSummary:
         created_at=_time(line["created_at"]),
         updated_at=_time(line["updated_at"]),
         minted=line["minted"],
+        expires_at=_time(line["expires_at"]) if line["expires_at"] else None,
     )
 
 

@@ -289,6 +289,7 @@ def _summary(row: sqlite3.Row) -> ConversationSummary:
         created_at=datetime.fromisoformat(row["created_at"]),
         updated_at=datetime.fromisoformat(row["updated_at"]),
         minted=bool(row["minted"]),
+        expires_at=datetime.fromisoformat(row["expires_at"]) if row["expires_at"] else None,
     )
 
 
