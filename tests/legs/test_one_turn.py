@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from perdure import Outcome, install, persisted
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.turn import FinishedTurn, Turn
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.middleware.request_state import STAYS_OPEN
 from perdure.settings import ToolSettings
@@ -257,6 +258,41 @@ async def test_with_the_store_away_on_one_leg_the_call_is_one_turn_all_the_same(
         [turn] = kept(runtime)
         assert (turn.outcome, turn.place) == (Outcome.ANSWERED, 1)
         assert announced_id(result) == turn.continuation_id
+
+
+@every_way
+async def test_a_history_that_cannot_be_read_on_a_later_leg_is_unavailable_and_never_empty(
+    make: Make, activate: Activate
+) -> None:
+    """Though only the first leg named the conversation."""
+    store = FaultyStore(_Noting())
+    runtime = activate(store)
+    async with Client(make(Booking(questions=1))) as client:
+        await book_with(client)("plain", continuation_id="mine")
+        first = await client.session.call_tool(
+            "book", {"prompt": "trip"}, meta={"perdure/continuation-id": "mine"}, allow_input_required=True
+        )
+        store.fail("begin")
+        result = await book_with(client)(state=wire(first)["requestState"], text="yes")
+    assert result["_meta"]["perdure/history"]["state"] == "unavailable"
+    assert result["_meta"]["perdure/persisted"] is True
+    assert announced_id(result) == "mine"
+    assert [turn.prompt for turn in kept(runtime)] == ["plain", "trip"]
+    assert isinstance(store.inner, _Noting)
+    # It has its place from the first leg: for no store is it one that comes late.
+    assert [(turn.place, turn.deferred) for turn in store.inner.finished] == [(1, False), (2, False)]
+
+
+class _Noting(MemoryStore):
+    """Notes how the turns come that are finished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finished: list[Turn] = []
+
+    def finish(self, turn: Turn) -> FinishedTurn:
+        self.finished.append(turn)
+        return super().finish(turn)
 
 
 # ── whose envelope ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -52,6 +52,7 @@ __all__ = [
     "tool_of_server",
     "was_registered",
     "watch_registrations",
+    "with_arguments_at_the_handler",
     "with_own_state",
     "with_request_state",
 ]
@@ -318,6 +319,21 @@ def with_own_state(ctx: "ServerRequestContext[Any, Any]") -> "ServerRequestConte
     return replace(ctx, params=params if own is None else {**params, "requestState": own})
 
 
+_given: ContextVar[tuple[object, JsonObject] | None] = ContextVar("perdure_given", default=None)
+"""A request's session, and the arguments that its handler gets in place of the client's."""
+
+
+async def with_arguments_at_the_handler(
+    ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject | None, call_next: Callable[[Any], Awaitable[Any]]
+) -> Any:
+    """What `call_next` answers, the tool being given `arguments`, and all that stands before it the client's own."""
+    token = _given.set(None if arguments is None else (ctx.session, arguments))
+    try:
+        return await call_next(ctx)
+    finally:
+        _given.reset(token)
+
+
 def seals_request_state(middleware: object) -> bool:
     from mcp.server.request_state import RequestStateBoundary  # noqa: PLC0415
 
@@ -325,12 +341,17 @@ def seals_request_state(middleware: object) -> bool:
 
 
 def _taking_out(server: Any, entry: Any) -> Any:
-    """The way to the handler of tool calls, which takes our envelope off and keeps it for a decorator further in.
+    """The way to the handler of tool calls: takes our envelope off, and keeps it for a decorator further in.
 
-    Innermost, so that no middleware stands between, wherever in the chain it was put.
+    And gives the handler the arguments that a hook around a seal has for it. Innermost, so that no middleware stands
+    between, wherever in the chain it was put.
     """
 
     async def handler(ctx: Any, params: Any) -> Any:
+        given = _given.get()
+        if given is not None and given[0] is ctx.session:
+            ctx = replace(ctx, params={**(ctx.params or {}), "arguments": given[1]})
+            params = params.model_copy(update={"arguments": given[1]})
         envelope = params.request_state
         token = _taken_out.set(_TakenOut(ctx.session, envelope, any(map(seals_request_state, server.middleware))))
         try:

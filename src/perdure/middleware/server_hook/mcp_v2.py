@@ -102,8 +102,9 @@ class Hook:
                 request = replace(mcp_v2.incoming(ctx), request_state_is_sealed=self._stands_within_the_seal())
 
                 def proceed(arguments: JsonObject | None, *, opened: bool = False) -> "Awaitable[HandlerResult]":
-                    given = mcp_v2.with_own_state(ctx) if opened or self._stands_around_the_seal() else ctx
-                    return call_next(_with_arguments(given, arguments))
+                    if self._stands_around_the_seal():
+                        return mcp_v2.with_arguments_at_the_handler(mcp_v2.with_own_state(ctx), arguments, call_next)
+                    return call_next(_with_arguments(mcp_v2.with_own_state(ctx) if opened else ctx, arguments))
 
                 return cast("HandlerResult", await self.persisted.call(request, proceed))
             case "tools/list":
@@ -120,7 +121,7 @@ class Hook:
         return any(map(mcp_v2.seals_request_state, outer))
 
     def _stands_around_the_seal(self) -> bool:
-        """A seal further in would refuse an envelope of ours."""
+        """A seal further in refuses what it has not made itself, and other arguments than on the leg before."""
         inner = dropwhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
         return any(map(mcp_v2.seals_request_state, inner))
 
