@@ -173,7 +173,6 @@ class RegisteredTool:
     def __init__(self, running: _Running, name: str) -> None:
         self._tool = running.tool
         self._filled_in = {name: running.arguments[name] for name in running.hidden if name in running.arguments}
-        self._is_exact = False
         self.name = name
         self.input_schema: Mapping[str, Any] = running.tool.parameters
         self.output_schema: Mapping[str, Any] | None = running.shown.output_schema
@@ -203,13 +202,12 @@ class RegisteredTool:
         Raises:
             Exception: As fastmcp itself will when it is given this value.
         """
-        from mcp_types import CallToolResult, InputRequiredResult  # noqa: PLC0415
+        from mcp_types import InputRequiredResult  # noqa: PLC0415
 
         if isinstance(value, InputRequiredResult):
             return None
         if inspect.isawaitable(value) or inspect.isasyncgen(value):
             raise TypeError(f"the handler returned {type(value).__name__}, whose answer comes after perdure has looked")
-        self._is_exact = isinstance(value, CallToolResult)
         return mcp_v2.to_wire(_result(self._tool.convert_result(list(value) if inspect.isgenerator(value) else value)))
 
     def answering(self, wire: JsonObject) -> "ToolResult":
@@ -217,9 +215,7 @@ class RegisteredTool:
         from fastmcp.tools.base import ToolResult  # noqa: PLC0415
 
         result = mcp_v2.result_from_wire(wire)
-        if self._is_exact:
-            return ToolResult.from_mcp_result(result)
-        # In this form fastmcp's middleware may change it, as it may change what comes from any function.
+        # Not from_mcp_result: in this form fastmcp's middleware can change it, as it changes what functions return.
         return ToolResult(result.content, result.structured_content, result.meta, bool(result.is_error))
 
     def error(self, error: Exception) -> Exception:
