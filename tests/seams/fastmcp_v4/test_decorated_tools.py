@@ -16,6 +16,7 @@ import fastmcp
 import pytest
 from conftest import Activate
 from fastmcp import Client, Context, FastMCP
+from fastmcp.dependencies import Depends
 from fastmcp.exceptions import ToolError
 from fastmcp.server.middleware import Middleware
 from fastmcp.tools import ToolResult
@@ -283,7 +284,12 @@ async def test_a_handler_that_is_called_from_python_is_the_bare_function(runtime
 
 async def test_a_tool_that_its_server_is_told_to_call_is_kept_without_a_client(runtime: Runtime) -> None:
     mcp = FastMCP("direct")
-    mcp.tool(persisted(_echo), name="chat")
+
+    @mcp.tool
+    @persisted
+    async def chat(text: str, ctx: Context, words: list[str] = Depends(list)) -> str:  # noqa: B008
+        return f"{ctx.fastmcp.name} {text}"
+
     result = await mcp.call_tool("chat", {"text": "a"})
     assert (result.meta or {})["perdure/persisted"] is True
     assert [(turn.tool, turn.arguments) for turn in kept(runtime)] == [("chat", {"text": "a"})]

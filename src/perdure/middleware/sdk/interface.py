@@ -21,7 +21,7 @@ class IncomingRequest:
     """As on the wire."""
     protocol_version: str | None
     native: Any
-    """What the SDK itself calls the request."""
+    """What the SDK itself calls the request. None where none came: the server was told from Python to call a tool."""
 
 
 class RegisteredTool(Protocol):
@@ -87,8 +87,8 @@ class Sdk(Protocol):
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def context_types(self) -> tuple[type, ...]:
-        """The classes by whose annotation the SDK recognises a parameter that takes the request."""
+    def context_type(self) -> type:
+        """The class by whose annotation the SDK recognises a parameter that takes the request."""
         ...
 
     def request_of(self, context: object) -> IncomingRequest | None:
