@@ -3,13 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test test-supabase soak-4 soak-uploads check bench lock format clean
+.PHONY: demo test matrix test-supabase soak-4 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests.
+test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	.venv/mcp1/bin/python -m pytest -n 2 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+
+# Each is an environment of its own, with a lock in requirements/; the newest first.
+SDKS := mcp1 mcp1-lowest fastmcp4
+
+matrix: .venv/dev.stamp $(SDKS:%=.venv/%.stamp)  ## The seam suite with every SDK; its result is the table in docs/sdks.md.
+	@mkdir -p .venv/seams
+	-$(BIN)/python -m pytest -q -n 2 tests/seams/suite --junitxml=.venv/seams/dev.xml
+	-for sdk in $(SDKS); do .venv/$$sdk/bin/python -m pytest -q -n 2 tests/seams/suite --junitxml=.venv/seams/$$sdk.xml; done
+	.venv/fastmcp4/bin/python -m pytest -q -n 2 tests/seams/fastmcp_v4
+	cd tests && ../$(BIN)/python -m seams.matrix $(patsubst %,../.venv/seams/%.xml,dev $(SDKS))
 
 test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY, SUPABASE_DB_URL.
 	@test -n "$$SUPABASE_URL" -a -n "$$SUPABASE_KEY" -a -n "$$SUPABASE_ANON_KEY" -a -n "$$SUPABASE_DB_URL" || { echo "Set SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY and SUPABASE_DB_URL to those of a project for tests: it is migrated, and written to."; exit 1; }
@@ -24,10 +35,11 @@ soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
 	$(BIN)/python tests/soak/supabase_replies.py
 
-check: .venv/dev.stamp  ## Style, types, floors.
+check: .venv/dev.stamp .venv/mcp1.stamp  ## Style, types, floors.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/server_hook/mcp_v1.py
 	$(BIN)/lint-imports --no-cache
 
 bench: .venv/dev.stamp  ## What perdure adds to a call, beside a bare floor in the same run.
@@ -42,6 +54,8 @@ lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group build -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --all-extras -c requirements/runtime.txt pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --extra postgres -c requirements/dev.txt pyproject.toml --group build -o requirements/server.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group mcp1 -o requirements/mcp1.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade --resolution lowest-direct pyproject.toml --group mcp1 -o requirements/mcp1-lowest.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 -c requirements/dev.txt pyproject.toml --group fastmcp4 -o requirements/fastmcp4.txt
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 	cd tests/proxy/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
@@ -56,12 +70,12 @@ lock: .venv/dev.stamp
 	@$(PIP) install -q --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# The seam suite beside fastmcp 4, which is no dependency of ours. --no-deps, since pip knows no hash for the extra pydantic[email].
-.venv/fastmcp4.stamp: requirements/fastmcp4.txt pyproject.toml .venv/runtime.stamp
-	@test -x .venv/fastmcp4/bin/python || $(PYTHON) -m venv .venv/fastmcp4
-	@.venv/fastmcp4/bin/python -m pip --disable-pip-version-check --no-input install -q --require-hashes --no-deps -r requirements/fastmcp4.txt
-	@.venv/fastmcp4/bin/python -m pip --disable-pip-version-check --no-input install -q -e . --no-deps --no-build-isolation
-	@.venv/fastmcp4/bin/python -m pip check
+# --no-deps: a lock has all of them, and pip knows no hash for what an extra such as httpx[http2] asks for.
+$(SDKS:%=.venv/%.stamp): .venv/%.stamp: requirements/%.txt pyproject.toml .venv/runtime.stamp
+	@test -x .venv/$*/bin/python || $(PYTHON) -m venv .venv/$*
+	@.venv/$*/bin/python -m pip --disable-pip-version-check --no-input install -q --no-deps --require-hashes -r $<
+	@.venv/$*/bin/python -m pip --disable-pip-version-check --no-input install -q -e . --no-deps --no-build-isolation
+	@.venv/$*/bin/python -m pip --disable-pip-version-check check
 	@touch $@
 
 # Debian's PgBouncer, unpacked here: nothing on the machine changes.

@@ -4,9 +4,7 @@ SDKs make a tool's schema from the signature and the annotations of a function. 
 handler's own, with the continuation id added unless it is there, and without the parameter that takes the history.
 """
 
-import functools
 import inspect
-import operator
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -47,9 +45,7 @@ class HandlerSignature:
         return (self.arguments or {}).get(argument, argument) if argument is not None else None
 
 
-def read_signature(
-    handler: Callable[..., Any], context_types: tuple[type, ...], *, adds: bool = True
-) -> HandlerSignature:
+def read_signature(handler: Callable[..., Any], context_type: type, *, adds: bool = True) -> HandlerSignature:
     """`adds=False` shows no continuation id and takes no context: for a process in which perdure is switched off.
 
     Raises:
@@ -61,14 +57,14 @@ def read_signature(
         # An annotation names what is not there yet, as often in a class body. It will be when the SDK asks.
         signature = inspect.signature(handler)
         known = [_evaluated(parameter, handler) for parameter in signature.parameters.values()]
-        read = _read(signature.replace(parameters=known), context_types, adds)
-        return replace(read, shown=_LateSignature.of(handler, context_types, adds))
-    return _read(signature, context_types, adds)
+        read = _read(signature.replace(parameters=known), context_type, adds)
+        return replace(read, shown=_LateSignature.of(handler, context_type, adds))
+    return _read(signature, context_type, adds)
 
 
-def _read(signature: inspect.Signature, context_types: tuple[type, ...], adds: bool) -> HandlerSignature:
+def _read(signature: inspect.Signature, context_type: type, adds: bool) -> HandlerSignature:
     own = signature.parameters
-    context = _first(own, context_types)
+    context = _first(own, context_type)
     history = _first(own, History)
     if adds:
         signature = signature.replace(
@@ -76,7 +72,7 @@ def _read(signature: inspect.Signature, context_types: tuple[type, ...], adds: b
         )
         own = signature.parameters
     arguments = {_wire_name(own[name]): name for name in own if name not in (context, history, "self", "cls")}
-    added = _added(arguments, context_types, context is None) if adds else []
+    added = _added(arguments, context_type, context is None) if adds else []
     annotations = {
         name: parameter.annotation
         for name, parameter in own.items()
@@ -109,14 +105,14 @@ def _evaluated(parameter: inspect.Parameter, handler: Callable[..., Any]) -> ins
     return parameter.replace(annotation=annotation)
 
 
-def _added(arguments: Collection[str], context_types: tuple[type, ...], needs_context: bool) -> list[inspect.Parameter]:
+def _added(arguments: Collection[str], context_type: type, needs_context: bool) -> list[inspect.Parameter]:
     added = []
     if CONTINUATION_ID not in arguments:
         # Any value passes: an id that cannot be used starts a new conversation, it does not fail the call.
         annotation: Any = Annotated[str, PlainValidator(lambda value: value), WithJsonSchema(continuation_id_schema())]
         added.append(_keyword(CONTINUATION_ID, annotation))
     if needs_context:
-        added.append(_keyword(CONTEXT_PARAMETER, functools.reduce(operator.or_, context_types)))
+        added.append(_keyword(CONTEXT_PARAMETER, context_type))
     return added
 
 
@@ -164,11 +160,11 @@ def _takes_anything(own: Mapping[str, inspect.Parameter]) -> bool:
     return _takes_arguments(own) or any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
 
 
-def _first(parameters: Mapping[str, inspect.Parameter], wanted: type | tuple[type, ...]) -> str | None:
+def _first(parameters: Mapping[str, inspect.Parameter], wanted: type) -> str | None:
     return next((name for name, parameter in parameters.items() if _mentions(parameter.annotation, wanted)), None)
 
 
-def _mentions(annotation: Any, wanted: type | tuple[type, ...]) -> bool:
+def _mentions(annotation: Any, wanted: type) -> bool:
     """Whether `annotation` is `wanted`, possibly annotated, optional or with parameters of its own."""
     origin = typing.get_origin(annotation)
     if origin is None:
@@ -192,22 +188,22 @@ def _takes_arguments(parameters: Mapping[str, inspect.Parameter]) -> bool:
 class _LateSignature(inspect.Signature):
     """A signature whose annotations are evaluated when somebody looks."""
 
-    __slots__ = ("_adds", "_context_types", "_handler")
+    __slots__ = ("_adds", "_context_type", "_handler")
 
     _handler: Callable[..., Any]
-    _context_types: tuple[type, ...]
+    _context_type: type
     _adds: bool
 
     @classmethod
-    def of(cls, handler: Callable[..., Any], context_types: tuple[type, ...], adds: bool) -> "_LateSignature":
+    def of(cls, handler: Callable[..., Any], context_type: type, adds: bool) -> "_LateSignature":
         late = cls()
         late._handler = handler
-        late._context_types = context_types
+        late._context_type = context_type
         late._adds = adds
         return late
 
     def _evaluate(self) -> inspect.Signature:
-        return _read(inspect.signature(self._handler, eval_str=True), self._context_types, self._adds).shown
+        return _read(inspect.signature(self._handler, eval_str=True), self._context_type, self._adds).shown
 
     @property
     def parameters(self) -> "types.MappingProxyType[str, inspect.Parameter]":

@@ -57,7 +57,7 @@ class PersistedHandler:
     def __init__(self, handler: Callable[..., Any], in_code: ToolSettings, *, switched_on: bool = True) -> None:
         self.handler = handler
         self.in_code = in_code
-        self.signature: HandlerSignature = read_signature(handler, sdk.context_types(), adds=switched_on)
+        self.signature: HandlerSignature = read_signature(handler, sdk.context_type(), adds=switched_on)
         self._switched_on = switched_on
         self._warned = False
         self._was_on = False

@@ -1,12 +1,14 @@
 """`@persisted` below `@mcp.tool` of fastmcp."""
 
 import inspect
+import itertools
 import json
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -14,6 +16,7 @@ import fastmcp
 import pytest
 from conftest import Activate
 from fastmcp import Client, Context, FastMCP
+from fastmcp.dependencies import Depends
 from fastmcp.exceptions import ToolError
 from fastmcp.server.middleware import Middleware
 from fastmcp.tools import ToolResult
@@ -25,6 +28,7 @@ from seams.fastmcp_v4.fastmcp_shapes import SHAPES, Persist, Shape, bare
 from seams.fastmcp_v4.fastmcp_wire import Json, authenticated, called, listed, wire
 
 from perdure import DecoratorError, History, Outcome, current_conversation, persisted
+from perdure.middleware import call_files
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.middleware.tool_schema import continuation_id_schema
 from perdure.settings import ToolSettings
@@ -280,7 +284,12 @@ async def test_a_handler_that_is_called_from_python_is_the_bare_function(runtime
 
 async def test_a_tool_that_its_server_is_told_to_call_is_kept_without_a_client(runtime: Runtime) -> None:
     mcp = FastMCP("direct")
-    mcp.tool(persisted(_echo), name="chat")
+
+    @mcp.tool
+    @persisted
+    async def chat(text: str, ctx: Context, words: list[str] = Depends(list)) -> str:  # noqa: B008
+        return f"{ctx.fastmcp.name} {text}"
+
     result = await mcp.call_tool("chat", {"text": "a"})
     assert (result.meta or {})["perdure/persisted"] is True
     assert [(turn.tool, turn.arguments) for turn in kept(runtime)] == [("chat", {"text": "a"})]
@@ -355,6 +364,33 @@ async def test_a_file_goes_out_as_a_storage_uri_and_comes_back_as_a_path(runtime
     missing = await called(mcp, "read", {"prompt": "?", "path": uri + "-gone"})
     assert missing["isError"] is True
     assert uri + "-gone" in text_of(missing)  # in words, though this server masks what its tools raise
+
+
+async def test_progress_on_a_large_file_goes_on_where_the_tool_itself_left_off(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()  # a second passes with every look at the clock, so that every piece is reported
+    monkeypatch.setattr(call_files, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    mcp = FastMCP("working")
+    told: list[float] = []
+
+    @mcp.tool
+    @persisted
+    async def write(ctx: Context) -> str:
+        path = tmp_path / "large.bin"
+        path.write_bytes(b"x" * 12_000_000)
+        await ctx.report_progress(50, 100)
+        return str(path)
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
+
+    async with Client(mcp) as client:
+        await client.call_tool("write", {}, progress_handler=note)
+        await anyio.wait_all_tasks_blocked()
+    assert told[0] == 50
+    assert len(told) > 5
+    assert all(before < after for before, after in itertools.pairwise(told))
 
 
 # ── where the decorator stands ───────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -52,7 +53,8 @@ class _Kit:
 
 
 class _FastMCP:
-    name = "fastmcp"
+    sdk = f"fastmcp {version('fastmcp')}"
+    name = "FastMCP"
     decorates = True
     kit = _Kit
     limits: Mapping[Limit, str] = {

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -65,6 +66,7 @@ class _Kit:
 
 
 class _Sdk:
+    sdk = f"mcp {version('mcp')}"
     kit = _Kit
     limits: Mapping[Limit, str] = {
         Limit.NO_PROTOCOL_ERROR: "the SDK makes a result of whatever a tool raises",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -53,6 +54,7 @@ class _Kit:
 
 
 class _Sdk:
+    sdk = f"mcp {version('mcp')}"
     kit = _Kit
     limits: Mapping[Limit, str] = {}
     limits_when_decorated: Mapping[Limit, str] = {Limit.NO_RESOURCES: "a decorator answers for its tool alone"}

@@ -124,6 +124,8 @@ class CallRefused(Exception):
 class ServerKind(Protocol):
     """A server class of an SDK."""
 
+    sdk: str
+    """Its name and version."""
     name: str
     decorates: bool
     """Whether it is the functions of a toolbox that are decorated; else what calls them is."""

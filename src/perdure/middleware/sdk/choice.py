@@ -10,6 +10,7 @@ from perdure.middleware.sdk import fastmcp_v4, mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest, RegisteredTool
 from perdure.middleware.sdk.mcp_v2 import (
     caller_of,
+    context_type,
     current_request,
     event_loop,
     is_block,
@@ -27,7 +28,7 @@ from perdure.middleware.sdk.mcp_v2 import (
 
 __all__ = [
     "caller_of",
-    "context_types",
+    "context_type",
     "current_request",
     "event_loop",
     "is_block",
@@ -51,10 +52,6 @@ __all__ = [
 def watch_registrations() -> None:
     mcp_v2.watch_registrations()
     fastmcp_v4.watch_registrations()
-
-
-def context_types() -> tuple[type, ...]:
-    return (*mcp_v2.context_types(), *fastmcp_v4.context_types())
 
 
 def is_of_fastmcp(server: object) -> bool:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RegisteredTool",
-    "context_types",
     "function_behind",
     "is_context",
     "is_server",
@@ -44,36 +43,39 @@ __all__ = [
 ]
 
 
-def context_types() -> tuple[type, ...]:
-    """fastmcp's own, if this process has it."""
-    found = getattr(sys.modules.get("fastmcp.server.context"), "Context", None)
-    return () if found is None else (found,)
-
-
 def is_context(value: object) -> bool:
-    return isinstance(value, context_types())
+    return _is_of(value, "fastmcp.server.context", "Context")
 
 
 def is_server(value: object) -> bool:
     """Whether `value` is a `FastMCP` object, or the low-level server within one."""
-    modules = (("fastmcp.server.server", "FastMCP"), ("fastmcp.server.low_level", "LowLevelServer"))
-    classes = [getattr(sys.modules.get(module), name, None) for module, name in modules]
-    return isinstance(value, tuple(found for found in classes if found is not None))
+    return _is_of(value, "fastmcp.server.server", "FastMCP") or _is_of(
+        value, "fastmcp.server.low_level", "LowLevelServer"
+    )
+
+
+def _is_of(value: object, module: str, name: str) -> bool:
+    """Whether `value` is of that class, which nobody has imported if this process has no such module."""
+    found = getattr(sys.modules.get(module), name, None)
+    return found is not None and isinstance(value, found)
 
 
 def request_of(context: "Context") -> IncomingRequest | None:
-    """The request behind a context, its arguments by the names that the running tool has for them; None outside of one.
+    """The request behind a context, its arguments by the names that the running tool has for them.
 
     A transformed tool shows clients other names, and fills in values that no client sends and no record should hold.
+    Where the server itself was told to call a tool, there is no request but what it was told.
     """
-    found = context.request_context
-    if found is None:
+    running, found = _running.get(), context.request_context
+    if found is not None and (running is None or not running.is_transformed):
+        return mcp_v2.incoming(found._srctx)
+    if running is None:
         return None
-    request = mcp_v2.incoming(found._srctx)
-    running = _running.get()
-    if running is None or not running.is_transformed:
-        return request
     arguments = {name: value for name, value in running.arguments.items() if name not in running.hidden}
+    if found is None:
+        told = {"name": running.shown.name, "arguments": arguments}
+        return IncomingRequest(context, told, protocol_version=None, native=None)
+    request = mcp_v2.incoming(found._srctx)
     return replace(request, params={**request.params, "arguments": arguments})
 
 
@@ -173,7 +175,6 @@ class RegisteredTool:
     def __init__(self, running: _Running, name: str) -> None:
         self._tool = running.tool
         self._filled_in = {name: running.arguments[name] for name in running.hidden if name in running.arguments}
-        self._is_exact = False
         self.name = name
         self.input_schema: Mapping[str, Any] = running.tool.parameters
         self.output_schema: Mapping[str, Any] | None = running.shown.output_schema
@@ -203,13 +204,12 @@ class RegisteredTool:
         Raises:
             Exception: As fastmcp itself will when it is given this value.
         """
-        from mcp_types import CallToolResult, InputRequiredResult  # noqa: PLC0415
+        from mcp_types import InputRequiredResult  # noqa: PLC0415
 
         if isinstance(value, InputRequiredResult):
             return None
         if inspect.isawaitable(value) or inspect.isasyncgen(value):
             raise TypeError(f"the handler returned {type(value).__name__}, whose answer comes after perdure has looked")
-        self._is_exact = isinstance(value, CallToolResult)
         return mcp_v2.to_wire(_result(self._tool.convert_result(list(value) if inspect.isgenerator(value) else value)))
 
     def answering(self, wire: JsonObject) -> "ToolResult":
@@ -217,9 +217,7 @@ class RegisteredTool:
         from fastmcp.tools.base import ToolResult  # noqa: PLC0415
 
         result = mcp_v2.result_from_wire(wire)
-        if self._is_exact:
-            return ToolResult.from_mcp_result(result)
-        # In this form fastmcp's middleware may change it, as it may change what comes from any function.
+        # Not from_mcp_result: in this form fastmcp's middleware can change it, as it changes what functions return.
         return ToolResult(result.content, result.structured_content, result.meta, bool(result.is_error))
 
     def error(self, error: Exception) -> Exception:

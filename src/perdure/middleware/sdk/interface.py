@@ -21,7 +21,7 @@ class IncomingRequest:
     """As on the wire."""
     protocol_version: str | None
     native: Any
-    """What the SDK itself calls the request."""
+    """What the SDK itself calls the request. None where none came: the server was told from Python to call a tool."""
     request_state: str | None = None
     """With which the client answers a question of an earlier leg; ours may be around the tool's own."""
     request_state_is_sealed: bool = False
@@ -91,8 +91,8 @@ class Sdk(Protocol):
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def context_types(self) -> tuple[type, ...]:
-        """The classes by whose annotation the SDK recognises a parameter that takes the request."""
+    def context_type(self) -> type:
+        """The class by whose annotation the SDK recognises a parameter that takes the request."""
         ...
 
     def request_of(self, context: object) -> IncomingRequest | None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RegisteredTool",
     "caller_of",
-    "context_types",
+    "context_type",
     "current_request",
     "event_loop",
     "incoming",
@@ -55,11 +55,11 @@ __all__ = [
 ]
 
 
-def context_types() -> tuple[type, ...]:
+def context_type() -> type:
     """The class by whose annotation the SDK recognises a parameter that takes the request."""
     from mcp.server.fastmcp import Context  # noqa: PLC0415 - a server has it imported; a bare `import perdure` need not
 
-    return (Context,)
+    return Context
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────

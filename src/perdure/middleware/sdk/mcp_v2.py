@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RegisteredTool",
     "caller_of",
-    "context_types",
+    "context_type",
     "current_request",
     "event_loop",
     "incoming",
@@ -58,11 +58,11 @@ __all__ = [
 ]
 
 
-def context_types() -> tuple[type, ...]:
+def context_type() -> type:
     """The class by whose annotation the SDK recognises a parameter that takes the request."""
     from mcp.server.mcpserver import Context  # noqa: PLC0415 - a server has it imported; a bare `import perdure` need not
 
-    return (Context,)
+    return Context
 
 
 def request_of(context: object) -> IncomingRequest | None:
@@ -205,7 +205,7 @@ def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) 
     What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
     the progress of one call must only ever rise (MCP specification, Progress).
     """
-    if request is None:
+    if request is None or request.native is None:
         return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
     session: Any = request.native.session
     tools_own, tools_own_notification = session.report_progress, session.send_progress_notification
