@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test test-supabase soak-4 soak-uploads check bench lock format clean
+.PHONY: demo test test-supabase soak-2 soak-4 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
@@ -15,6 +15,9 @@ test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL
 	@test -n "$$SUPABASE_URL" -a -n "$$SUPABASE_KEY" -a -n "$$SUPABASE_ANON_KEY" -a -n "$$SUPABASE_DB_URL" || { echo "Set SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY and SUPABASE_DB_URL to those of a project for tests: it is migrated, and written to."; exit 1; }
 	PERDURE_DATABASE_URL="$$SUPABASE_DB_URL" $(BIN)/perdure migrate
 	REAL_SUPABASE=1 $(BIN)/python -m pytest tests/contracts/test_supabase_stores.py $(PYTEST_ARGS)
+
+soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store. About a minute. Goes on where it was interrupted, in .soak.
+	$(BIN)/python tests/soak/power_losses.py --losses 1000
 
 soak-4: .venv/dev.stamp  ## 64 writers, 16,000 turns on one conversation; then with replies lost after the commit. About 4 minutes.
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250
@@ -74,4 +77,4 @@ lock: .venv/dev.stamp
 	@touch $@
 
 clean:
-	rm -rf .venv .demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .demo .soak dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
