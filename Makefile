@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test test-supabase soak-2 soak-4 soak-uploads check bench lock format clean
+.PHONY: demo test test-supabase soak-2 soak-4 soak-7 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
@@ -22,6 +22,11 @@ soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store. About a minu
 soak-4: .venv/dev.stamp  ## 64 writers, 16,000 turns on one conversation; then with replies lost after the commit. About 4 minutes.
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250 --cut 0.05
+
+soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples of 50 steps on SQLite, 500 on the others. Hours.
+	$(BIN)/python tests/soak/store_model.py sqlite --examples 5000
+	$(BIN)/python tests/soak/store_model.py postgres --examples 500
+	$(BIN)/python tests/soak/store_model.py supabase --examples 500
 
 soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with. About 4 minutes.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB

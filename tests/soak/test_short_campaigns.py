@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+from properties.two_stores import SqliteAndMemory
 from soak.power_losses import SqliteTurns, lose_power
 from soak.progress import Progress
+from soak.store_model import run_slice
+
+from perdure.middleware.persistence.ports import Store
 
 
 def test_no_acknowledged_turn_is_lost_with_the_power() -> None:
@@ -18,6 +22,27 @@ def test_without_the_syncs_that_the_store_asks_for_turns_are_lost() -> None:
     """The control: the disk does forget, and the campaign notices."""
     found = [lose_power(10, SqliteTurns(), seed=f"short {number}", synchronous="NORMAL") for number in range(5)]
     assert any("is not there" in said for _, violations in found for said in violations)
+
+
+def test_a_slice_of_the_model_test_counts_what_it_did_and_finds_nothing() -> None:
+    figures, violations = run_slice(SqliteAndMemory, number=1, examples=5, steps=10)
+    assert violations == []
+    assert figures["examples"] >= 5
+    assert figures["steps"] >= 5 * 10
+
+
+class Forgetful(SqliteAndMemory):
+    def make_store(self) -> Store:
+        store = super().make_store()
+        store.finish = self.model.finish  # type: ignore[method-assign]
+        return store
+
+
+def test_a_slice_of_the_model_test_tells_the_way_to_a_difference() -> None:
+    """The control."""
+    _, violations = run_slice(Forgetful, number=1, examples=50, steps=10, shrink=False)
+    assert len(violations) == 1
+    assert "state.finish" in violations[0] or "state.begin" in violations[0]
 
 
 def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
