@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test test-supabase soak-2 soak-4 soak-7 soak-uploads check bench lock format clean
+.PHONY: demo test test-supabase soak-2 soak-4 soak-7 soak-8 soak-10 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
@@ -27,6 +27,13 @@ soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples
 	$(BIN)/python tests/soak/store_model.py sqlite --examples 5000
 	$(BIN)/python tests/soak/store_model.py postgres --examples 500
 	$(BIN)/python tests/soak/store_model.py supabase --examples 500
+
+soak-8: .venv/dev.stamp  ## 10,000,000 inputs to the path finder, and 100,000 swaps of names for links. About an hour.
+	$(BIN)/python tests/soak/path_inputs.py --inputs 10000000
+	$(BIN)/python tests/soak/link_swaps.py --swaps 100000
+
+soak-10: .venv/dev.stamp  ## Breaks the modules for paths, principals and redaction in every small way; tests must notice 90 %.
+	$(BIN)/python tests/soak/mutants.py
 
 soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with. About 4 minutes.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
@@ -82,4 +89,4 @@ lock: .venv/dev.stamp
 	@touch $@
 
 clean:
-	rm -rf .venv .demo .soak dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .demo .soak mutants dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+from fuzz.swapped_names import ALL_SWAPS, Swap
 from properties.two_stores import SqliteAndMemory
+from soak import link_swaps, path_inputs
 from soak.power_losses import SqliteTurns, lose_power
 from soak.progress import Progress
 from soak.store_model import run_slice
@@ -43,6 +46,27 @@ def test_a_slice_of_the_model_test_tells_the_way_to_a_difference() -> None:
     _, violations = run_slice(Forgetful, number=1, examples=50, steps=10, shrink=False)
     assert len(violations) == 1
     assert "state.finish" in violations[0] or "state.begin" in violations[0]
+
+
+def test_inputs_led_by_what_they_reach_find_nothing(tmp_path: Path) -> None:
+    figures, violations = path_inputs.run_slice(3000, seed=1, corpus=tmp_path / "corpus")
+    assert violations == []
+    assert figures["inputs"] == 3000
+    assert figures["opened"] > 300
+    assert len(list((tmp_path / "corpus").iterdir())) > 20  # what reached something new
+
+
+def test_a_slice_that_ends_badly_is_a_violation(tmp_path: Path) -> None:
+    (tmp_path / "corpus").touch()  # where a folder must be
+    _, violations = path_inputs.run_slice(10, seed=1, corpus=tmp_path / "corpus")
+    assert len(violations) == 1
+
+
+@pytest.mark.parametrize("swap", ALL_SWAPS)
+def test_swaps_lead_nothing_outside(swap: Swap) -> None:
+    looked, violations = link_swaps.run_slice(swap, 500)
+    assert violations == []
+    assert looked.swaps >= 500
 
 
 def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
