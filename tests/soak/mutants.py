@@ -1,0 +1,148 @@
+"""Breaks modules in every small way, and asks whether a test notices: those for paths, principals and redaction.
+
+    python tests/soak/mutants.py [MODULE ...] [--seconds 600]
+
+By mutmut (BSD-3, maintained): it keeps each verdict in a file, so that a run goes on where it was interrupted, and
+forks where others start an interpreter for each mutant. Each module has the tests that are there for it, and a folder
+in `.soak/mutants`; `mutmut show NAME` and `mutmut browse` work there. Prints one line for each module, and the names of
+what nobody noticed. The exit code is 1 while a module is under 90 % or not wholly judged.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutmut.stats import status_by_exit_code
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".soak" / "mutants"
+PACKAGE = Path("src/perdure/middleware")
+LEAST = 0.9
+"""The share that tests must notice."""
+
+NOTICED = {"killed", "timeout", "segfault", "suspicious", "caught by type check"}
+"""What mutmut says of a mutant. Not noticed: "survived", "no tests"; open: "not checked"."""
+
+# Left out: what measures depth, time or races, which the detours of a mutant change; what starts a server; and names of
+# tests that pytest does not find again by their ids.
+LEFT_OUT = (
+    "great_depth",
+    "linear",
+    "squared",
+    "swap",
+    "same_race",
+    "written_to_all_the_time",
+    "500_mb",
+    "postgres",
+    "supabase",
+    "ever_opened",
+    "in_meta_that_cannot",
+    "any_name_is_kept",
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    path: str
+    tests: Sequence[str]
+
+
+_PROMISE = "tests/promises/test_files_kept_and_only_those_allowed.py"
+MODULES: Mapping[str, Module] = {
+    "redaction": Module("persistence/redaction.py", ["tests/properties/test_redaction.py"]),
+    "call_reader": Module("call_reader.py", ["tests/seams/test_call_reader.py"]),
+    "allowed_roots": Module("persistence/files/allowed_roots.py", [_PROMISE]),
+    "path_rewriting": Module("path_rewriting.py", [_PROMISE, "tests/files/test_out.py"]),
+    "snapshot": Module("persistence/files/snapshot.py", [_PROMISE, "tests/files/test_limits.py"]),
+    "keeper": Module(
+        "persistence/files/keeper.py",
+        [
+            f"tests/files/test_{name}.py"
+            for name in ("copies", "in", "limits", "progress", "resources_read", "versions")
+        ],
+    ),
+}
+
+
+def judge(name: str, *, seconds: float | None, children: int) -> Counter[str]:
+    """Judge the mutants of one module, those that are not judged yet, for so long; what mutmut says of all of them."""
+    folder = FOLDER / name
+    _lay(folder, MODULES[name])
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mutmut", "run", f"--max-children={children}"],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+    return Counter(verdicts(name).values())
+
+
+def verdicts(name: str) -> dict[str, str]:
+    """What mutmut says so far of each mutant of one module."""
+    path = FOLDER / name / "mutants" / PACKAGE / f"{MODULES[name].path}.meta"
+    codes = json.loads(path.read_text())["exit_code_by_key"] if path.exists() else {}
+    return {mutant: status_by_exit_code[code] for mutant, code in codes.items()}
+
+
+def _lay(folder: Path, module: Module) -> None:
+    """A project as mutmut wants it: sources, tests and settings are here, its copies go to `mutants`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "source_paths": ["src"],
+        "only_mutate": [str(PACKAGE / module.path)],
+        "also_copy": ["sql"],
+        "pytest_add_cli_args": ["-k", " and ".join(f"not {word}" for word in LEFT_OUT)],
+        "pytest_add_cli_args_test_selection": list(module.tests),
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    whole = (ROOT / "pyproject.toml").read_text() + "\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
+    if not (folder / "pyproject.toml").exists() or (folder / "pyproject.toml").read_text() != whole:
+        (folder / "pyproject.toml").write_text(whole)
+    for part in ("src", "tests", "sql"):
+        if not (folder / part).is_symlink():
+            (folder / part).symlink_to(ROOT / part)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(MODULES)}; none: all")
+    parser.add_argument("--seconds", type=float, help="for each module, after which it is left as it is by then")
+    parser.add_argument("--children", type=int, default=2, help="tests at the same time")
+    parser.add_argument("--anew", action="store_true", help="forget what was judged before")
+    given = parser.parse_args()
+    if given.anew:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    bad = False
+    for name in given.modules or MODULES:
+        began = time.monotonic()
+        said = judge(name, seconds=given.seconds, children=given.children)
+        noticed = sum(said[status] for status in NOTICED)
+        judged = noticed + said["survived"] + said["no tests"]
+        share = noticed / judged if judged else 0.0
+        bad |= share < LEAST or judged < said.total()
+        print(
+            f"{name}: {noticed}/{judged} mutants noticed ({share:.1%}), {said.total() - judged} not judged, "
+            f"{time.monotonic() - began:.0f} s",
+            flush=True,
+        )
+        for mutant, status in verdicts(name).items():
+            if status not in NOTICED and status != "not checked":
+                print(f"  {status}: {mutant}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
