@@ -59,7 +59,7 @@ MODULES: Mapping[str, Module] = {
     "redaction": Module("persistence/redaction.py", ["tests/properties/test_redaction.py"]),
     "call_reader": Module("call_reader.py", ["tests/seams/test_call_reader.py"]),
     "allowed_roots": Module("persistence/files/allowed_roots.py", [_PROMISE]),
-    "path_rewriting": Module("path_rewriting.py", [_PROMISE, "tests/files/test_out.py"]),
+    "path_rewriting": Module("path_rewriting.py", ["tests/files/test_path_rewriting.py"]),
     "snapshot": Module("persistence/files/snapshot.py", [_PROMISE, "tests/files/test_limits.py"]),
     "keeper": Module(
         "persistence/files/keeper.py",
