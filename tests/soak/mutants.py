@@ -71,10 +71,9 @@ MODULES: Mapping[str, Module] = {
 }
 
 
-def judge(name: str, *, seconds: float | None, children: int) -> Counter[str]:
-    """Judge the mutants of one module, those that are not judged yet, for so long; what mutmut says of all of them."""
-    folder = FOLDER / name
-    _lay(folder, MODULES[name])
+def judge(module: Module, folder: Path, *, root: Path = ROOT, seconds: float | None, children: int) -> None:
+    """Judge the mutants of one module, those that are not judged yet, for so long."""
+    _lay(folder, module, root)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "mutmut", "run", f"--max-children={children}"],
@@ -87,17 +86,33 @@ def judge(name: str, *, seconds: float | None, children: int) -> Counter[str]:
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-    return Counter(verdicts(name).values())
 
 
-def verdicts(name: str) -> dict[str, str]:
+def verdicts(module: Module, folder: Path) -> dict[str, str]:
     """What mutmut says so far of each mutant of one module."""
-    path = FOLDER / name / "mutants" / PACKAGE / f"{MODULES[name].path}.meta"
+    path = folder / "mutants" / PACKAGE / f"{module.path}.meta"
     codes = json.loads(path.read_text())["exit_code_by_key"] if path.exists() else {}
     return {mutant: status_by_exit_code[code] for mutant, code in codes.items()}
 
 
-def _lay(folder: Path, module: Module) -> None:
+def tell(name: str, found: Mapping[str, str], seconds: float) -> bool:
+    """Print the figures of one module. Returns whether enough was noticed of all there is."""
+    said = Counter(found.values())
+    noticed = sum(said[status] for status in NOTICED)
+    judged = noticed + said["survived"] + said["no tests"]
+    share = noticed / judged if judged else 0.0
+    print(
+        f"{name}: {noticed}/{judged} mutants noticed ({share:.1%}), {said.total() - judged} not judged, "
+        f"{seconds:.0f} s",
+        flush=True,
+    )
+    for mutant, status in found.items():
+        if status in ("survived", "no tests"):
+            print(f"  {status}: {mutant}", file=sys.stderr)
+    return share >= LEAST and judged == said.total()
+
+
+def _lay(folder: Path, module: Module, root: Path) -> None:
     """A project as mutmut wants it: sources, tests and settings are here, its copies go to `mutants`."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -108,12 +123,12 @@ def _lay(folder: Path, module: Module) -> None:
         "pytest_add_cli_args_test_selection": list(module.tests),
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-    whole = (ROOT / "pyproject.toml").read_text() + "\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
+    whole = (root / "pyproject.toml").read_text() + "\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
     if not (folder / "pyproject.toml").exists() or (folder / "pyproject.toml").read_text() != whole:
         (folder / "pyproject.toml").write_text(whole)
     for part in ("src", "tests", "sql"):
         if not (folder / part).is_symlink():
-            (folder / part).symlink_to(ROOT / part)
+            (folder / part).symlink_to(root / part)
 
 
 def main() -> int:
@@ -125,23 +140,12 @@ def main() -> int:
     given = parser.parse_args()
     if given.anew:
         shutil.rmtree(FOLDER, ignore_errors=True)
-    bad = False
+    good = True
     for name in given.modules or MODULES:
         began = time.monotonic()
-        said = judge(name, seconds=given.seconds, children=given.children)
-        noticed = sum(said[status] for status in NOTICED)
-        judged = noticed + said["survived"] + said["no tests"]
-        share = noticed / judged if judged else 0.0
-        bad |= share < LEAST or judged < said.total()
-        print(
-            f"{name}: {noticed}/{judged} mutants noticed ({share:.1%}), {said.total() - judged} not judged, "
-            f"{time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-        for mutant, status in verdicts(name).items():
-            if status not in NOTICED and status != "not checked":
-                print(f"  {status}: {mutant}", file=sys.stderr)
-    return 1 if bad else 0
+        judge(MODULES[name], FOLDER / name, seconds=given.seconds, children=given.children)
+        good &= tell(name, verdicts(MODULES[name], FOLDER / name), time.monotonic() - began)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The campaigns of this folder in short. `make soak-2` and its like run them in full."""
 
+import re
 from pathlib import Path
 
 import pytest
 from fuzz.swapped_names import ALL_SWAPS, Swap
 from properties.two_stores import SqliteAndMemory
-from soak import link_swaps, path_inputs
+from soak import link_swaps, mutants, path_inputs
 from soak.power_losses import SqliteTurns, lose_power
 from soak.progress import Progress
 from soak.store_model import run_slice
@@ -67,6 +68,32 @@ def test_swaps_lead_nothing_outside(swap: Swap) -> None:
     looked, violations = link_swaps.run_slice(swap, 500)
     assert violations == []
     assert looked.swaps >= 500
+
+
+NOTICES = (
+    "from perdure.middleware.answers import answer\n\ndef test_the_answer() -> None:\n    assert answer(2) == 42\n"
+)
+
+
+@pytest.mark.parametrize(("test", "good"), [(NOTICES, True), (NOTICES.replace("== 42", "!= 0"), False)])
+def test_a_module_of_which_too_little_is_noticed_is_said_to_be_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], test: str, good: bool
+) -> None:
+    root = tmp_path / "root"
+    for path, content in {
+        "src/perdure/__init__.py": "",
+        "src/perdure/middleware/__init__.py": "",
+        "src/perdure/middleware/answers.py": "def answer(number: int) -> int:\n    return 20 * number + 2\n",
+        "tests/test_answers.py": test,
+        "sql/none": "",
+        "pyproject.toml": "",
+    }.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(content)
+    module = mutants.Module("answers.py", ["tests/test_answers.py"])
+    mutants.judge(module, tmp_path / "judged", root=root, seconds=120, children=1)
+    assert mutants.tell("answers", mutants.verdicts(module, tmp_path / "judged"), 1.0) is good
+    assert re.search(r"answers: \d+/4 mutants noticed", capfd.readouterr().out)
 
 
 def test_an_interrupted_campaign_goes_on_where_it_stopped(tmp_path: Path) -> None:
