@@ -54,13 +54,12 @@ class Module:
     tests: Sequence[str]
 
 
-_PROMISE = "tests/promises/test_files_kept_and_only_those_allowed.py"
 MODULES: Mapping[str, Module] = {
     "redaction": Module("persistence/redaction.py", ["tests/properties/test_redaction.py"]),
     "call_reader": Module("call_reader.py", ["tests/seams/test_call_reader.py"]),
     "allowed_roots": Module("persistence/files/allowed_roots.py", ["tests/files/test_allowed_roots.py"]),
     "path_rewriting": Module("path_rewriting.py", ["tests/files/test_path_rewriting.py"]),
-    "snapshot": Module("persistence/files/snapshot.py", [_PROMISE, "tests/files/test_limits.py"]),
+    "snapshot": Module("persistence/files/snapshot.py", ["tests/files/test_snapshot.py"]),
     "keeper": Module(
         "persistence/files/keeper.py",
         [
