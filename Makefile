@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test matrix test-supabase soak-4 soak-uploads check bench lock format clean
+.PHONY: demo test matrix test-supabase soak-2 soak-4 soak-7 soak-8 soak-10 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
@@ -27,9 +27,24 @@ test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL
 	PERDURE_DATABASE_URL="$$SUPABASE_DB_URL" $(BIN)/perdure migrate
 	REAL_SUPABASE=1 $(BIN)/python -m pytest tests/contracts/test_supabase_stores.py $(PYTEST_ARGS)
 
+soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store. About a minute. Goes on where it was interrupted, in .soak.
+	$(BIN)/python tests/soak/power_losses.py --losses 1000
+
 soak-4: .venv/dev.stamp  ## 64 writers, 16,000 turns on one conversation; then with replies lost after the commit. About 4 minutes.
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250 --cut 0.05
+
+soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples of 50 steps on SQLite, 500 on the others. Hours.
+	$(BIN)/python tests/soak/store_model.py sqlite --examples 5000
+	$(BIN)/python tests/soak/store_model.py postgres --examples 500
+	$(BIN)/python tests/soak/store_model.py supabase --examples 500
+
+soak-8: .venv/dev.stamp  ## 10,000,000 inputs to the path finder, and 100,000 swaps of names for links. About an hour.
+	$(BIN)/python tests/soak/path_inputs.py --inputs 10000000
+	$(BIN)/python tests/soak/link_swaps.py --swaps 100000
+
+soak-10: .venv/dev.stamp  ## Breaks the modules for paths, principals and redaction in every small way; tests must notice 90 %.
+	$(BIN)/python tests/soak/mutants.py
 
 soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with. About 4 minutes.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
@@ -105,4 +120,4 @@ $(SDKS:%=.venv/%.stamp): .venv/%.stamp: requirements/%.txt pyproject.toml .venv/
 	@touch $@
 
 clean:
-	rm -rf .venv .demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .demo .soak mutants dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -18,7 +18,7 @@ from perdure.middleware.persistence.serialization import (
     exact_json,
 )
 from perdure.middleware.persistence.sql_files import named_queries
-from perdure.middleware.persistence.sqlite_file.database import Database, explained
+from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.turn import (
@@ -44,11 +44,11 @@ class SqliteStore:
 
     blocking = True
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, *, connect: Connect | None = None) -> None:
         self.path = path.absolute()
         self._clock = clock or SystemClock()
         self._sql = named_queries("sqlite/queries.sql")
-        self._database = Database(self.path, self._clock)
+        self._database = Database(self.path, self._clock, connect=connect)
         self._writer = GroupWriter(self._database.writing)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
