@@ -84,7 +84,8 @@ def rendered(cases: Iterable[Case]) -> str:
     for case in cases:
         by_cell[case.theme, case.behaviour, case.column].append(case)
         by_environment[case.sdk, case.python].append(case)
-    columns = list(dict.fromkeys(column for _, _, column in by_cell))
+    sdks = list(dict.fromkeys(sdk for _, _, (sdk, _) in by_cell))  # in the order of the reports
+    columns = sorted({column for _, _, column in by_cell}, key=lambda column: (sdks.index(column[0]), column[1]))
     numbers = _Numbers()
     lines = [
         "| behaviour | " + " | ".join(f"{sdk} {world}" for sdk, world in columns) + " |",

@@ -46,13 +46,16 @@ def announced_value(value: object, call: PersistedCall) -> object:
         return _with_id_in_place(value, call)
     if sdk.is_result(value):
         return sdk.result_from_wire(call.announce(sdk.to_wire(value)))
-    if (
-        Announce.TEXT in call.policy.announce
-        and isinstance(value, list)
-        and all(sdk.is_block(block) for block in value)
-    ):
-        return [*value, sdk.text_block(announcement_block(call.conversation.continuation_id)["text"])]
-    return value
+    if Announce.TEXT not in call.policy.announce:
+        return value
+    block = sdk.text_block(announcement_block(call.conversation.continuation_id)["text"])
+    match value:
+        case (list() as blocks, Mapping() as structured) if _are_blocks(blocks):
+            return [*blocks, block], structured
+        case list() as blocks if _are_blocks(blocks):
+            return [*blocks, block]
+        case _:
+            return value
 
 
 def _with_id_in_place(value: object, call: PersistedCall) -> object:
@@ -97,6 +100,10 @@ def tool_name_of(owner: object, handler_name: str) -> str:
     if owner is not None and handler_name in _SAYS_NOTHING:
         return type(owner).__name__
     return handler_name
+
+
+def _are_blocks(values: list[Any]) -> bool:
+    return all(sdk.is_block(value) for value in values)
 
 
 def _block(value: object) -> JsonObject:
