@@ -5,13 +5,13 @@ A report is what `pytest --junitxml` writes of `tests/seams/suite` in the enviro
 
 import ast
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-__all__ = ["BEGIN", "END", "Case", "Theme", "cases_of", "rendered", "themes", "written_into"]
+__all__ = ["BEGIN", "END", "Case", "Theme", "cases_of", "rendered", "sentence", "themes", "written_into"]
 
 SUITE = Path(__file__).with_name("suite")
 PAGE = Path(__file__).parents[2] / "docs" / "sdks.md"
@@ -51,7 +51,7 @@ def themes() -> list[Theme]:
     for path in sorted(SUITE.glob("test_*.py")):
         module = ast.parse(path.read_text())
         functions = [node.name for node in module.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-        sentence = (ast.get_docstring(module) or "").partition("\n")[0]
+        sentence = (ast.get_docstring(module) or "").partition("\n")[0].partition(". ")[0].rstrip(".")
         tests = tuple(name for name in functions if name.startswith("test_"))
         found.append(Theme(path.stem, sentence, tests))
     return found
@@ -95,8 +95,8 @@ def rendered(cases: Iterable[Case]) -> str:
         lines.append(f"| **{theme.sentence}** |" + " |" * len(columns))
         for behaviour in theme.behaviours:
             cells = [by_cell.get((theme.name, behaviour, column), []) for column in columns]
-            times = max((len({id(case) for case in cell}) for cell in cells), default=0)
-            name = _sentence(behaviour) + (f" ({times} cases)" if times > 1 else "")
+            times = max((_times(cell) for cell in cells), default=0)
+            name = sentence(behaviour) + (f" ({times} cases)" if times > 1 else "")
             lines.append(f"| {name} | " + " | ".join(_cell(cell, numbers) for cell in cells) + " |")
     about = [
         "| environment | Python | behaviours x worlds | cases | failed |",
@@ -104,6 +104,11 @@ def rendered(cases: Iterable[Case]) -> str:
         *(_environment(*environment, tests) for environment, tests in by_environment.items()),
     ]
     return "\n".join([*about, "", *lines, "", *numbers.explained(), ""])
+
+
+def _times(cell: list[Case]) -> int:
+    """With how many sets of parameters: in each environment the same."""
+    return max(Counter(case.sdk for case in cell).values(), default=0)
 
 
 class _Numbers:
@@ -134,7 +139,7 @@ def _environment(sdk: str, python: str, cases: list[Case]) -> str:
     return f"| {sdk} | {python} | {len(cells)} | {len(cases)} | {failed} |"
 
 
-def _sentence(behaviour: str) -> str:
+def sentence(behaviour: str) -> str:
     return behaviour.removeprefix("test_").replace("_", " ")
 
 

@@ -320,7 +320,11 @@ async def test_what_a_method_returns_is_recorded_as_readers_see_it(
     assert turn.answer is not None
     assert turn.answer.text == text
     # The dispatcher understands only its own kinds of values: at most a block is added to a list of blocks.
-    if isinstance(answer, list) and answer and not isinstance(answer[0], dict):
+    if isinstance(answer, tuple) and isinstance(answer[0], list):
+        blocks, structured = returned
+        assert (blocks[:-1], structured) == answer
+        assert "[continuation_id: " in blocks[-1].text
+    elif isinstance(answer, list) and answer and not isinstance(answer[0], dict):
         assert returned[: len(answer)] == answer
     elif answer != []:
         assert returned == answer

@@ -1,6 +1,7 @@
 """The hook stands around handlers, whenever and by whomever they are registered."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import McpError
 from mcp.shared.memory import create_connected_server_and_client_session as connected
+from pydantic import AnyUrl, BaseModel, field_serializer
 
-from perdure import DecoratorError, install, persisted
+from perdure import DecoratorError, Outcome, install, persisted
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.middleware.sdk import mcp_v1
 
@@ -219,3 +221,55 @@ async def test_whatever_a_class_based_tool_gives_is_kept_and_announced_where_it_
     assert announced is not (seam == "decorator" and isinstance(value, dict))
     own = {name: item for name, item in (result.structuredContent or {}).items() if name != "continuation_id"}
     assert own == ({} if isinstance(value, list) else {"n": 1})
+
+
+# ── what the low-level server refuses ────────────────────────────────────────────────────────────────────────────
+
+
+class Misprinted(BaseModel):
+    pages: int
+
+    @field_serializer("pages")
+    def _in_words(self, pages: int) -> str:
+        return f"{pages} pages"
+
+
+@pytest.mark.parametrize("seam", ["decorator", "hook"])
+async def test_structured_content_that_its_own_schema_refuses_is_refused_as_without_perdure(
+    seam: str, runtime: Runtime
+) -> None:
+    def made() -> Any:
+        async def report() -> Misprinted:
+            return Misprinted(pages=3)
+
+        return report
+
+    bare, mcp = FastMCP("bare"), FastMCP("misprinting")
+    bare.add_tool(made())
+    mcp.add_tool(persisted(made()) if seam == "decorator" else made())
+    if seam == "hook":
+        install(mcp, tools=["report"])
+    async with connected(bare) as client:
+        expected = await client.call_tool("report", {})
+    async with connected(mcp) as client:
+        result = await client.call_tool("report", {})
+    assert expected.isError
+    assert (result.isError, result.content) == (True, expected.content)
+    [turn] = kept(runtime)
+    assert turn.outcome is Outcome.FAILED
+
+
+async def test_a_kept_file_of_any_name_is_read_by_its_uri(runtime: Runtime, tmp_path: Path) -> None:
+    (path := tmp_path / "Über uns, 50 %.txt").write_text("hello")
+    mcp = FastMCP("files")
+
+    @mcp.tool()
+    async def give() -> str:
+        return str(path)
+
+    install(mcp, tools=["give"])
+    async with connected(mcp) as client:
+        uri = (await client.call_tool("give", {})).content[0].text  # type: ignore[union-attr]
+        [content] = (await client.read_resource(AnyUrl(uri))).contents
+    assert content.text == "hello"  # type: ignore[union-attr]
+    assert str(content.uri) == uri

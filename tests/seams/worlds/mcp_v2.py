@@ -96,6 +96,10 @@ class _HighLevel(_Sdk):
 class _LowLevel(_Sdk):
     name = "low-level"
     decorates = False
+    limits: Mapping[Limit, str] = {
+        **_Sdk.limits,
+        Limit.NO_TOOL_DECORATOR: "one handler answers for all tools of such a server",
+    }
     limits_when_decorated: Mapping[Limit, str] = {
         **_Sdk.limits_when_decorated,
         Limit.NOT_IN_LIST: "the list is the server's own code, which a decorator does not see",

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from perdure.logs import log
-from perdure.middleware.persisted_handler import persisted_handler_of
+from perdure.middleware.persisted_handler import options_of
 from perdure.middleware.sdk import fastmcp_v4
 from perdure.middleware.sdk.mcp_v2_listing import wire_result
 from perdure.middleware.server_hook import mcp_v2
@@ -77,11 +77,11 @@ class _Behind(mcp_v2.Behind):
         except Exception as error:  # noqa: BLE001 - the call itself will meet the same, and say so
             log.debug("install.tool_not_found", tool=tool, reason=str(error))
             function = None
-        handler = persisted_handler_of(function)
-        if handler is None:
+        options = options_of(function)
+        if options is None:
             self._in_code.pop(tool, None)
         else:
-            self._in_code[tool] = handler.in_code
+            self._in_code[tool] = options
 
     def in_code(self, tool: str) -> ToolSettings | None:
         return self._in_code.get(tool)
