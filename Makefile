@@ -3,22 +3,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test matrix test-supabase soak-4 soak-uploads check bench lock format clean
+.PHONY: demo test matrix test-supabase soak-2 soak-4 soak-7 soak-8 soak-10 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
+test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 	.venv/mcp1/bin/python -m pytest -n 2 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
 
 # Each is an environment of its own, with a lock in requirements/; the newest first.
-SDKS := mcp1 mcp1-lowest
+SDKS := mcp1 mcp1-lowest fastmcp4
 
 matrix: .venv/dev.stamp $(SDKS:%=.venv/%.stamp)  ## The seam suite with every SDK; its result is the table in docs/sdks.md.
 	@mkdir -p .venv/seams
 	-$(BIN)/python -m pytest -q -n 2 tests/seams/suite --junitxml=.venv/seams/dev.xml
 	-for sdk in $(SDKS); do .venv/$$sdk/bin/python -m pytest -q -n 2 tests/seams/suite --junitxml=.venv/seams/$$sdk.xml; done
+	.venv/fastmcp4/bin/python -m pytest -q -n 2 tests/seams/fastmcp_v4
 	cd tests && ../$(BIN)/python -m seams.matrix $(patsubst %,../.venv/seams/%.xml,dev $(SDKS))
 
 test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY, SUPABASE_DB_URL.
@@ -26,9 +27,24 @@ test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL
 	PERDURE_DATABASE_URL="$$SUPABASE_DB_URL" $(BIN)/perdure migrate
 	REAL_SUPABASE=1 $(BIN)/python -m pytest tests/contracts/test_supabase_stores.py $(PYTEST_ARGS)
 
+soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store. About a minute. Goes on where it was interrupted, in .soak.
+	$(BIN)/python tests/soak/power_losses.py --losses 1000
+
 soak-4: .venv/dev.stamp  ## 64 writers, 16,000 turns on one conversation; then with replies lost after the commit. About 4 minutes.
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250 --cut 0.05
+
+soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples of 50 steps on SQLite, 500 on the others. Hours.
+	$(BIN)/python tests/soak/store_model.py sqlite --examples 5000
+	$(BIN)/python tests/soak/store_model.py postgres --examples 500
+	$(BIN)/python tests/soak/store_model.py supabase --examples 500
+
+soak-8: .venv/dev.stamp  ## 10,000,000 inputs to the path finder, and 100,000 swaps of names for links. About an hour.
+	$(BIN)/python tests/soak/path_inputs.py --inputs 10000000
+	$(BIN)/python tests/soak/link_swaps.py --swaps 100000
+
+soak-10: .venv/dev.stamp  ## Breaks the modules for paths, principals and redaction in every small way; tests must notice 90 %.
+	$(BIN)/python tests/soak/mutants.py
 
 soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with. About 4 minutes.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
@@ -55,7 +71,9 @@ lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --extra postgres -c requirements/dev.txt pyproject.toml --group build -o requirements/server.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group mcp1 -o requirements/mcp1.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade --resolution lowest-direct pyproject.toml --group mcp1 -o requirements/mcp1-lowest.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 -c requirements/dev.txt pyproject.toml --group fastmcp4 -o requirements/fastmcp4.txt
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
+	cd tests/proxy/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
 .venv/runtime.stamp: requirements/runtime.txt pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv (the first time takes about a minute) ..."; $(PYTHON) -m venv .venv; }
@@ -94,5 +112,12 @@ $(SDKS:%=.venv/%.stamp): .venv/%.stamp: requirements/%.txt pyproject.toml .venv/
 	@npm install --prefix .venv/supabase --no-audit --no-fund --ignore-scripts --loglevel error
 	@touch $@
 
+# A server in TypeScript, the SDK's own example, for the proxy.
+.venv/typescript.stamp: tests/proxy/typescript/package.json tests/proxy/typescript/package-lock.json .venv/dev.stamp
+	@mkdir -p .venv/typescript
+	@cp tests/proxy/typescript/package.json tests/proxy/typescript/package-lock.json .venv/typescript/
+	@npm install --prefix .venv/typescript --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
+
 clean:
-	rm -rf .venv .demo dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .demo .soak mutants dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

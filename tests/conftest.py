@@ -13,7 +13,7 @@ import pytest
 from backends import Backend
 
 from perdure.middleware.persistence import wiring
-from perdure.middleware.persistence.ports import Clock, Store
+from perdure.middleware.persistence.ports import Clock, FileStore, Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from servers.supabase_stack import SupabaseStack
 
 Activate = Callable[..., Runtime]
-"""`activate(store=None, *, clock=None, **settings)` makes the runtime that serves every call until the test ends."""
+"""`activate(store=None, *, clock=None, spooled=False, file_store=None, **settings)` makes the runtime that serves every
+call until the test ends."""
 
 MakeDatabase = Callable[[], str]
 """Makes a migrated database in the Postgres of this run, and returns its URL."""
@@ -45,16 +46,33 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("PERDURE_DATA_DIR", str(home / "data"))
     with wiring.activated(None):  # type: ignore[arg-type]  # made anew from the settings when first asked for
         yield
-        if wiring._runtime is not None:
-            wiring._runtime.engine.store.close()
+        if (made := wiring._runtime) is not None:
+            if made.spool is not None:
+                made.spool.close()
+            made.engine.store.close()
 
 
 @pytest.fixture
 def activate() -> Iterator[Activate]:
     with ExitStack() as until_the_end:
 
-        def activate(store: Store | None = None, *, clock: Clock | None = None, **settings: Any) -> Runtime:
-            made = wiring.build(Settings(**settings), store=store or MemoryStore(clock), clock=clock)
+        def activate(
+            store: Store | None = None,
+            *,
+            clock: Clock | None = None,
+            spooled: bool = False,
+            file_store: FileStore | None = None,
+            **settings: Any,
+        ) -> Runtime:
+            made = wiring.build(
+                Settings(**settings),
+                store=store or MemoryStore(clock),
+                file_store=file_store,
+                clock=clock,
+                spooled=spooled,
+            )
+            if made.spool is not None:
+                until_the_end.callback(made.spool.close)
             return until_the_end.enter_context(wiring.activated(made))
 
         yield activate

@@ -3,10 +3,14 @@
 PerdureError
 ├── SettingsError            a settings file or variable cannot be used
 ├── DecoratorError           ``@persisted`` stands where it cannot work (also a ``TypeError``)
+├── RequestStateRefused      a client came back with a request state that does not count for its call
 └── StoreError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
-    ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
-    ├── StoreMisconfigured   … until an operator mends a setting, a key or the schema
+    │   ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
+    │   ├── StoreMisconfigured   … until an operator mends a setting, a key or the schema
+    │   ├── StoreLeftAlone       … and was not asked, since it failed so often
+    │   └── TurnsWaiting         … for this turn, since earlier turns of its conversation are not there yet
+    ├── SpoolFull            the local queue takes nothing more
     ├── TurnRefused          the store will never take this turn
     ├── TurnConflict         a turn id was used before for another call
     └── FileMissing          there is no such file, or it is not the caller's
@@ -16,13 +20,17 @@ __all__ = [
     "DecoratorError",
     "FileMissing",
     "PerdureError",
+    "RequestStateRefused",
     "SettingsError",
+    "SpoolFull",
     "StoreError",
+    "StoreLeftAlone",
     "StoreMisconfigured",
     "StoreTimeout",
     "StoreUnavailable",
     "TurnConflict",
     "TurnRefused",
+    "TurnsWaiting",
 ]
 
 
@@ -52,6 +60,12 @@ class DecoratorError(PerdureError, TypeError):
     code = "decorator_misplaced"
 
 
+class RequestStateRefused(PerdureError):
+    """A client sent a call again with a request state that was not made for it, was altered, or is too old."""
+
+    code = "request_state_refused"
+
+
 class StoreError(PerdureError):
     """The store did not do what it was asked."""
 
@@ -74,6 +88,24 @@ class StoreMisconfigured(StoreUnavailable):
     """The store will not be of use until somebody mends what the remedy names: a setting, a key, the schema."""
 
     code = "store_misconfigured"
+
+
+class StoreLeftAlone(StoreUnavailable):
+    """The store failed several times in a row, and is given some time before it is asked again."""
+
+    code = "store_left_alone"
+
+
+class TurnsWaiting(StoreUnavailable):
+    """Earlier turns of the conversation wait in the spool: this one must not overtake them."""
+
+    code = "turns_waiting"
+
+
+class SpoolFull(StoreError):
+    """What waits for the store has reached `spool_max_bytes`."""
+
+    code = "spool_full"
 
 
 class TurnRefused(StoreError):

@@ -9,7 +9,7 @@ import logging
 
 import structlog
 
-__all__ = ["log"]
+__all__ = ["log", "log_to_stderr"]
 
 
 def _sentence(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
@@ -29,3 +29,14 @@ log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
     wrapper_class=structlog.stdlib.BoundLogger,
     context_class=dict,
 )
+
+
+def log_to_stderr() -> None:
+    """Warnings and errors of ours, whatever the application does with its own log.
+
+    For a server whose code does not know of us, started by somebody who looks there for what is amiss.
+    """
+    logger = logging.getLogger("perdure")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False

@@ -144,7 +144,7 @@ def test_a_database_that_went_through_every_version_has_the_same_schema(
     everything = (*sqlite_migrations(), _migration("ALTER TABLE chat_sessions ADD COLUMN later TEXT;"))
     step_by_step = sqlite3.connect(tmp_path / "steps.db", isolation_level=None)
     for count in range(1, len(everything) + 1):
-        monkeypatch.setattr(migrations, "sqlite_migrations", lambda count=count: everything[:count])
+        monkeypatch.setattr(migrations, "sqlite_migrations", lambda _schema, count=count: everything[:count])
         migrate_sqlite(step_by_step, THEN, "steps.db")
     with closing(step_by_step), closing(_migrated(tmp_path / "at once.db")) as at_once:
         assert _schema(step_by_step) == _schema(at_once)
@@ -189,7 +189,7 @@ def test_a_migration_that_fails_half_way_leaves_no_trace(database: Path, monkeyp
     everything = (*sqlite_migrations(), broken)
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         before = _schema(connection), _records(connection)
-        monkeypatch.setattr(migrations, "sqlite_migrations", lambda: everything)
+        monkeypatch.setattr(migrations, "sqlite_migrations", lambda _schema: everything)
         with pytest.raises(sqlite3.OperationalError, match="nothing"):
             migrate_sqlite(connection, THEN, str(database))
         assert not connection.in_transaction

@@ -172,9 +172,14 @@ async def test_a_tool_that_is_switched_off_is_as_if_bare(make: Make, activate: A
     assert kept(runtime) == []
 
 
-async def test_a_switched_off_tool_receives_the_very_arguments_that_were_sent(activate: Activate) -> None:
+async def test_a_tool_that_was_never_on_receives_the_very_arguments_that_were_sent(activate: Activate) -> None:
+    class NeverOn(ChatTool):
+        @persisted
+        async def execute(self, arguments: dict[str, Any]) -> list[TextContent]:
+            return await super().execute(arguments)
+
     activate(tools={"chat": ToolSettings(enabled=False)})
-    tool = PersistedChatTool()
+    tool = NeverOn()
     arguments = {"prompt": "a", "continuation_id": "mine"}
     await called(serving(tool), "chat", arguments)
     assert tool.received == [arguments]

@@ -1,4 +1,4 @@
-"""A project without perdure's schema: tools answer as ever, and say so; once it is migrated, turns are kept."""
+"""A project without perdure's schema: tools answer as ever and say so; the turns wait until it is migrated."""
 
 import json
 import os
@@ -98,22 +98,31 @@ def knows_perdure(stack: SupabaseStack) -> bool:
     return httpx.post(f"{stack.url}/rest/v1/rpc/store_status", headers=headers, json={}).is_success
 
 
+def turns_in(stack: SupabaseStack) -> list[tuple[str, bool, str | None]]:
+    """Prompt, whether it was deferred, and outcome, by place."""
+    return stack.execute(
+        "select q.content, q.deferred, a.outcome from chat_messages q"
+        " left join chat_messages a on a.turn_id = q.turn_id and a.part = 1 where q.part = 0 order by q.turn_seq"
+    )
+
+
 @pytest.mark.parametrize("tool", ["chat", "plain"])
-def test_tools_answer_say_what_is_missing_and_keep_turns_once_it_is_there(
+def test_tools_answer_and_say_what_is_missing_and_their_turns_go_there_once_it_is_migrated(
     supabase_cluster: PostgresCluster, tmp_path: Path, tool: str
 ) -> None:
     with SupabaseStack(supabase_cluster, migrated=False) as stack:
         environment = {"USE_SUPABASE": "true", "SUPABASE_URL": stack.url, "SUPABASE_KEY": stack.secret_key}
         with Server(tmp_path, environment) as server:
-            for _ in range(3):
-                result = server.call(tool, "hello")
-                assert result["content"][0]["text"] == ("HELLO" if tool == "chat" else "hello")
+            for number in range(3):
+                result = server.call(tool, f"hello {number}")
+                said = result["content"][0]["text"]
+                assert said.endswith(f"HELLO {number}" if tool == "chat" else f"hello {number}")
                 assert result.get("isError", False) is False
                 meta = result["_meta"]
-                assert meta["perdure/persisted"] is False
+                assert (meta["perdure/persisted"], meta["perdure/deferred"]) == (True, True)
                 assert meta["perdure/fault"] == "store_misconfigured"
                 assert "perdure migrate" in meta["perdure/remedy"]
-                assert meta["perdure/history"]["state"] == "unavailable"
+                assert meta["perdure/history"] == {"state": "unavailable", "turns": number, "omitted": 0}
 
             migrated = subprocess.run(
                 [sys.executable, "-c", "from perdure.cli import main; main()", "migrate"],
@@ -126,15 +135,18 @@ def test_tools_answer_say_what_is_missing_and_keep_turns_once_it_is_there(
             wait_until(lambda: knows_perdure(stack), "PostgREST did not learn of the new functions")
             kept = server.call(tool, "again")
             assert kept["_meta"]["perdure/persisted"] is True
-            assert "perdure/fault" not in kept["_meta"]
-            assert server.call(tool, "once more")["_meta"]["perdure/history"] == {
-                "state": "loaded",
-                "turns": 1,
-                "omitted": 0,
-            }
+            wait_until(lambda: all(outcome for *_, outcome in turns_in(stack)), "the turns were not sent")
+            last = server.call(tool, "once more")
+            assert "perdure/fault" not in last["_meta"]
+            assert last["_meta"]["perdure/history"] == {"state": "loaded", "turns": 4, "omitted": 0}
             said = server.stderr()
-        prompts = [prompt for (prompt,) in stack.execute("select content from chat_messages where part = 0 order by 1")]
-        assert prompts == ["again", "once more"]
+        assert turns_in(stack) == [
+            ("hello 0", True, "answered"),
+            ("hello 1", True, "answered"),
+            ("hello 2", True, "answered"),
+            ("again", kept["_meta"].get("perdure/deferred", False), "answered"),
+            ("once more", False, "answered"),
+        ]
     told = [line for line in said.splitlines() if "perdure migrate" in line]
     assert len(told) == 1, said
     assert stack.secret_key not in said

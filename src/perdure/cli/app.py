@@ -1,15 +1,19 @@
 """The commands and their options. What they do is in the modules they call."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import perdure
 from perdure.cli.conversations import list_conversations, show_conversation
 from perdure.cli.files import get_file, list_files
 from perdure.cli.migrate import migrate, migration_text
 from perdure.cli.moving import export_archive, import_archive
+from perdure.cli.run import run
+from perdure.cli.spool import flush_spool, show_quarantine, show_spool
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings_loader import load_settings
@@ -27,6 +31,8 @@ conversations = typer.Typer(help="List the conversations that are kept, and read
 app.add_typer(conversations, name="conversations")
 files = typer.Typer(help="List the files that tools gave out, and get them back.", no_args_is_help=True)
 app.add_typer(files, name="files")
+spool = typer.Typer(help="See what waits on this machine for a store that is away.", no_args_is_help=True)
+app.add_typer(spool, name="spool")
 
 User = Annotated[str | None, typer.Option("--user", help="Only this user's (the token's subject; `local` on stdio).")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, everything, nothing shortened.")]
@@ -119,6 +125,37 @@ def get_command(
     get_file(_runtime(context), uri, output, user=user)
 
 
+@spool.command("status", epilog="Example: perdure spool status --json")
+def spool_status_command(context: typer.Context, as_json: Json = False) -> None:
+    """Say what waits, for which store, and since when."""
+    show_spool(_runtime(context), as_json=as_json)
+
+
+@spool.command("flush", epilog="Example: perdure spool flush --seconds 60")
+def spool_flush_command(
+    context: typer.Context,
+    seconds: Annotated[float, typer.Option(min=0.1, help="At most so long.")] = 30.0,
+) -> None:
+    """Send now what waits; exit code 1 if some of it still waits after that."""
+    if not flush_spool(_runtime(context), seconds=seconds):
+        raise typer.Exit(1)
+
+
+@spool.command("quarantine", epilog="Example: perdure spool quarantine --retry all")
+def spool_quarantine_command(
+    context: typer.Context,
+    retry: Annotated[
+        str | None, typer.Option(metavar="ID", help="Send this one again: a turn's id, a file's key, or `all`.")
+    ] = None,
+    discard: Annotated[str | None, typer.Option(metavar="ID", help="Delete this one for good.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what the store refused, and why. It holds up nothing else."""
+    if retry is not None and discard is not None:
+        raise typer.BadParameter("--retry and --discard exclude each other.")
+    show_quarantine(_runtime(context), retry=retry, discard=discard, as_json=as_json)
+
+
 @app.command("doctor", epilog="Example: USE_SUPABASE=true perdure doctor --fix")
 def doctor_command(
     context: typer.Context,
@@ -130,6 +167,29 @@ def doctor_command(
 
     if not doctor(load_settings(context.obj), fix=fix, as_json=as_json):
         raise typer.Exit(1)
+
+
+@app.command(
+    "proxy",
+    context_settings={"allow_interspersed_args": False},
+    epilog="Example: perdure proxy -- npx -y @modelcontextprotocol/server-everything",
+)
+def proxy_command(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND …", help="What starts the server, and its arguments.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="A streamable HTTP server, instead of a command.")] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", metavar="NAME:VALUE", help="Sent to it with every request.")
+    ] = None,
+) -> None:
+    """Stand before any MCP server, and keep the calls of the tools that perdure.toml names. Serves stdio."""
+    from perdure.cli.proxy import proxy  # noqa: PLC0415 - it alone needs an event loop
+
+    if context.obj is not None:
+        os.environ["PERDURE_CONFIG"] = str(context.obj.absolute())
+    raise typer.Exit(proxy(command or [], url, headers or []))
 
 
 @app.command("export", epilog="Example: perdure export backup-2026-11-25")
@@ -171,6 +231,45 @@ def migrate_command(
         migration_text(write)
     else:
         migrate(load_settings(context.obj), database_url)
+
+
+class _AsWritten(TyperCommand):
+    """Leaves the words to whoever is started: `--` and options too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args[:1] in ([], ["--help"]) else ["--", *args])
+
+
+@app.command("run", cls=_AsWritten, epilog="Example: perdure run -- fastmcp run server.py:app")
+def run_command(
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SERVER.PY | -m MODULE | -- COMMAND [ARGS]...",
+            help="As for `python`; or a command that is installed.",
+        ),
+    ],
+) -> None:
+    """Start an MCP server with memory for the tools that perdure.toml names. The server's code is not touched."""
+    run(words, config=context.obj)
+
+
+@app.command("tools", epilog="Example: perdure tools -- python server.py --verbose")
+def tools_command(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND [ARGS]…", help="What starts the server, after --.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Or the address of a running one, over streamable HTTP.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every setting, the built-in values too.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the server has to answer.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """List a server's tools: which are kept, with which settings, and where each came from."""
+    from perdure.cli.tools import show_tools  # noqa: PLC0415 - it brings an MCP SDK with it
+
+    show_tools(command or [], url, context.obj, seconds=timeout, everything=everything, as_json=as_json)
 
 
 def _engine(context: typer.Context) -> Engine:

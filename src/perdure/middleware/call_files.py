@@ -117,6 +117,25 @@ class CallFiles:
 
         rewritten_result(result, kept, prose=self._policy.rewrite_text)
 
+    @property
+    def away(self) -> Exception | None:
+        """Why files of this call wait in the spool, if they do."""
+        return self._keeping.away if self._keeping is not None else None
+
+    @property
+    def are_on_their_way(self) -> bool:
+        """`keep` has come back, and a file store still works on something: it took too long."""
+        return self._keeping is not None and self._keeping.is_on_its_way
+
+    def rescue(self) -> None:
+        """After `keep` took too long: take what is on its way into the spool. Blocks.
+
+        Raises:
+            StoreError: It cannot be kept there either.
+        """
+        if self._keeping is not None:
+            self._keeping.rescue()
+
     def settle(self) -> tuple[StoredFile, ...]:
         """What was kept by now. Whatever a store that hung may still do changes nothing of it."""
         if self._keeping is not None:
@@ -171,7 +190,7 @@ class CallFiles:
                 {
                     "uri": file.uri,
                     "name": file.name,
-                    "version": file.version,
+                    **({"version": file.version} if file.version else {}),
                     "size": file.size,
                     "mediaType": file.media_type,
                 }

@@ -6,7 +6,7 @@ structured content alone, or text.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from perdure.middleware.announcement import announcement_block
 from perdure.middleware.persisted_call import PersistedCall
@@ -42,6 +42,8 @@ def wire_of(value: object) -> JsonObject:
 
 def announced_value(value: object, call: PersistedCall) -> object:
     """`value` with the continuation id in it, if it is of a kind that has room for one."""
+    if call.policy.id_path:
+        return _with_id_in_place(value, call)
     if sdk.is_result(value):
         return sdk.result_from_wire(call.announce(sdk.to_wire(value)))
     if Announce.TEXT not in call.policy.announce:
@@ -54,6 +56,28 @@ def announced_value(value: object, call: PersistedCall) -> object:
             return [*blocks, block]
         case _:
             return value
+
+
+def _with_id_in_place(value: object, call: PersistedCall) -> object:
+    """`value`, in which the tool has put an id of its own, with the conversation's."""
+    wire = call.announce(wire_of(value))
+    match value:
+        case str():
+            return wire["content"][0]["text"]
+        case (list() as blocks, Mapping()) if _are_blocks(blocks):
+            return _blocks(wire), wire["structuredContent"]
+        case list() as blocks if _are_blocks(blocks):
+            return _blocks(wire)
+        case Mapping():
+            return wire["structuredContent"]
+        case _ if sdk.is_result(value):
+            return sdk.result_from_wire(wire)
+        case _:
+            return value
+
+
+def _blocks(wire: JsonObject) -> object:
+    return cast("Any", sdk.result_from_wire(wire)).content
 
 
 def schema_of(owner: object) -> Mapping[str, Any] | None:

@@ -4,19 +4,16 @@ Every seam drives this same object. It never raises for a fault of the store: th
 fault is logged and named in the result.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any
 
-from perdure.errors import FileMissing, PerdureError, StoreMisconfigured, StoreTimeout, StoreUnavailable
-from perdure.middleware.announcement import announced, answer_of, is_error, is_final
+from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreUnavailable
+from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
-from perdure.middleware.persistence.history import Conversation, History, HistoryState, in_conversation
-from perdure.middleware.persistence.threads import Lane, LaneFull
+from perdure.middleware.call_steps import CallSteps, Step, Waits
+from perdure.middleware.persistence.history import Conversation, History, HistoryState
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -24,26 +21,17 @@ from perdure.middleware.persistence.turn import (
     JsonObject,
     Outcome,
     Turn,
+    WaitingHistory,
     Window,
+    new_turn_id,
 )
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
-from perdure.middleware.tool_schema import CONTINUATION_ID, takes_continuation_id
-from perdure.settings import HistoryMode, Policy
+from perdure.middleware.request_state import SEALED_BY_SDK, Binding, OpenTurn, is_envelope, opened, wrapped
+from perdure.middleware.result_ids import ResultIds
+from perdure.middleware.tool_schema import CONTINUATION_ID, satisfies, takes_continuation_id
+from perdure.settings import Acknowledge, Announce, HistoryMode, Policy
 
-__all__ = ["ActiveCall", "PersistedCall", "active_call", "fault_code", "within"]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Step(Generic[T]):
-    """Work that may block, and what to do with what came of it."""
-
-    work: Callable[[], T]
-    then: Callable[[T], None]
-    failed: Callable[[Exception], None]
-    on_files: bool = False
-    """In the lane for files, with the time that files have."""
+__all__ = ["PersistedCall", "fault_code"]
 
 
 class PersistedCall:
@@ -59,10 +47,23 @@ class PersistedCall:
         self._reading: Reading = read_call(request, policy, runtime.settings, self._engine.clock.now())
         self._turn: Turn = self._reading.turn
         self._redactor = redactor_for(policy.redact, policy.redact_patterns)
-        self._budget = runtime.settings.operation_timeout
-        self._arguments = request.arguments
+        self._steps = CallSteps(runtime, file_seconds=policy.file_timeout)
+        self._arguments = self._turn.arguments if policy.strip_id else request.arguments
+        self._own_ids = ResultIds.at(policy.id_path) if policy.id_path else None
         self._result: JsonObject | None = None
+        self._asks = False
+        """The tool wants something of the client first: the call, and its turn, go on with the next leg."""
+        self._own_state: str | None = None
+        """The tool's, with its question."""
+        self._envelope: str | None = None
+        self._ended_on_an_earlier_leg = False
         self._finished: FinishedTurn | None = None
+        self._turn_fault: Exception | None = None
+        """Why the store has not taken the turn, last."""
+        self._intent_waits = False
+        """The turn's intent is in the spool, to be sent before its end."""
+        self._waits = False
+        """The whole turn is in the spool, to be sent later."""
         self._skipped: str | None = None
         roots = roots_for(policy.file_roots, runtime.own_folder)
         for error in roots.refused:
@@ -86,24 +87,38 @@ class PersistedCall:
     # ── before the body ──────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self) -> None:
-        self._take(self._begin_steps())
+        self._steps.take(self._begin_steps())
 
     async def begin_async(self) -> None:
-        await self._take_async(self._begin_steps())
+        await self._steps.take_async(self._begin_steps())
 
-    def _begin_steps(self) -> "Iterator[_Step[Any]]":
+    def _begin_steps(self) -> "Iterator[Step[Any]]":
         window = Window(self.policy.max_turns, self.policy.max_tokens)
-        yield _Step(
+        begin = Step(
             work=lambda: self._engine.begin(self._turn, window, self._redactor),
             then=self._was_begun,
-            failed=self._met,
+            failed=self._not_begun,
         )
+        if is_envelope(self.request.request_state):
+            yield Step(work=self._open_turn, then=self._go_on_with, failed=self._not_gone_on, waits=Waits.DISK)
+        yield begin
+        if self._ended_on_an_earlier_leg:
+            now = self._engine.clock.now()
+            self._turn = replace(self._turn, id=new_turn_id(now), started_at=now, place=None)
+            yield begin
+        if self._may_be_deferred:
+            yield Step(
+                work=lambda: self._deferred_with_history(window),
+                then=self._was_deferred,
+                failed=self._not_deferred,
+                waits=Waits.DISK,
+            )
         if self._files.are_named_in(self._turn.arguments):
-            yield _Step(
+            yield Step(
                 work=lambda: self._files.brought_back(self._arguments, self.request.input_schema),
                 then=self._was_brought_back,
                 failed=self._refuse,
-                on_files=True,
+                waits=Waits.FILES,
             )
 
     def _was_begun(self, begun: BegunTurn) -> None:
@@ -113,6 +128,45 @@ class PersistedCall:
         history = History(begun.history, state=state, omitted=begun.omitted)
         self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
         self.history = history
+        # The client answers once more what failed or was given up before: the first ending of a turn stands. What was
+        # answered was answered: then it only asks for a reply that it lost.
+        self._ended_on_an_earlier_leg = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
+
+    @property
+    def _may_be_deferred(self) -> bool:
+        """The store has not taken the turn, has not refused it for good either, and there is a spool that may."""
+        fault = self._turn_fault
+        for_good = isinstance(fault, PerdureError) and not isinstance(fault, StoreUnavailable)
+        return fault is not None and not for_good and self._engine.spool is not None
+
+    def _deferred_with_history(self, window: Window) -> WaitingHistory:
+        self._engine.defer(self._turn, self._redactor)
+        try:
+            return self._engine.waiting_history(self._turn, window)
+        except StoreError:
+            return WaitingHistory()  # The turn waits all the same.
+
+    def _was_deferred(self, waiting: WaitingHistory) -> None:
+        self._intent_waits = True
+        if waiting.complete:
+            state = HistoryState.LOADED if waiting.turns or waiting.omitted else HistoryState.NEW
+            self.history = History(waiting.turns, state=state, omitted=waiting.omitted)
+        elif self._reading.continues:
+            self.history = History(waiting.turns, state=HistoryState.UNAVAILABLE)
+
+    def _not_begun(self, error: Exception) -> None:
+        self._not_taken(error)
+        if self._reading.continues:
+            self.history = History(state=HistoryState.UNAVAILABLE)
+
+    def _not_taken(self, error: Exception) -> None:
+        self.fault = self._turn_fault = error
+        self._runtime.say("turn.deferred" if self._may_be_deferred else "turn.not_kept", error)
+
+    def _not_deferred(self, error: Exception) -> None:
+        """The spool is full or broken too: what is wrong with the store is known already."""
+        self.fault = error
+        self._runtime.say("turn.not_kept", error)
 
     def _was_brought_back(self, arguments: JsonObject) -> None:
         self._arguments = arguments
@@ -127,8 +181,8 @@ class PersistedCall:
         self.refusal = StoreUnavailable(f"{uris} could not be brought back now.", remedy="try again later.")
 
     @property
-    def brought_files_back(self) -> bool:
-        """Whether the tool's arguments are others than the client's: local paths for storage URIs."""
+    def changed_arguments(self) -> bool:
+        """Whether the tool's own arguments are others than the client's: local paths for storage URIs, no id."""
         return self._arguments is not self.request.arguments
 
     @property
@@ -169,9 +223,14 @@ class PersistedCall:
 
     def end_with_result(self, result: JsonObject, *, cancelled: bool = False) -> None:
         """The body gave a result, here in its wire form. `cancelled`: the client had given up on it."""
-        if not is_final(result):
-            # A question to the client, or a task: the answer comes with a later call, which is a turn of its own.
-            self._end(Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType"))}))
+        result = self.with_id(result)
+        if is_question(result) and not cancelled:
+            self._asks, self._own_state = True, result.get("requestState")
+        elif not is_final(result):
+            # A task: the answer comes with a later call, which is a turn of its own.
+            self._end(
+                Outcome.CANCELLED, Answer(error={"type": "not_final", "message": str(result.get("resultType", "task"))})
+            )
         elif cancelled:
             self._end(Outcome.CANCELLED, answer_of(result))
         elif is_error(result):
@@ -179,6 +238,24 @@ class PersistedCall:
         else:
             self._end(Outcome.ANSWERED, answer_of(result))
             self._result = result
+
+    def with_id(self, result: JsonObject) -> JsonObject:
+        """`result` with the conversation's id in place of the tool's own, where the policy says it has one.
+
+        So it is recorded too: a history that showed the tool's id would lead a model to one that is dead.
+        """
+        if self._own_ids is None or not is_final(result):
+            return result
+        try:
+            changed = self._own_ids.replaced(result, self._turn.continuation_id)
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            self._runtime.say("result.id_not_replaced", error)
+            return result
+        schema = self.request.output_schema
+        if changed is result or schema is None or "structuredContent" not in result:
+            return changed
+        fits = satisfies(schema, changed["structuredContent"])
+        return changed if fits else {**changed, "structuredContent": result["structuredContent"]}
 
     def end_with_error(self, error: BaseException, *, cancelled: bool = False) -> None:
         if cancelled:
@@ -190,38 +267,69 @@ class PersistedCall:
         self._turn = self._turn.ended(outcome, self._engine.clock.now(), answer)
 
     def finish(self) -> None:
-        self._take(self._finish_steps())
+        self._steps.take(self._finish_steps())
 
     async def finish_async(self) -> None:
-        await self._take_async(self._finish_steps())
+        await self._steps.take_async(self._finish_steps())
 
-    def _finish_steps(self) -> "Iterator[_Step[Any]]":
+    def _finish_steps(self) -> "Iterator[Step[Any]]":
+        if self._asks:
+            yield Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, waits=Waits.DISK)
+            return
         result = self._result
         if result is not None and self._files.might_be_named_in(result):
-            yield _Step(
+            yield Step(
                 work=lambda: self._files.keep(result),
-                then=lambda _: self._were_kept(result),
-                failed=lambda error: self._were_kept(result, error),
-                on_files=True,
+                then=lambda _: None,
+                failed=self._not_all_kept,
+                waits=Waits.FILES,
             )
+            if self._files.are_on_their_way and self._engine.spool is not None:
+                yield Step(work=self._files.rescue, then=lambda _: None, failed=self._not_all_kept, waits=Waits.DISK)
+            self._were_kept(result)
         if self._turn.place is None:
             self._turn = replace(self._turn, deferred=True)
-        yield _Step(
-            work=lambda: self._engine.finish(self._turn, self._redactor), then=self._was_finished, failed=self._met
+        to_store: Step[Any] = Step(
+            work=lambda: self._engine.finish(self._turn, self._redactor),
+            then=self._was_finished,
+            failed=self._not_taken,
         )
+        # A turn whose intent waits must not overtake those before it, and goes the same way.
+        by_spool = self._intent_waits or (
+            self.policy.acknowledge is Acknowledge.SPOOL and self._engine.spool is not None
+        )
+        if not by_spool:
+            yield to_store
+        if self._finished is None and (by_spool or self._may_be_deferred):
+            yield Step(
+                work=lambda: self._engine.defer(self._turn, self._redactor),
+                then=lambda _: self._was_spooled(),
+                failed=self._not_deferred,
+                waits=Waits.DISK,
+            )
+        if self._finished is None and not self._waits and by_spool:
+            yield to_store  # Out of its order is better than not at all.
         if self._finished is not None and self._files.are_to_be_signed:
-            yield _Step(work=self._files.sign, then=lambda _: None, failed=self._not_signed, on_files=True)
+            yield Step(work=self._files.sign, then=lambda _: None, failed=self._not_signed, waits=Waits.FILES)
+
+    def _was_spooled(self) -> None:
+        self._waits = True
 
     def _not_signed(self, error: Exception) -> None:
         """The client gets storage URIs instead."""
         self.fault = error
         self._runtime.say("file.not_signed", error)
 
-    def _were_kept(self, result: JsonObject, error: Exception | None = None) -> None:
-        """Some of them, if there was an `error`."""
-        if error is not None:
-            self._met(error)
+    def _not_all_kept(self, error: Exception) -> None:
+        self.fault = error
+        self._runtime.say("file.not_kept", error)
+
+    def _were_kept(self, result: JsonObject) -> None:
+        """Those that could be, in the file store or in the spool."""
         files = self._files.settle()
+        if self._files.away is not None:
+            self.fault = self._files.away
+            self._runtime.say("file.deferred", self._files.away)
         self._turn = replace(
             self._turn, answer=answer_of(self._files.rewritten(result, self.request.output_schema)), files=files
         )
@@ -234,23 +342,39 @@ class PersistedCall:
     def announce(self, result: JsonObject) -> JsonObject:
         """`result` as the client gets it."""
         try:
+            if self._asks:
+                return self._asked(result)
             return self._announced(result) if is_final(result) else result
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             self._runtime.say("result.not_announced", error)
             return result
 
+    def _asked(self, result: JsonObject) -> JsonObject:
+        """`result`, a question, with the turn in its request state; unless a seam further in has put it there."""
+        if self._envelope is None or result.get("requestState") != self._own_state:
+            return result
+        return {**result, "requestState": self._envelope}
+
     def _announced(self, result: JsonObject) -> JsonObject:
-        if self._finished is not None:
+        if self._is_kept:
             # Without the turn there is no record of its files either: then the paths are all there is.
             result = self._files.rewritten(result, self.request.output_schema, for_client=True)
+        where, own = self.policy.announce, self._own_ids
+        if own is not None and Announce.TEXT in where and own.are_in_text_of(result):
+            where -= {Announce.TEXT}  # It will stand in the tool's own text.
         return announced(
-            result,
-            where=self.policy.announce,
+            self.with_id(result),
+            where=where,
             continuation_id=self._turn.continuation_id,
             meta=self._meta(),
             in_structured=self.request.output_schema_is_known
             and takes_continuation_id(self.request.output_schema, widened=self.request.schema_widened),
         )
+
+    @property
+    def _is_kept(self) -> bool:
+        """The turn is acknowledged: by the store, or by the spool."""
+        return self._finished is not None or self._waits
 
     def _meta(self) -> JsonObject:
         history: JsonObject = {
@@ -263,76 +387,67 @@ class PersistedCall:
         meta: JsonObject = {
             META_CONTINUATION_ID: self._turn.continuation_id,
             "perdure/turn-id": self._turn.id,
-            "perdure/persisted": self._finished is not None,
+            "perdure/persisted": self._is_kept,
             "perdure/history": history,
         }
-        meta |= self._files.meta(self._finished.files if self._finished is not None else ())
+        if self._waits:
+            meta["perdure/deferred"] = True
+        if self._is_kept:
+            meta |= self._files.meta(self._finished.files if self._finished is not None else self._turn.files)
+        else:
+            meta |= self._files.meta(())
         if self.fault is not None:
             meta["perdure/fault"] = fault_code(self.fault)
             if isinstance(self.fault, StoreMisconfigured):
                 meta["perdure/remedy"] = self.fault.remedy  # words of ours: no address and no key is ever in them
         return meta
 
-    # ── to the stores and back ───────────────────────────────────────────────────────────────────────────────
+    # ── from one leg to the next ─────────────────────────────────────────────────────────────────────────────
 
-    def _take(self, steps: "Iterator[_Step[Any]]") -> None:
-        for step in steps:
-            try:
-                if step.on_files or self._engine.store.blocking:
-                    with self._in_time(step) as (lane, budget):
-                        result = lane.call(step.work, budget=budget)
-                else:
-                    result = step.work()
-                step.then(result)
-            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-                step.failed(error)
+    def _open_turn(self) -> OpenTurn:
+        return opened(self.request.request_state or "", self._binding, self._key, self._engine.clock.now())
 
-    async def _take_async(self, steps: "Iterator[_Step[Any]]") -> None:
-        for step in steps:
-            try:
-                if step.on_files or self._engine.store.blocking:
-                    with self._in_time(step) as (lane, budget):
-                        result = await lane.call_async(step.work, budget=budget)
-                else:
-                    result = step.work()
-                step.then(result)
-            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-                step.failed(error)
+    def _go_on_with(self, turn: OpenTurn) -> None:
+        self._turn = replace(
+            self._turn,
+            id=turn.id,
+            continuation_id=turn.continuation_id,
+            minted=turn.minted,
+            started_at=turn.started_at,
+            place=turn.place,
+        )
+        self._reading = replace(self._reading, continues=turn.continues)
 
-    @contextmanager
-    def _in_time(self, step: "_Step[Any]") -> Iterator[tuple[Lane, float]]:
-        """The lane for `step`, and the seconds it has: files their own, the store what is left of the call's.
-
-        Raises:
-            StoreTimeout: Nothing is left, or it was used up.
-            StoreUnavailable: So many calls wait already that this one is not let in.
-        """
-        started = time.monotonic()
-        lane, budget, setting = self._runtime.lane, self._budget, "operation_timeout"
-        if step.on_files:
-            lane, budget, setting = self._runtime.file_lane, self.policy.file_timeout + 1, "file_timeout"
-        try:
-            if budget <= 0:
-                raise TimeoutError
-            yield lane, budget
-        except TimeoutError as error:
-            raise StoreTimeout(
-                "The store did not answer within the time it has in one call.",
-                remedy=f"look at the store; the setting {setting} is that time, in seconds.",
-            ) from error
-        except LaneFull as error:
-            raise StoreUnavailable(
-                "All threads wait for a store that does not answer.", remedy="look at the store."
-            ) from error
-        finally:
-            if not step.on_files:
-                self._budget -= time.monotonic() - started
-
-    def _met(self, error: Exception) -> None:
+    def _not_gone_on(self, error: Exception) -> None:
+        """This leg is a turn of its own."""
         self.fault = error
-        self._runtime.say("turn.not_kept", error)
-        if self._turn.place is None and self._turn.outcome is Outcome.RUNNING and self._reading.continues:
-            self.history = History(state=HistoryState.UNAVAILABLE)
+        self._runtime.say("request_state.refused", error)
+
+    def _enveloped(self) -> str:
+        turn = OpenTurn(
+            id=self._turn.id,
+            continuation_id=self._turn.continuation_id,
+            minted=self._turn.minted,
+            continues=self._reading.continues,
+            started_at=self._turn.started_at,
+            place=self._turn.place,
+        )
+        return wrapped(self._own_state, turn, self._binding, self._key, self._engine.clock.now())
+
+    def _leaves_with(self, envelope: str) -> None:
+        self._envelope = envelope
+
+    def _not_carried(self, error: Exception) -> None:
+        """The next leg will be a turn of its own."""
+        self._runtime.say("request_state.not_carried", error)
+
+    @property
+    def _binding(self) -> Binding:
+        return Binding(principal=self._turn.principal, tool=self.request.tool, arguments=self.request.arguments)
+
+    @property
+    def _key(self) -> bytes:
+        return SEALED_BY_SDK if self.request.request_state_is_sealed else self._runtime.signing_key
 
 
 def _message(error: BaseException) -> str:
@@ -345,33 +460,3 @@ def _message(error: BaseException) -> str:
 def fault_code(fault: Exception) -> str:
     """What a client may know of a fault: its kind. Paths and addresses are for the operator's log."""
     return fault.code if isinstance(fault, PerdureError) else "internal_error"
-
-
-@dataclass(slots=True)
-class ActiveCall:
-    """The `tools/call` that is being served in this context, as the outermost seam sees it."""
-
-    key: object
-    """Something that is one and the same object during one request."""
-    tool: str
-    request: Any = None
-    """The SDK's own request context, for a handler that is not given one."""
-    call: PersistedCall | None = None
-    """Whoever persists the call leaves it here."""
-
-
-active_call: ContextVar[ActiveCall | None] = ContextVar("perdure_active_call", default=None)
-
-
-@contextmanager
-def within(active: ActiveCall) -> Iterator[None]:
-    """Everything inside is part of this call; `current_conversation()` tells its conversation if it is persisted."""
-    token = active_call.set(active)
-    try:
-        if active.call is None:
-            yield
-        else:
-            with in_conversation(active.call.conversation):
-                yield
-    finally:
-        active_call.reset(token)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
-from typing import Annotated, Any, Literal, Optional, TypedDict
+from typing import Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field
 from seams.worlds.world import Json, Kit, Tool, Toolbox
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 __all__ = ["SHAPES", "Shape"]
 

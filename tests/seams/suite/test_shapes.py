@@ -8,6 +8,8 @@ from wire_form import without_announcement
 from perdure import Outcome
 from perdure.middleware.tool_schema import continuation_id_schema
 
+pytestmark = pytest.mark.filterwarnings("ignore:The `__get_pydantic_core_schema__`")  # of a model in `Annotated`
+
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 

@@ -1,6 +1,7 @@
 """The worlds of this environment: those of the SDKs that are installed."""
 
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from seams.worlds.world import ServerKind, Way, World
 
@@ -12,6 +13,10 @@ def _kinds() -> list[ServerKind]:
         from seams.worlds import mcp_v1
 
         return list(mcp_v1.KINDS)
+    if find_spec("fastmcp") is not None:
+        from seams.worlds import fastmcp_v4
+
+        return list(fastmcp_v4.KINDS)
     from seams.worlds import mcp_v2
 
     return list(mcp_v2.KINDS)

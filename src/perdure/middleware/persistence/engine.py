@@ -3,8 +3,9 @@
 from dataclasses import replace
 from datetime import datetime
 
+from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
-from perdure.middleware.persistence.ports import Clock, Store
+from perdure.middleware.persistence.ports import Clock, Spool, Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.serialization import digest
 from perdure.middleware.persistence.turn import (
@@ -14,27 +15,66 @@ from perdure.middleware.persistence.turn import (
     FinishedTurn,
     StoredFile,
     Turn,
+    WaitingHistory,
     Window,
 )
 
 __all__ = ["Engine"]
 
+_CONVERSATIONS_KNOWN = 4096
+"""Whose last places are remembered, to be written beside a turn that is deferred."""
+
 
 class Engine:
     """Every method blocks for as long as the store does, and raises `StoreError` when nothing can be said."""
 
-    def __init__(self, store: Store, clock: Clock, count_tokens: TokenCounter = estimate_tokens) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        count_tokens: TokenCounter = estimate_tokens,
+        spool: Spool | None = None,
+    ) -> None:
         self.store = store
         self.clock = clock
+        self.spool = spool
         self._count_tokens = count_tokens
+        self._last_places: dict[tuple[str, str], int] = {}
 
     def begin(self, turn: Turn, window: Window, redactor: Redactor) -> BegunTurn:
-        """Make `turn` known before its tool's body runs, and read the history it continues."""
-        return self.store.begin(self._stored_form(turn, redactor), window)
+        """Make `turn` known before its tool's body runs, and read the history it continues.
+
+        Raises:
+            StoreUnavailable: … or earlier turns of the conversation wait in the spool, and could not be sent now.
+        """
+        if self.spool is not None:
+            self.spool.settle(turn.principal, turn.continuation_id)
+        begun = self.store.begin(self._stored_form(turn, redactor), window)
+        if len(self._last_places) >= _CONVERSATIONS_KNOWN:
+            self._last_places.clear()
+        self._last_places[turn.principal, begun.continuation_id] = begun.place
+        return begun
 
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""
         return self.store.finish(self._stored_form(turn, redactor))
+
+    def defer(self, turn: Turn, redactor: Redactor) -> None:
+        """Make `turn` durable in the spool, from where it goes to the store later: begun, ended, or both.
+
+        Raises:
+            StoreError: There is no spool, or it could not be kept there either.
+        """
+        if self.spool is None:
+            raise StoreUnavailable("There is no spool.", remedy="none: this backend keeps nothing on a disk.")
+        if turn.place is None:
+            last_place = self._last_places.get((turn.principal, turn.continuation_id))
+            turn = replace(turn, deferred=True, after_place=turn.after_place or last_place)
+        self.spool.keep(self._stored_form(turn, redactor))
+
+    def waiting_history(self, turn: Turn, window: Window) -> WaitingHistory:
+        """What can be told of the conversation of `turn` without its store: the turns that wait here."""
+        return self.spool.history(turn, window) if self.spool is not None else WaitingHistory()
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         now = self.clock.now()

@@ -1,4 +1,4 @@
-"""What the engine needs from the outside: a store, a clock. Synchronous, small, and all of it."""
+"""What the engine needs from the outside: a store, a spool, a clock. Synchronous, small, and all of it."""
 
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -11,16 +11,19 @@ from perdure.middleware.persistence.turn import (
     FinishedTurn,
     StoredFile,
     Turn,
+    WaitingHistory,
     Window,
 )
 
-__all__ = ["Clock", "FileStore", "Store", "SystemClock"]
+__all__ = ["Clock", "FileStore", "Spool", "Store", "SystemClock"]
 
 
 class Store(Protocol):
     """Keeps turns. Safe to call from many threads at once.
 
     Every method raises `StoreUnavailable` when it cannot say what is kept; none returns an empty answer instead.
+    A conversation that has expired is as if it had never been, and its id begins a new one: a turn with `expire_after`
+    moves the end of its conversation, when it is given its place; one without leaves it where it is.
     `perdure.testing.StoreContract` is the whole definition, in tests that any implementation can inherit.
     """
 
@@ -122,6 +125,48 @@ class FileStore(Protocol):
         Raises:
             FileMissing: There is no such content.
         """
+        ...
+
+
+class Spool(Protocol):
+    """Keeps turns and files that their stores cannot take now, and sends them later. Safe for many threads at once."""
+
+    def keep(self, turn: Turn) -> None:
+        """Durable on return. A turn that has ended takes the place of its intent; the first ending wins.
+
+        Raises:
+            SpoolFull: Nothing more is taken.
+            StoreError: It cannot be written, or the turn cannot be written down.
+        """
+        ...
+
+    def settle(self, principal: str, continuation_id: str) -> None:
+        """Send what waits of one conversation, so that the turn which comes now does not overtake it.
+
+        Raises:
+            StoreUnavailable: It could not all be sent now.
+        """
+        ...
+
+    def history(self, turn: Turn, window: Window) -> WaitingHistory:
+        """What waits of the conversation of `turn`."""
+        ...
+
+    def keep_file(self, key: str, snapshot: Path, *, media_type: str) -> None:
+        """Durable on return; takes `snapshot`, whose content is on the disk already, away.
+
+        Raises:
+            SpoolFull: Nothing more is taken.
+            StoreUnavailable: It cannot be written.
+        """
+        ...
+
+    def read_file(self, key: str) -> AbstractContextManager[BinaryIO | None]:
+        """The content under `key`, to be read in pieces; None if it does not wait here."""
+        ...
+
+    def file(self, principal: str, key: str) -> StoredFile | None:
+        """The file that a turn which waits gave out to `principal` under `key`."""
         ...
 
 

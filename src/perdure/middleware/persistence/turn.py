@@ -17,6 +17,7 @@ __all__ = [
     "Outcome",
     "StoredFile",
     "Turn",
+    "WaitingHistory",
     "Window",
     "new_turn_id",
 ]
@@ -108,6 +109,8 @@ class Turn:
     """Whether an unknown continuation id may become a conversation; if not, `fresh_id` does."""
     fresh_id: str = ""
     """The id of the conversation to make when an unknown one may not be adopted."""
+    expire_after: timedelta | None = None
+    """From when the store gives the turn its place; then its conversation expires. None: as it stands already."""
     files: tuple[StoredFile, ...] = ()
     """What its answer gave out; written when it is finished."""
     metadata: JsonObject = field(default_factory=dict)
@@ -165,6 +168,18 @@ class FinishedTurn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingHistory:
+    """What the spool knows of a conversation while its store is away."""
+
+    turns: tuple[Turn, ...] = ()
+    """Answered turns that wait, oldest first, within the window."""
+    complete: bool = False
+    """The conversation began here: no store knows an earlier turn."""
+    omitted: int = 0
+    """Turns that wait and are not among `turns`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConversationSummary:
     """A line in a list of conversations."""
 
@@ -176,6 +191,8 @@ class ConversationSummary:
     """When its newest turn began."""
     minted: bool = False
     """Whether perdure made the id; if not, a client chose it."""
+    expires_at: datetime | None = None
+    """From when on it is as if it had never been. None: never."""
 
 
 def new_turn_id(now: datetime) -> str:
@@ -190,3 +207,6 @@ def new_turn_id(now: datetime) -> str:
 
 DEFAULT_LEASE = timedelta(minutes=15)
 """How long a turn may run before it counts as interrupted."""
+
+LEASE_WITH_QUESTIONS = timedelta(hours=1)
+"""The same where the client can be asked within the call: a person may have to think."""

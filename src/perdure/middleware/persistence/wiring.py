@@ -1,18 +1,21 @@
 """The one place where settings become parts, and parts a whole."""
 
 import os
+import secrets
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.errors import PerdureError, SettingsError
 from perdure.logs import log
+from perdure.middleware.persistence.breaker import Breaker
+from perdure.middleware.persistence.data_directory import doubts_about
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, may_be_root
@@ -20,13 +23,17 @@ from perdure.middleware.persistence.files.keeper import FileKeeper
 from perdure.middleware.persistence.history import estimate_tokens
 from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
 from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.signing_key import key_in
+from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.unusable import UnusableStore
 from perdure.middleware.persistence.threads import Lane
 from perdure.middleware.persistence.turn import StoredFile
-from perdure.settings import Policy, Settings, ToolSettings
+from perdure.settings import NEEDS_RESTART, Policy, Settings, ToolSettings
 from perdure.settings_loader import data_directory, load_settings
+from perdure.settings_watch import SettingsWatch
 
 if TYPE_CHECKING:
     from perdure.middleware.persistence.supabase_api.client import SupabaseApi
@@ -53,24 +60,66 @@ class Runtime:
     """Everything one process needs to persist tool calls."""
 
     settings: Settings
+    """As they are now: another object whenever the settings file has changed."""
     engine: Engine
     keeper: FileKeeper
     own_folder: Path
     """Where our data is, the files among it."""
+    spool: Spool | None = None
+    """None where nothing is kept on a disk."""
+    breaker: Breaker = field(default_factory=Breaker.never_opening)
+    """Before the store."""
     lane: Lane = field(default_factory=lambda: Lane("store"))
     file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
     """Apart, so that large files hold up no acknowledgement."""
+    disk_lane: Lane = field(default_factory=lambda: Lane("spool", size=8))
+    """Apart, so that a store that hangs does not either."""
+    watch: SettingsWatch | None = None
+    """Of the file that the settings came from; None where they came from none."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
     _said: dict[str, float] = field(default_factory=dict)
+    _waiting_for_restart: dict[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def signing_key(self) -> bytes:
+        """Signs what travels through a client. Blocks when it is asked for first."""
+        if self.settings.request_state_key is not None:
+            return self.settings.request_state_key.get_secret_value().encode()
+        try:
+            return key_in(self.own_folder)
+        except OSError as error:
+            log.warning(
+                "request_state.key_not_kept",
+                what=f"No key can be kept in {self.own_folder}: {error}. A call that waits for an answer of its client "
+                "when this process ends will be two turns.",
+                remedy="make the directory writable, or set PERDURE_REQUEST_STATE_KEY.",
+            )
+            return secrets.token_bytes(32)
 
     def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
+        policies = self._policies  # before the settings: what comes of old ones never gets among the new ones' policies
         try:
-            return self._policies[tool, in_code]
+            return policies[tool, in_code]
         except KeyError:
             policy = self.settings.policy(tool, in_code)
-            if len(self._policies) < 10_000:  # names come from clients: they may not fill the memory
-                self._policies[tool, in_code] = policy
+            if len(policies) < 10_000:  # names come from clients: they may not fill the memory
+                policies[tool, in_code] = policy
             return policy
+
+    def follow(self, settings: Settings) -> None:
+        """Go on with `settings`, but for what the stores are built from. Which keys wait for a restart is said once."""
+        kept = {name: getattr(self.settings, name) for name in NEEDS_RESTART}
+        waiting = {name: getattr(settings, name) for name in sorted(kept) if getattr(settings, name) != kept[name]}
+        self.settings = settings.model_copy(update=kept)
+        self._policies = {}
+        if waiting and waiting != self._waiting_for_restart:
+            log.warning(
+                "settings.restart_needed",
+                what=f"The settings have changed. All of them hold from now on, but for {', '.join(waiting)}: this"
+                " process goes on with the old values.",
+                remedy="restart the server for these to take effect.",
+            )
+        self._waiting_for_restart = waiting
 
     def say(self, event: str, error: Exception) -> None:
         """Log a fault for the operator, once a minute each."""
@@ -117,17 +166,37 @@ def build(
     store: Store | None = None,
     file_store: FileStore | None = None,
     clock: Clock | None = None,
+    spooled: bool | None = None,
 ) -> Runtime:
+    """`spooled`: whether a spool stands before the stores; None: before those that the settings name, unless they are
+    in memory."""
     clock = clock or SystemClock()
-    folder = data_directory(settings) / "files"
+    own_folder = data_directory(settings)
+    folder = own_folder / "files"
+    if spooled is None:
+        spooled = store is None and settings.backend != "memory"
     if store is None:
         store, made_file_store = _stores(settings, clock, folder)
         file_store = file_store or made_file_store
+    file_store = file_store or LocalFileStore(folder, settings.bucket)
+    spool = None
+    if spooled:
+        spool = Spool(
+            own_folder / "spool",
+            store.where if isinstance(store, SqlFunctionStore) else settings.backend,
+            store,
+            file_store,
+            clock,
+            max_bytes=settings.spool_max_bytes,
+        )
+    breaker, file_breaker = (spool.breaker, spool.file_breaker) if spool else (None, None)
     return Runtime(
         settings=settings,
-        engine=Engine(store, clock, settings.count_tokens or estimate_tokens),
-        own_folder=folder.parent,
-        keeper=FileKeeper(store, file_store or LocalFileStore(folder, settings.bucket), folder),
+        engine=Engine(store, clock, settings.count_tokens or estimate_tokens, spool),
+        own_folder=own_folder,
+        keeper=FileKeeper(store, file_store, folder, spool, file_breaker, breaker),
+        spool=spool,
+        breaker=breaker or Breaker.never_opening(),
     )
 
 
@@ -137,16 +206,65 @@ def runtime() -> Runtime:
     With settings that cannot be used nothing is recorded, and every result says so: what an operator meant to keep
     from being recorded must not be recorded because of a typo.
     """
+    now = _runtime
+    if now is None:
+        return _made()
+    if now.watch is not None and now.watch.is_due():
+        return _followed(now, now.watch)
+    return now
+
+
+def _made() -> Runtime:
     global _runtime  # noqa: PLW0603 - the one per process
-    if _runtime is None:
-        with _making:
-            if _runtime is None:
-                try:
-                    _runtime = build(load_settings())
-                except SettingsError as error:
-                    _runtime = build(Settings.model_construct(), store=UnusableStore(error))
-                    _runtime.say("settings.invalid", error)
-    return _runtime
+    with _making:
+        if _runtime is None:
+            watch = SettingsWatch()
+            try:
+                _runtime = build(load_settings())
+                _start(_runtime)
+            except SettingsError as error:
+                _runtime = build(Settings.model_construct(), store=UnusableStore(error))
+                _runtime.say("settings.invalid", error)
+            _runtime.watch = watch
+        return _runtime
+
+
+def _followed(now: Runtime, watch: SettingsWatch) -> Runtime:
+    """The runtime with the settings as the file has them by now. A file that cannot be used changes nothing."""
+    global _runtime  # noqa: PLW0603
+    if not _making.acquire(blocking=False):
+        return now  # Another thread is at it.
+    try:
+        if _runtime is not now or not watch.has_changed():
+            return _runtime or now
+        settings = load_settings()
+        if isinstance(now.engine.store, UnusableStore):  # There was nothing to go on with; now there is.
+            _runtime = build(settings)
+            _start(_runtime)
+            _runtime.watch = watch
+            return _runtime
+        now.follow(settings)
+    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+        what = error.what if isinstance(error, PerdureError) else f"The settings cannot be read: {error!r}."
+        log.error(
+            "settings.not_followed",
+            what=what,
+            remedy="mend it; until then everything goes on with the settings that were read before.",
+        )
+    finally:
+        _making.release()
+    return now
+
+
+def _start(made: Runtime) -> None:
+    """What a process that serves calls does once, before its first."""
+    if made.spool is not None:
+        try:
+            made.spool.wake()
+        except PerdureError as error:
+            made.say("spool.not_started", error)
+        for warning in doubts_about(made.own_folder):
+            log.warning("data_directory.in_doubt", what=warning.what, remedy=warning.remedy)
 
 
 def stored_files(

@@ -39,6 +39,7 @@ __all__ = [
     "event_loop",
     "incoming",
     "is_block",
+    "is_question",
     "is_result",
     "jsonable",
     "registered_tool",
@@ -47,10 +48,10 @@ __all__ = [
     "result_from_wire",
     "text_block",
     "to_wire",
-    "tool_error",
     "tool_of_server",
     "was_registered",
     "watch_registrations",
+    "with_request_state",
 ]
 
 
@@ -236,6 +237,12 @@ class RegisteredTool:
         """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
         return _own_result().model_validate(wire)
 
+    def error(self, error: Exception) -> Exception:
+        """What the handler raises so that the client reads the message as the tool's own error."""
+        from mcp.server.fastmcp.exceptions import ToolError  # noqa: PLC0415
+
+        return ToolError(str(error))
+
 
 @cache
 def _own_result() -> "type[CallToolResult]":
@@ -360,17 +367,19 @@ def is_block(value: object) -> "TypeIs[ContentBlock]":
     return isinstance(value, get_args(ContentBlock))
 
 
+def is_question(_value: object) -> bool:
+    """Whether a tool that gives this value wants something of the client first: not in this protocol's versions."""
+    return False
+
+
+def with_request_state(question: object, _state: str | None) -> object:
+    return question
+
+
 def text_block(text: str) -> "ContentBlock":
     from mcp.types import TextContent  # noqa: PLC0415
 
     return TextContent(type="text", text=text)
-
-
-def tool_error(error: Exception) -> Exception:
-    """What a handler raises so that the client reads the message as the tool's own error."""
-    from mcp.server.fastmcp.exceptions import ToolError  # noqa: PLC0415
-
-    return ToolError(str(error))
 
 
 def jsonable(value: object) -> Json:

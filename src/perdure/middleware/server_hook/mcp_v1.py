@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import anyio.lowlevel
 
 from perdure.errors import StoreError
+from perdure.middleware.active_call import active_call
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
-from perdure.middleware.persisted_call import active_call
 from perdure.middleware.persisted_handler import persisted_handler_of
 from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import JsonObject
@@ -79,8 +79,8 @@ class _Handlers(UserDict[type, "Handler"]):
             return await handler(request)  # Outside of any request, or around another hook of ours.
         own: ServerResult | None = None
 
-        async def proceed(arguments: JsonObject | None) -> ServerResult:
-            nonlocal own
+        async def proceed(arguments: JsonObject | None, *, opened: bool = False) -> ServerResult:
+            nonlocal own  # `opened` is nothing here: no request of this SDK has a state
             own = await handler(request if arguments is None else _with_arguments(request, arguments))
             return own
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from perdure.errors import FileMissing
+from perdure.errors import FileMissing, StoreUnavailable
+from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
-from perdure.middleware.persistence.files.snapshot import CHUNK, Limit, Progress, take_snapshot
-from perdure.middleware.persistence.ports import FileStore, Store
+from perdure.middleware.persistence.files.snapshot import CHUNK, Limit, Progress, Snapshot, take_snapshot
+from perdure.middleware.persistence.ports import FileStore, Spool, Store
 from perdure.middleware.persistence.turn import StoredFile
 
 __all__ = ["FileKeeper", "FileLimits", "Keeping", "LeftAlone", "tenant_of"]
@@ -55,9 +56,23 @@ class LeftAlone:
 
 
 class FileKeeper:
-    def __init__(self, store: Store, file_store: FileStore, folder: Path) -> None:
-        """`folder` is ours: snapshots on their way, and the local copies that tools are given."""
+    def __init__(
+        self,
+        store: Store,
+        file_store: FileStore,
+        folder: Path,
+        spool: Spool | None = None,
+        breaker: Breaker | None = None,
+        store_breaker: Breaker | None = None,
+    ) -> None:
+        """`folder` is ours: snapshots on their way, and the local copies that tools are given.
+
+        `spool` takes what the file store cannot take now, and is on the same file system as `folder`.
+        """
         self.file_store = file_store
+        self.spool = spool
+        self.breaker = breaker or Breaker.never_opening()
+        self._store_breaker = store_breaker or Breaker.never_opening()
         self.copies = folder / "copies"
         self._cleaned_at = 0.0
         self._store = store
@@ -117,7 +132,7 @@ class FileKeeper:
             )
         digest = hashlib.sha256()
         done = 0
-        with self.file_store.read(stored.key) as source:
+        with self._content(stored.key) as source:
             while done <= stored.size and (chunk := source.read(CHUNK)):
                 done += len(chunk)
                 digest.update(chunk)
@@ -139,11 +154,18 @@ class FileKeeper:
                 f"{uri} has {stored.size:,} bytes; at most {max_bytes:,} are sent as a resource.",
                 remedy="pass the URI to a tool, or raise max_resource_bytes in perdure.toml.",
             )
-        with self.file_store.read(stored.key) as source:
+        with self._content(stored.key) as source:
             content = source.read(stored.size + 1)
         if hashlib.sha256(content).hexdigest() != stored.sha256:
             raise FileMissing(f"The content of {uri} is not what was kept.", remedy=_PUT_BACK)
         return content, stored.media_type
+
+    @contextlib.contextmanager
+    def _content(self, key: str) -> Iterator[BinaryIO]:
+        """From the spool while it waits there, else from the file store."""
+        with contextlib.ExitStack() as opened:
+            waiting = opened.enter_context(self.spool.read_file(key)) if self.spool is not None else None
+            yield waiting if waiting is not None else opened.enter_context(self.file_store.read(key))
 
     def _remove_old_copies(self) -> None:
         """Those over their time; and the oldest, if all together take too much room."""
@@ -167,7 +189,10 @@ class FileKeeper:
         key = uri.removeprefix(prefix)
         stored = None
         if uri.startswith(prefix) and key.startswith(tenant_of(principal) + "/"):
-            stored = self._store.file(principal, key)
+            stored = self.spool.file(principal, key) if self.spool is not None else None
+            if stored is None:
+                with self._store_breaker.watching():
+                    stored = self._store.file(principal, key)
         if stored is None:
             raise FileMissing(f"There is no file {uri}.", remedy="use a URI that an earlier result gave.")
         return stored
@@ -187,6 +212,10 @@ class Keeping:
     ) -> None:
         self.stored: dict[str, StoredFile] = {}
         self.left: dict[str, LeftAlone] = {}
+        self.away: StoreUnavailable | None = None
+        """Why some of them wait in the spool."""
+        self._on_its_way: dict[str, tuple[StoredFile, Path]] = {}
+        """By path: what is being put into the file store now, and the snapshot of it."""
         self._keeper = keeper
         self._tenant = tenant_of(principal)
         self._roots = roots
@@ -227,26 +256,68 @@ class Keeping:
             snapshot = take_snapshot(file, self._keeper._incoming, self._limit(), self._progress)
         finally:
             os.close(file.descriptor)
-        try:
-            name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            key = f"{self._tenant}/{snapshot.sha256}/{_safe_name(name)}"
-            self._refuse_over_quota(key, snapshot.size)
-            self._keeper.file_store.put(key, snapshot.path, media_type=snapshot.media_type)
-        finally:
-            snapshot.path.unlink(missing_ok=True)
-        self._bytes += snapshot.size
-        return StoredFile(
-            key=key,
+        name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        stored = StoredFile(
+            key=f"{self._tenant}/{snapshot.sha256}/{_safe_name(name)}",
             bucket=self._keeper.file_store.bucket,
             name=name,
             sha256=snapshot.sha256,
             size=snapshot.size,
             media_type=snapshot.media_type,
         )
+        self._on_its_way[path] = stored, snapshot.path
+        try:
+            self._put(stored.key, snapshot)
+        finally:
+            self._on_its_way.pop(path, None)
+            snapshot.path.unlink(missing_ok=True)
+        self._bytes += snapshot.size
+        return stored
 
-    def _refuse_over_quota(self, key: str, size: int) -> None:
+    @property
+    def is_on_its_way(self) -> bool:
+        return bool(self._on_its_way)
+
+    def rescue(self) -> None:
+        """Take what is on its way to a file store that hangs into the spool.
+
+        Raises:
+            StoreUnavailable, SpoolFull: It cannot be kept there either.
+        """
+        for path, (stored, snapshot) in list(self._on_its_way.items()):
+            if self._keeper.spool is not None:
+                with contextlib.suppress(FileNotFoundError):  # It has just arrived.
+                    self._keeper.spool.keep_file(stored.key, snapshot, media_type=stored.media_type)
+                    self.stored[path] = stored
+
+    def _put(self, key: str, snapshot: Snapshot) -> None:
+        """Into the file store; into the spool if that is away.
+
+        Raises:
+            FileRefused: There is no room for it.
+            StoreUnavailable: Both are away.
+            SpoolFull: The file store is away, and the spool takes nothing more.
+        """
+        keeper = self._keeper
+        try:
+            with keeper.breaker.watching():
+                self._refuse_over_limits(key, snapshot.size)
+                keeper.file_store.put(key, snapshot.path, media_type=snapshot.media_type)
+        except StoreUnavailable as error:
+            if keeper.spool is None:
+                raise
+            keeper.spool.keep_file(key, snapshot.path, media_type=snapshot.media_type)
+            self.away = error
+
+    def _refuse_over_limits(self, key: str, size: int) -> None:
         """Here and not before: the same content a second time takes no room."""
         file_store, most = self._keeper.file_store, self._limits.max_total_bytes
+        largest = file_store.most_bytes()
+        if largest is not None and size > largest:
+            raise FileRefused(
+                f"it has {size:,} bytes, and the bucket's file_size_limit is {largest:,}",
+                setting="file_size_limit of the bucket",
+            )
         left = most - file_store.used_bytes()
         if size > left and not file_store.holds(key):
             raise FileRefused(
@@ -260,9 +331,6 @@ class Keeping:
             "max_file_bytes": limits.max_file_bytes,
             "max_turn_bytes": limits.max_turn_bytes - self._bytes,
         }
-        most = self._keeper.file_store.most_bytes()
-        if most is not None:
-            allowed["file_size_limit of the bucket"] = most
         setting = min(allowed, key=lambda name: allowed[name])
         return Limit(max(allowed[setting], 0), setting, self._deadline)
 

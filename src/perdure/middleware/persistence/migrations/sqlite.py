@@ -1,6 +1,6 @@
 """Brings a SQLite database to the schema this version of perdure needs.
 
-Each file of `sql/sqlite/migrations` runs once, whole, in one transaction with its own record.
+Each file of `sql/<schema>/migrations` runs once, whole, in one transaction with its own record.
 """
 
 import sqlite3
@@ -21,22 +21,22 @@ CREATE TABLE IF NOT EXISTS perdure_migrations (
 """
 
 
-def sqlite_migrations() -> tuple[Migration, ...]:
-    return migration_files("sqlite")
+def sqlite_migrations(schema: str = "sqlite") -> tuple[Migration, ...]:
+    return migration_files(schema)
 
 
-def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str) -> None:
+def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str, schema: str = "sqlite") -> None:
     """Apply what is missing. `connection` is in autocommit mode; two processes may do this at once.
 
     Raises:
         StoreUnavailable: The database was made by a newer perdure, or a migration was changed after it ran.
     """
-    if is_current(connection, where):
+    if is_current(connection, where, schema):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(_RECORDS)
-        for migration in _missing(connection, where):
+        for migration in _missing(connection, where, schema):
             for statement in _statements(migration.sql):
                 connection.execute(statement)
             connection.execute(
@@ -50,19 +50,19 @@ def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str) -> 
         raise
 
 
-def is_current(connection: sqlite3.Connection, where: str) -> bool:
+def is_current(connection: sqlite3.Connection, where: str, schema: str = "sqlite") -> bool:
     """Whether nothing is missing.
 
     Raises:
         StoreUnavailable: The schema is not one of ours.
     """
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'perdure_migrations'").fetchone()
-    return found is not None and not _missing(connection, where)
+    return found is not None and not _missing(connection, where, schema)
 
 
-def _missing(connection: sqlite3.Connection, where: str) -> list[Migration]:
+def _missing(connection: sqlite3.Connection, where: str, schema: str) -> list[Migration]:
     rows = connection.execute("SELECT version, checksum FROM perdure_migrations").fetchall()
-    return missing(sqlite_migrations(), {int(version): str(checksum) for version, checksum in rows}, where)
+    return missing(sqlite_migrations(schema), {int(version): str(checksum) for version, checksum in rows}, where)
 
 
 def _statements(sql: str) -> Iterator[str]:

@@ -4,31 +4,39 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 from perdure.errors import PerdureError, StoreUnavailable
 from perdure.middleware.persistence.migrations.sqlite import is_current, migrate_sqlite
 from perdure.middleware.persistence.ports import Clock
-from perdure.middleware.persistence.stores.sqlite.fork_gate import ForkGate
-from perdure.middleware.persistence.stores.sqlite.process_turn import ProcessTurn
+from perdure.middleware.persistence.sqlite_file.fork_gate import ForkGate
+from perdure.middleware.persistence.sqlite_file.process_turn import ProcessTurn
 
-__all__ = ["Database", "explained"]
+__all__ = ["Connect", "Database", "explained", "is_damage"]
 
 _BUSY_SECONDS = 3.0
+
+_DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+Connect: TypeAlias = Callable[..., sqlite3.Connection]
+"""What `sqlite3.connect` is, or stands in its place."""
 
 _File: TypeAlias = tuple[int, int]
 """Device and inode: which file it is that a name stands for."""
 
 
 class Database:
-    """One database file in one process."""
+    """One database file in one process. `connect` puts something of a test's own beneath it, such as a failing disk."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, schema: str = "sqlite", connect: Connect | None = None) -> None:
+        """`schema` names the folder of `sql/` whose migrations make it."""
         self.path = path
         self.gate = ForkGate(self.close)
         self._clock = clock
+        self._schema = schema
+        self._connect_to = connect
         self._turn = ProcessTurn.on(path.with_name(path.name + "-writer"))
         self._writer: sqlite3.Connection | None = None
         self._file: _File | None = None
@@ -63,7 +71,7 @@ class Database:
         if connection is None:
             connection = self._connect("ro")
             try:
-                if not is_current(connection, str(self.path)):
+                if not self._is_ready(connection):
                     with self.writing():
                         pass  # opening for writing brings the schema up to date
             except BaseException:
@@ -76,6 +84,29 @@ class Database:
             raise
         with self._lock:
             self._idle_readers.append((connection, file))
+
+    def moved_aside_if_damaged(self, ending: str) -> Path | None:
+        """The database under another name, `<name>.<ending>`, if it is damaged; the next write makes a new one.
+
+        Raises:
+            OSError: It cannot be renamed.
+        """
+        aside = self.path.with_name(f"{self.path.name}.{ending}")
+        with self.gate.inside(), self._turn.taken():
+            if not self._is_damaged():
+                return None  # Somebody else has put a new one in its place.
+            self._close_writer()
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.with_name(self.path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        return aside
+
+    def _is_damaged(self) -> bool:
+        try:
+            with contextlib.closing(self._connect("ro")) as connection:
+                return [str(row[0]) for row in connection.execute("PRAGMA quick_check(1)")] != ["ok"]
+        except sqlite3.DatabaseError as error:
+            return _code(error) in _DAMAGED
 
     def close(self) -> None:
         with self._lock:
@@ -103,7 +134,7 @@ class Database:
                 connection.execute("PRAGMA page_size = 8192")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA foreign_keys = ON")
-                migrate_sqlite(connection, self._clock.now(), str(self.path))
+                migrate_sqlite(connection, self._clock.now(), str(self.path), self._schema)
             except BaseException:
                 connection.close()
                 raise
@@ -125,8 +156,16 @@ class Database:
                 connection.close()
         return None
 
+    def _is_ready(self, connection: sqlite3.Connection) -> bool:
+        try:
+            return is_current(connection, str(self.path), self._schema)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+            return False  # A power loss cut a write short, and only who may write can take it back.
+
     def _connect(self, mode: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
+        connection = (self._connect_to or sqlite3.connect)(
             f"{self.path.as_uri()}?mode={mode}",
             uri=True,
             timeout=_BUSY_SECONDS,
@@ -171,10 +210,19 @@ def explained(path: Path) -> Iterator[None]:
         raise StoreUnavailable(what, remedy=remedy) from error
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file is no database, or a broken one."""
+    return _code(error) in _DAMAGED
+
+
+def _code(error: Exception) -> int:
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
 def _explanation(error: sqlite3.Error | OSError, path: Path) -> tuple[str, str]:
     text = str(error)
-    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    code = _code(error)
+    if code in _DAMAGED:
         return (
             f"The database {path} is damaged or not a database ({text}). Nothing was changed in it.",
             "move it aside and start again (perdure makes a new one), or put a backup in its place.",

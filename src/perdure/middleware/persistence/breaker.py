@@ -1,0 +1,115 @@
+"""Leaves a store alone that failed several times in a row, so that calls need not wait for it one after another."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from perdure.errors import StoreLeftAlone, StoreMisconfigured, StoreUnavailable, TurnsWaiting
+
+__all__ = ["Breaker"]
+
+_PROBE_GRACE = 5.0
+"""Seconds for which calls leave the probe to whoever sends what waits: a probe may take as long as a store can hang."""
+
+
+class Breaker:
+    """Closed while the store answers. After `failures` in a row it opens; a single attempt may try the store again
+    after a pause, which doubles up to `longest_pause` as long as such attempts fail. Pauses are in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        failures: int = 3,
+        first_pause: float = 0.5,
+        longest_pause: float = 15.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most_failures = failures
+        self._first_pause = first_pause
+        self._longest_pause = longest_pause
+        self._now = now
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._pause = first_pause
+        self._open_until: float | None = None
+        self._reason = ""
+        self._succeeded_at = -1.0
+
+    @classmethod
+    def never_opening(cls) -> "Breaker":
+        """For a store with no spool before it: to try is all that can be done."""
+        return cls(failures=sys.maxsize)
+
+    @property
+    def is_open(self) -> bool:
+        return self._open_until is not None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around an attempt on behalf of a call: it is refused, or notes how it went. Probes are left to others, for
+        a while.
+
+        Raises:
+            StoreLeftAlone: The store is given some time.
+        """
+        self.admit(grace=_PROBE_GRACE)
+        try:
+            yield
+        except (StoreLeftAlone, StoreMisconfigured, TurnsWaiting):
+            raise  # They are known at once: there is no need to spare anybody a wait.
+        except StoreUnavailable as error:
+            self.failed(error.what)
+            raise
+        else:
+            self.succeeded()
+
+    def admit(self, *, grace: float = 0.0) -> None:
+        """Let an attempt through, or not.
+
+        `grace`: seconds after the pause for which the probe is left to somebody else.
+
+        Raises:
+            StoreLeftAlone: Not now.
+        """
+        if not self.is_open:
+            return
+        with self._lock:
+            until = self._open_until
+            if until is None:
+                return
+            if self._now() < until + grace:
+                raise StoreLeftAlone(
+                    f"The store failed {self._failures} times in a row and is left alone for a while ({self._reason}).",
+                    remedy="look at the store; what waits is sent when it is back.",
+                )
+            self._open_until = self._now() + self._pause  # This one is the probe; the others go on waiting.
+
+    def succeeded(self) -> None:
+        self._succeeded_at = self._now()
+        if self._failures or self._open_until is not None:
+            with self._lock:
+                self._failures = 0
+                self._pause = self._first_pause
+                self._open_until = None
+
+    def failed(self, reason: str) -> None:
+        with self._lock:
+            self._failures += 1
+            self._reason = reason
+            if self._open_until is not None:
+                self._pause = min(2 * self._pause, self._longest_pause)
+                self._open_until = self._now() + self._pause
+            elif self._failures >= self._most_failures:
+                self._open_until = self._now() + self._pause
+
+    def seconds_to_probe(self) -> float:
+        """Until an attempt would be admitted; 0 if it would be now."""
+        until = self._open_until
+        return 0.0 if until is None else max(0.0, until - self._now())
+
+    def has_succeeded_since(self, moment: float) -> bool:
+        """Whether the store answered anybody after `moment`, on the clock of `now`."""
+        return self._succeeded_at > moment
