@@ -117,6 +117,7 @@ class ToolSettings(BaseModel):
     file_reference: FileReference | None = None
     signed_url_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     rewrite_text: bool | None = None
+    replay: bool | None = None
     max_file_bytes: Annotated[int, Field(ge=0)] | None = None
     max_turn_files: Annotated[int, Field(ge=0, le=1000)] | None = None
     max_turn_bytes: Annotated[int, Field(ge=0)] | None = None
@@ -170,6 +171,8 @@ class Policy:
     file_reference: FileReference = FileReference.URI
     signed_url_seconds: int = 3600
     """For which a signed address can be read; it is made for each answer anew, and never stored."""
+    replay: bool = False
+    """Whether a call that is sent again with its idempotency key gets the answer that is kept, and does not run."""
     rewrite_text: bool = False
     """Whether paths are looked for within prose too, not only where they are the whole value."""
     max_file_bytes: int = 50_000_000

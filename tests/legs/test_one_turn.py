@@ -15,7 +15,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult, InputRequiredResult
-from mcp_wire import Json, announced_id, kept, listed, text_of, wire, without_announcement
+from mcp_wire import Json, announced_id, kept, text_of, wire, without_announcement
 from pydantic import BaseModel
 
 from perdure import Outcome, install, persisted
@@ -438,7 +438,19 @@ async def test_a_state_that_is_not_ours_reaches_the_tool_as_it_is(runtime: Runti
         assert booking.states == [state]
 
 
-async def test_what_the_tools_of_a_server_list_does_not_change(runtime: Runtime) -> None:
-    async with Client(ASKING["named"](Booking())) as client:
-        await book_with(client)()
-    assert [entry["name"] for entry in await listed(ASKING["named"](Booking()))] == ["book"]
+async def test_a_middleware_of_the_servers_own_that_stands_further_in_sees_the_tools_own_state(
+    runtime: Runtime,
+) -> None:
+    seen: list[Any] = []
+
+    async def look(ctx: Any, call_next: Any) -> Any:
+        if ctx.method == "tools/call":
+            seen.append((ctx.params or {}).get("requestState"))
+        return await call_next(ctx)
+
+    server = ASKING["low-level, named"](Booking(questions=1))
+    server.middleware.append(look)
+    async with Client(server) as client:
+        asked = await book_with(client)()
+        await book_with(client)(state=asked["requestState"], text="yes")
+    assert seen == [None, "s"]

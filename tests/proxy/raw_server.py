@@ -120,7 +120,8 @@ def serve(line: str) -> None:
             send(id=number, result=result)
         case "tools/list":
             schema = {"type": "object", "properties": {"prompt": {"type": "string"}}}
-            if os.environ.get("RAW_SILENT_LIST"):
+            if os.environ.get("RAW_LATE_LIST") and not message.get("late"):
+                running["list"] = {**message, "late": True}
                 return
             tools = [{"name": name, "inputSchema": schema, "future": {"kept": 1.10}} for name in TOOLS]
             half = len(tools) // 2
@@ -139,6 +140,8 @@ def serve(line: str) -> None:
                 del running[key]
                 send(id=message["params"]["requestId"], result=text("too late"))
         case "test/received":
+            if late := running.pop("list", None):
+                serve(json.dumps(late))
             send(id=number, result={"lines": list(received)})
         case None if number == "server-1":
             send(id=running.pop("ask"), result=text(json.dumps(message)))

@@ -1,5 +1,6 @@
 """A client that closes its pipes, dies, or ends the proxy: what runs is recorded, and no process stays."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -62,19 +63,20 @@ async def test_a_server_that_is_slow_to_start_still_answers_what_was_asked_befor
     assert [turn.outcome for turn in kept(all_kept)] == [Outcome.ANSWERED]
 
 
-def test_a_client_that_closed_stdin_and_then_ends_the_proxy_does_not_wait_for_an_answer(
-    tmp_path: Path, mark: str
+async def test_a_client_that_closed_stdin_and_then_ends_the_proxy_does_not_wait_for_an_answer(
+    all_kept: Runtime, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ProxyProcess(tmp_path, "--", *RAW_SERVER, mark, RAW_IGNORES="1") as proxy:
-        proxy.send("tools/call", {"name": "slow", "arguments": {"prompt": "x"}})
-        proxy.wait_for("slow has begun")
-        proxy.process.stdin.close()  # type: ignore[union-attr]
-        time.sleep(0.2)
-        proxy.process.terminate()
-        assert proxy.process.wait(PATIENCE) == 128 + signal.SIGTERM
-        assert running(mark) == []
-    [turn] = turns_in_store()
-    assert turn.outcome == Outcome.CANCELLED
+    monkeypatch.setattr("perdure.middleware.proxy.session._TO_ANSWER", 3600)
+    monkeypatch.setenv("RAW_IGNORES", "1")
+    async with behind([*RAW_SERVER, mark]) as client:
+        client.request("tools/call", {"name": "slow", "arguments": {"prompt": "x"}})
+        await client.ask("ping")
+        client.close()
+        await asyncio.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert client.exit_code == 128 + signal.SIGTERM
+    assert running(mark) == []
+    assert [turn.outcome for turn in kept(all_kept)] == [Outcome.CANCELLED]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["TERM", "INT", "HUP"])

@@ -237,15 +237,17 @@ async def test_a_list_of_several_pages_is_known_as_a_whole(all_kept: Runtime, mo
     assert sorted(turn.tool for turn in kept(all_kept)) == ["echo", "progress"]
 
 
-async def test_a_server_that_does_not_list_its_tools_is_called_all_the_same(
+async def test_a_server_that_takes_too_long_to_list_its_tools_is_called_all_the_same(
     all_kept: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAW_SILENT_LIST", "1")
+    monkeypatch.setenv("RAW_LATE_LIST", "1")
     monkeypatch.setattr("perdure.middleware.proxy.behind._LISTING_SECONDS", 0.2)
     async with behind() as client:
         answer = await client.call("echo", {"prompt": "x"})
+        await client.ask("test/received")  # before which the list comes at last
     assert answer["result"]["content"][0]["text"] == "heard x"
     assert answer["result"]["_meta"]["perdure/persisted"] is True
+    assert len(client.lines) == 2
 
 
 async def test_an_environment_reaches_the_server_whole(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def _from(source: Source) -> Text:
 def _readable(value: Any) -> str:
     match value:
         case None:
-            return "none"
+            return "not set"
         case bool():
             return "true" if value else "false"
         case timedelta():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, in_use
 from perdure.middleware.persistence.turn import DEFAULT_LEASE, LEASE_WITH_QUESTIONS, JsonObject, Turn, new_turn_id
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
@@ -79,6 +80,8 @@ class Reading:
     history_mode: HistoryMode
     """Decided: never AUTO."""
     prompt_argument: str | None
+    idempotency_key: str | None = None
+    """Of a caller who is known: where anybody may call, anybody may know the key."""
 
 
 def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: datetime) -> Reading:
@@ -108,6 +111,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         continues=named is not None,
         history_mode=_history_mode(request, policy, prompt_argument),
         prompt_argument=prompt_argument,
+        idempotency_key=in_use(request.meta.get(META_IDEMPOTENCY_KEY)) if turn.adopt else None,
     )
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreUnavailable
+from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreUnavailable, TurnConflict
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
 from perdure.middleware.call_steps import CallSteps, Step, Waits
+from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
 from perdure.middleware.persistence.history import Conversation, History, HistoryState
 from perdure.middleware.persistence.turn import (
     Answer,
@@ -33,6 +34,9 @@ from perdure.settings import Acknowledge, Announce, HistoryMode, Policy
 
 __all__ = ["PersistedCall", "fault_code"]
 
+_MOST_ATTEMPTS = 10
+"""Turns under one idempotency key that have failed, one after the other."""
+
 
 class PersistedCall:
     def __init__(self, runtime: Runtime, request: ToolRequest, policy: Policy) -> None:
@@ -41,7 +45,10 @@ class PersistedCall:
         self.history = History()
         self.fault: Exception | None = None
         self.refusal: PerdureError | None = None
-        """Set by `begin`: an argument names a file that this caller does not have. The body must not run."""
+        """Set by `begin`: the body must not run. An argument names a file that this caller does not have, or the
+        idempotency key was used for another call."""
+        self.replayed: JsonObject | None = None
+        """Set by `begin`: the result that is kept of this same call. The body must not run."""
         self._runtime = runtime
         self._engine = runtime.engine
         self._reading: Reading = read_call(request, policy, runtime.settings, self._engine.clock.now())
@@ -56,7 +63,12 @@ class PersistedCall:
         self._own_state: str | None = None
         """The tool's, with its question."""
         self._envelope: str | None = None
-        self._ended_on_an_earlier_leg = False
+        self._ended_before = False
+        """A turn under this id has failed or was given up."""
+        self._attempt = 0
+        self._begun_before = False
+        """The call was sent before under its idempotency key."""
+        self._is_to_be_recorded = True
         self._finished: FinishedTurn | None = None
         self._turn_fault: Exception | None = None
         """Why the store has not taken the turn, last."""
@@ -101,11 +113,17 @@ class PersistedCall:
         )
         if is_envelope(self.request.request_state):
             yield Step(work=self._open_turn, then=self._go_on_with, failed=self._not_gone_on, waits=Waits.DISK)
+        elif self._key is not None:
+            self._turn = replace(self._turn, id=self._next_id())
         yield begin
-        if self._ended_on_an_earlier_leg:
-            now = self._engine.clock.now()
-            self._turn = replace(self._turn, id=new_turn_id(now), started_at=now, place=None)
+        while self._ended_before and self._attempt < _MOST_ATTEMPTS:
+            self._attempt += 1
+            self._turn = replace(self._turn, id=self._next_id(), started_at=self._engine.clock.now(), place=None)
             yield begin
+        if self._begun_before and self.policy.replay:
+            yield Step(work=self._kept_turn, then=self._replay, failed=self._not_replayed)
+        if self.refusal is not None or self.replayed is not None:
+            return
         if self._may_be_deferred:
             yield Step(
                 work=lambda: self._deferred_with_history(window),
@@ -130,7 +148,40 @@ class PersistedCall:
         self.history = history
         # The client answers once more what failed or was given up before: the first ending of a turn stands. What was
         # answered was answered: then it only asks for a reply that it lost.
-        self._ended_on_an_earlier_leg = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
+        self._ended_before = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
+        self._begun_before = begun.replay and self._key is not None
+
+    @property
+    def _key(self) -> str | None:
+        return self._reading.idempotency_key
+
+    def _next_id(self) -> str:
+        if self._key is None:
+            return new_turn_id(self._engine.clock.now())
+        return turn_id_of(self._turn.principal, self._key, self._attempt)
+
+    def _kept_turn(self) -> Turn | None:
+        place = self._turn.place or 1
+        kept = self._engine.turns(self._turn.principal, self._turn.continuation_id, after=place - 1, limit=1)
+        return kept[0] if kept else None
+
+    def _replay(self, kept: Turn | None) -> None:
+        if kept is None or kept.outcome is Outcome.INTERRUPTED:
+            return  # It never came to its end: this is it.
+        self._is_to_be_recorded = False
+        if kept.answer is None or not isinstance(kept.answer.result, dict):
+            self.fault = self.refusal = still_running(self._key or "")
+            return
+        self.replayed = kept.answer.result
+        self._finished = FinishedTurn(
+            continuation_id=self._turn.continuation_id, place=kept.place or 1, outcome=kept.outcome, files=kept.files
+        )
+
+    def _not_replayed(self, error: Exception) -> None:
+        self.fault = error
+        self._is_to_be_recorded = False
+        self._runtime.say("turn.not_replayed", error)
+        self.refusal = StoreUnavailable("The answer that is kept could not be read now.", remedy="try again later.")
 
     @property
     def _may_be_deferred(self) -> bool:
@@ -155,6 +206,10 @@ class PersistedCall:
             self.history = History(waiting.turns, state=HistoryState.UNAVAILABLE)
 
     def _not_begun(self, error: Exception) -> None:
+        if isinstance(error, TurnConflict) and self._key is not None:
+            self.fault = self.refusal = used_otherwise(self._key)
+            self._is_to_be_recorded = False
+            return
         self._not_taken(error)
         if self._reading.continues:
             self.history = History(state=HistoryState.UNAVAILABLE)
@@ -273,6 +328,8 @@ class PersistedCall:
         await self._steps.take_async(self._finish_steps())
 
     def _finish_steps(self) -> "Iterator[Step[Any]]":
+        if not self._is_to_be_recorded:
+            return
         if self._asks:
             yield Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, waits=Waits.DISK)
             return
@@ -405,7 +462,7 @@ class PersistedCall:
     # ── from one leg to the next ─────────────────────────────────────────────────────────────────────────────
 
     def _open_turn(self) -> OpenTurn:
-        return opened(self.request.request_state or "", self._binding, self._key, self._engine.clock.now())
+        return opened(self.request.request_state or "", self._binding, self._signing_key, self._engine.clock.now())
 
     def _go_on_with(self, turn: OpenTurn) -> None:
         self._turn = replace(
@@ -432,7 +489,7 @@ class PersistedCall:
             started_at=self._turn.started_at,
             place=self._turn.place,
         )
-        return wrapped(self._own_state, turn, self._binding, self._key, self._engine.clock.now())
+        return wrapped(self._own_state, turn, self._binding, self._signing_key, self._engine.clock.now())
 
     def _leaves_with(self, envelope: str) -> None:
         self._envelope = envelope
@@ -446,7 +503,7 @@ class PersistedCall:
         return Binding(principal=self._turn.principal, tool=self.request.tool, arguments=self.request.arguments)
 
     @property
-    def _key(self) -> bytes:
+    def _signing_key(self) -> bytes:
         return SEALED_BY_SDK if self.request.request_state_is_sealed else self._runtime.signing_key
 
 

@@ -110,6 +110,8 @@ class PersistedHandler:
         call = serving.call
         call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
         await call.begin_async()
+        if call.replayed is not None:
+            return serving.replay(call.replayed)
         try:
             serving.refuse_if_it_must()
             # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
@@ -134,6 +136,8 @@ class PersistedHandler:
         if not _on_an_event_loop():  # it could not tell anybody while we wait on it
             call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
         call.begin()
+        if call.replayed is not None:
+            return serving.replay(call.replayed)
         try:
             serving.refuse_if_it_must()
             with within(serving.active):

@@ -131,6 +131,8 @@ class PersistedServer:
             call.end_with_result(refused)
             await call.finish_async()
             return call.announce(refused)
+        if call.replayed is not None:
+            return call.announce(call.replayed)
         try:
             # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
             await anyio.lowlevel.checkpoint_if_cancelled()

@@ -59,6 +59,10 @@ class HighLevel:
         if self.call.refusal is not None:
             raise self._tool.error(self.call.refusal)
 
+    def replay(self, wire: JsonObject) -> object:
+        """What the SDK is given in place of a value of the body: the result that is kept of this call."""
+        return self._tool.answering(wire if self._hooked else self.call.announce(wire))
+
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         if self.call.changed_arguments:
             kwargs = {**kwargs, **self._tool.validated(self.call.arguments_for_tool())}
@@ -104,6 +108,10 @@ class LowLevel:
         """
         if self.call.refusal is not None:
             raise self.call.refusal
+
+    def replay(self, wire: JsonObject) -> object:
+        """As the caller of the method would be given a result: it may understand no other value of ours."""
+        return sdk.result_from_wire(wire if self._hooked else self.call.announce(wire))
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         arguments = self.call.arguments_for_tool()

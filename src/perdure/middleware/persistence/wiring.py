@@ -246,11 +246,10 @@ def _followed(now: Runtime, watch: SettingsWatch) -> Runtime:
         now.follow(settings)
     except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
         what = error.what if isinstance(error, PerdureError) else f"The settings cannot be read: {error!r}."
-        log.error(
-            "settings.not_followed",
-            what=what,
-            remedy="mend it; until then everything goes on with the settings that were read before.",
-        )
+        meanwhile = "everything goes on with the settings that were read before"
+        if isinstance(now.engine.store, UnusableStore):
+            meanwhile = "perdure is off, and tools answer without memory"
+        log.error("settings.not_followed", what=what, remedy=f"mend it; until then {meanwhile}.")
     finally:
         _making.release()
     return now
