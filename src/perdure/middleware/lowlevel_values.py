@@ -64,9 +64,9 @@ def _with_id_in_place(value: object, call: PersistedCall) -> object:
     match value:
         case str():
             return wire["content"][0]["text"]
-        case (list() as blocks, Mapping()) if all(sdk.is_block(block) for block in blocks):
+        case (list() as blocks, Mapping()) if _are_blocks(blocks):
             return _blocks(wire), wire["structuredContent"]
-        case list() if all(sdk.is_block(block) for block in value):
+        case list() as blocks if _are_blocks(blocks):
             return _blocks(wire)
         case Mapping():
             return wire["structuredContent"]

@@ -79,8 +79,8 @@ class _Handlers(UserDict[type, "Handler"]):
             return await handler(request)  # Outside of any request, or around another hook of ours.
         own: ServerResult | None = None
 
-        async def proceed(arguments: JsonObject | None) -> ServerResult:
-            nonlocal own
+        async def proceed(arguments: JsonObject | None, *, opened: bool = False) -> ServerResult:
+            nonlocal own  # `opened` is nothing here: no request of this SDK has a state
             own = await handler(request if arguments is None else _with_arguments(request, arguments))
             return own
 
