@@ -6,19 +6,15 @@ Nothing is imported for that: each SDK is waited for.
 import os
 
 from perdure.logs import log_to_stderr
-from perdure.middleware.server_hook import mcp_v2
+from perdure.middleware.server_hook.every_server import hook_every_server
 
 __all__ = ["cover_servers"]
-
-_HOOKS = (mcp_v2.hook_every_server,)
-"""One for each SDK. Each takes `made`, to be called for every server, and raises nothing into the server's code."""
 
 
 def cover_servers() -> None:
     """Cover the servers that are made from now on."""
     log_to_stderr()
-    for hook_every_server in _HOOKS:
-        hook_every_server(_note_that_this_is_a_server)
+    hook_every_server(_note_that_this_is_a_server)
 
 
 def _note_that_this_is_a_server() -> None:

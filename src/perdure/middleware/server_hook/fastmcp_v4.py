@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mcp.server import Server
     from mcp.server.context import HandlerResult, ServerRequestContext
 
-__all__ = ["hook"]
+__all__ = ["hook", "lowlevel_server"]
 
 
 def hook(server: Any, named: dict[str, ToolSettings]) -> None:
@@ -27,12 +27,22 @@ def hook(server: Any, named: dict[str, ToolSettings]) -> None:
     Raises:
         TypeError: This version of fastmcp keeps that server where we do not find it.
     """
-    lowlevel = getattr(server, "_mcp_server", server)  # fastmcp has no public name for it
-    if not isinstance(getattr(lowlevel, "middleware", None), list):
+    lowlevel = lowlevel_server(server)
+    mcp_v2.put_into(lowlevel, _Hook, _Behind(lowlevel), named)
+
+
+def lowlevel_server(server: Any) -> "Server[Any]":
+    """
+    Raises:
+        TypeError: This version of fastmcp keeps it where we do not find it.
+    """
+    found: Any = getattr(server, "_mcp_server", server)  # fastmcp has no public name for it
+    if not isinstance(getattr(found, "middleware", None), list):
         raise TypeError(
             "install() takes a FastMCP of fastmcp 4.x, and this version keeps its low-level server elsewhere"
         )
-    mcp_v2.put_into(lowlevel, _Hook, _Behind(lowlevel), named)
+    lowlevel: Server[Any] = found
+    return lowlevel
 
 
 class _Hook(mcp_v2.Hook):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[..., Awaitable[ServerResult]]
 
-__all__ = ["hook"]
+__all__ = ["hook", "lowlevel_server", "taken_out_of"]
 
 
 def hook(server: object, named: dict[str, ToolSettings]) -> None:
@@ -38,6 +38,12 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
     else:
         hooked: Any = _Handlers(server, handlers, named)
         lowlevel.request_handlers = hooked
+
+
+def taken_out_of(lowlevel: "Server[Any, Any]") -> None:
+    """Take the hook out again: whoever puts another in its place knows more of the server."""
+    if isinstance(lowlevel.request_handlers, _Handlers):
+        lowlevel.request_handlers = lowlevel.request_handlers.data
 
 
 class _Handlers(UserDict[type, "Handler"]):

@@ -6,10 +6,8 @@ from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio.lowlevel
-import wrapt
 
 from perdure.errors import StoreError
-from perdure.logs import log
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persisted_handler import persisted_handler_of
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from mcp.server import Server
     from mcp.server.context import HandlerResult, ServerRequestContext
 
-__all__ = ["Behind", "Hook", "hook", "hook_every_server", "put_into"]
+__all__ = ["Behind", "Hook", "hook", "lowlevel_server", "put_into", "taken_out_of"]
 
 
 def hook(server: object, named: dict[str, ToolSettings]) -> None:
@@ -47,41 +45,10 @@ def put_into(lowlevel: "Server[Any]", kind: "type[Hook]", behind: "Behind", name
     lowlevel.middleware.append(kind(PersistedServer(behind, named, shown), behind, lowlevel))
 
 
-def hook_every_server(made: Callable[[], None]) -> None:
-    """Hook every server that is made from now on, whether this SDK is imported already or will be."""
-
-    def lowlevel_made(wrapped: Callable[..., None], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        wrapped(*args, **kwargs)
-        if isinstance(getattr(server, "middleware", None), list):  # not so in version 1
-            _hook_as_made(server, made)
-
-    def made_with_tools(
-        wrapped: Callable[..., None], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        wrapped(*args, **kwargs)
-        _hook_as_made(server, made)
-
-    def wrap(method: str, note: Callable[..., None]) -> Callable[[Any], object]:
-        return lambda module: wrapt.wrap_function_wrapper(module, method, note)
-
-    wrapt.register_post_import_hook(wrap("Server.__init__", lowlevel_made), "mcp.server.lowlevel.server")
-    wrapt.register_post_import_hook(wrap("MCPServer.__init__", made_with_tools), "mcp.server.mcpserver.server")
-
-
-def _hook_as_made(server: object, made: Callable[[], None]) -> None:
-    try:
-        # A server with tools has a low-level one, which was made first: that one's hook knows of no tools, and stands
-        # around the seal.
-        chain = lowlevel_server(server).middleware
-        chain[:] = [middleware for middleware in chain if not isinstance(middleware, Hook)]
-        hook(server, {})
-        made()
-    except Exception as error:  # noqa: BLE001 - the server runs all the same
-        log.error(
-            "run.server_not_covered",
-            what=f"Nothing of a server is kept: {type(error).__name__}: {error}",
-            remedy="report this, with the version of mcp.",
-        )
+def taken_out_of(lowlevel: "Server[Any]") -> None:
+    """Take the hook out again: whoever puts another in its place knows more of the server."""
+    chain = lowlevel.middleware
+    chain[:] = [middleware for middleware in chain if not isinstance(middleware, Hook)]
 
 
 class Hook:
