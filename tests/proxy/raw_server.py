@@ -15,7 +15,7 @@ received: list[str] = []
 running: dict[str, object] = {}
 TOOLS = [
     "echo", "slow", "die", "kill", "garbage", "in_pieces", "error", "answer", "big", "ask", "progress", "close_stdout",
-    "late_files", "arguments", "ends_after_answer", "forks", "file",
+    "close_stdin", "arguments", "ends_after_answer", "forks", "file",
 ]  # fmt: skip
 
 
@@ -86,6 +86,10 @@ def call(message: dict, line: str) -> None:
             send(id=number, result=text(arguments.get("write") or str(os.path.getsize(arguments["path"]))))
         case "close_stdout":
             os.close(1)
+            time.sleep(60)
+        case "close_stdin":
+            os.close(0)
+            send(id=number, result=text("closed"))
             time.sleep(60)
         case "ends_after_answer":
             send(id=number, result=text("x" * arguments.get("size", 1)))

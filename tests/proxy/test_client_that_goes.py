@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from proxy.conftest import PATIENCE, RAW_SERVER, ProxyProcess, behind, running, 
 
 from perdure import Outcome
 from perdure.middleware.persistence.wiring import Runtime
+from perdure.middleware.proxy.child import started
+from perdure.middleware.proxy.session import serve
 
 
 def is_gone(mark: str) -> bool:
@@ -41,6 +46,22 @@ async def test_a_client_that_closes_stdin_ends_the_session_and_what_runs_is_canc
     assert client.exit_code == 0
     assert running(mark) == []
     assert sorted(turn.outcome for turn in kept(all_kept)) == [Outcome.ANSWERED, Outcome.CANCELLED]
+
+
+async def test_a_client_on_sockets_that_dies_before_it_has_read_everything_is_gone_like_any_other(
+    all_kept: Runtime, mark: str
+) -> None:
+    ours, its = socket.socketpair()
+    with its:
+        session = asyncio.create_task(
+            serve(partial(started, [*RAW_SERVER, mark]), os.dup(its.fileno()), os.dup(its.fileno()))
+        )
+        ours.sendall(b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
+        while not select.select([ours], [], [], 0)[0]:
+            await asyncio.sleep(0.01)
+        ours.close()  # with an answer in it: the other end's next read fails
+        assert await asyncio.wait_for(session, PATIENCE) == 0
+    assert running(mark) == []
 
 
 async def test_what_was_asked_before_stdin_closed_is_still_answered(all_kept: Runtime) -> None:

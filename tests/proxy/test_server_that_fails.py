@@ -69,6 +69,16 @@ async def test_a_server_killed_from_outside_leaves_no_call_without_an_answer(all
     assert {turn.outcome for turn in kept(all_kept)} == {Outcome.FAILED}
 
 
+async def test_a_server_that_has_closed_its_stdin_is_ended_and_what_it_cannot_hear_is_answered(
+    all_kept: Runtime,
+) -> None:
+    async with behind() as client:
+        await client.call("close_stdin")
+        answer = await client.call("echo", {"prompt": "x"})
+    assert "was ended by signal 15" in answer["error"]["message"]
+    assert [turn.outcome for turn in kept(all_kept)] == [Outcome.ANSWERED, Outcome.FAILED]
+
+
 async def test_what_a_server_wrote_before_it_ended_is_given_to_the_client(all_kept: Runtime) -> None:
     async with behind() as client:
         answer = await client.call("ends_after_answer", {"size": 5_000_000})

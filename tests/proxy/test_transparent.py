@@ -201,19 +201,30 @@ async def test_an_answer_that_is_no_tool_result_passes_as_it_is_and_is_a_failed_
     assert turn.outcome == "failed"
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        '{"jsonrpc":"2.0","id":$ID,"result":{"task":{"taskId":"t","status":"working","ttl":1.50}}}',
-        '{"jsonrpc":"2.0","id":$ID,"result":{"resultType":"input_required","requestState":"s","x":1.50}}',
-    ],
-    ids=["task", "question"],
-)
-async def test_what_is_not_yet_the_answer_passes_as_it_is(all_kept: Runtime, answer: str) -> None:
+async def test_a_task_that_is_to_bring_the_answer_passes_as_it_is(all_kept: Runtime) -> None:
+    answer = '{"jsonrpc":"2.0","id":$ID,"result":{"task":{"taskId":"t","status":"working","ttl":1.50}}}'
     async with behind() as client:
         number = client.request("tools/call", {"name": "answer", "arguments": {"raw": answer}})
         await client.answer(number)
     assert client.lines[-1].decode() == answer.replace("$ID", str(number))
+
+
+async def test_a_question_differs_by_the_envelope_around_its_state_which_the_server_never_sees(
+    all_kept: Runtime,
+) -> None:
+    question = {"resultType": "input_required", "inputRequests": {"a": {"future": 1}}, "requestState": "s", "x": 1}
+    raw = json.dumps({"jsonrpc": "2.0", "id": "ID", "result": question}).replace('"ID"', "$ID")
+    async with behind() as client:
+        first = (await client.call("answer", {"raw": raw}, _meta=STATELESS))["result"]
+        more = {"_meta": STATELESS, "requestState": first["requestState"], "inputResponses": {"a": {}}}
+        await client.call("answer", {"raw": raw}, **more)
+        received = [json.loads(line) for line in (await client.ask("test/received"))["result"]["lines"]]
+    assert first["requestState"] != "s"
+    assert first | {"requestState": "s"} == question
+    [_, second] = [message for message in received if message["method"] == "tools/call"]
+    assert second["params"]["requestState"] == "s"
+    assert second["params"]["inputResponses"] == {"a": {}}
+    assert len(kept(all_kept)) == 1
 
 
 async def test_a_json_rpc_error_is_passed_on_as_it_is_and_recorded(all_kept: Runtime) -> None:

@@ -58,22 +58,33 @@ class Child:
         self._stdin = LineWriter(to_it)
         self._stdout = LineReader(from_it)
         self._exited = anyio.Event()
+        self._hears_nothing = anyio.Event()
 
     async def run(self, receive: Receive) -> Ended:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._stdin.run)
                 tasks.start_soon(self._watch)
+                tasks.start_soon(self._end_when_it_hears_nothing)
                 await self._receive_all(receive)
                 # Without a stdout it can answer nothing any more.
                 await self.end(patience=_AFTER_SIGTERM)
+                tasks.cancel_scope.cancel()
             return self._ended()
         finally:
-            self._signal(signal.SIGKILL)
+            if not self._exited.is_set():
+                self._signal(signal.SIGKILL)
             self._stdout.close()
 
     async def send(self, message: Message) -> None:
         await self._stdin.write(message.raw)
+        if self._stdin.broken:
+            self._hears_nothing.set()
+
+    async def _end_when_it_hears_nothing(self) -> None:
+        """It has closed its stdin: what it was just asked it cannot know of."""
+        await self._hears_nothing.wait()
+        await self.end(patience=_AFTER_SIGTERM)
 
     async def end(self, *, patience: float) -> None:
         """Close its stdin, wait, SIGTERM, wait, SIGKILL (MCP specification, Lifecycle, Shutdown)."""

@@ -67,7 +67,7 @@ class LineReader:
                     await anyio.lowlevel.checkpoint()
         try:
             return os.read(self._descriptor, _CHUNK)
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionError):  # the latter of a pair of sockets whose other end has died
             return b""
 
 
