@@ -27,7 +27,8 @@ def replica(way: str, folder: Path, environment: dict[str, str]) -> Iterator[str
     with (folder / "stderr").open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, SERVER, way, port_file],
-            env={**os.environ, "PERDURE_CONFIG": os.devnull, **environment},
+            # A machine that is busy is not what is looked at here.
+            env={**os.environ, "PERDURE_CONFIG": os.devnull, "PERDURE_OPERATION_TIMEOUT": "60", **environment},
             stdout=stderr,
             stderr=stderr,
         )
