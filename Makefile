@@ -39,7 +39,7 @@ soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples
 	$(BIN)/python tests/soak/store_model.py postgres --examples 500
 	$(BIN)/python tests/soak/store_model.py supabase --examples 500
 
-soak-8: .venv/dev.stamp  ## 10,000,000 inputs to the path finder, and 100,000 swaps of names for links. About an hour.
+soak-8: .venv/dev.stamp  ## 10,000,000 inputs to the path finder, and 100,000 swaps of names for links. Hours.
 	$(BIN)/python tests/soak/path_inputs.py --inputs 10000000
 	$(BIN)/python tests/soak/link_swaps.py --swaps 100000
 

@@ -131,6 +131,7 @@ def test_a_whole_text_or_a_string_of_a_json_text_is_replaced_in_its_formatting(t
         ("see file:///good?", "see storage://b/good?"),
         ("http://good/good x/good ~/good ./good -/good", "http://good/good x/good ~/good ./good -/good"),
         ("/bad and /good!", "/bad and storage://b/good!"),
+        ("see /good/X.", "see storage://b/good/X."),
         ('{"a": "at /good"}', '{"a": "at /good"}'),
     ],
 )

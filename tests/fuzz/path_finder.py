@@ -106,6 +106,8 @@ class Maker:
     def __init__(self, land: Land, pick: random.Random) -> None:
         self._land = land
         self._random = pick
+        self._within = 0
+        """How many JSON texts what is being made lies in."""
         self._alphabet = "aZ09 /\\.%:?#&=+~-_\"'`<>()[]{},;\n\r\t\0é日\u2028\u202e\ud800\udcff🦜"
         self._pieces = [
             "file://", "file:///", "FILE://localhost", "file://host", "file:", "storage://", "//", "/../", "/./", "..",
@@ -181,12 +183,18 @@ class Maker:
 
     def _json(self) -> str:
         pick = self._random
+        if self._within == 4:
+            return (
+                self._path()
+            )  # Each text within a text doubles its escapes: bytes that ask for ever more fill the memory.
+        self._within += 1
         text = json.dumps(
             self._value(pick.randint(0, 3)),
             ensure_ascii=pick.random() < 0.5,
             indent=pick.choice((None, None, 1, "\t")),
             separators=pick.choice((None, (",", ":"), (" , ", " : "))),
         )
+        self._within -= 1
         if pick.random() < 0.2:
             text = text.replace("/", pick.choice(("\\/", "\\u002f", "\\u002F")))
         return pick.choice(("", "", " ", "\n")) + text

@@ -21,7 +21,7 @@ from soak.progress import FOLDER, Progress
 
 TESTS = Path(__file__).parents[1]
 CORPUS = FOLDER / "path_inputs"
-SLICE = 100_000
+SLICE = 50_000
 COUNTED = ("inputs", "replaced", "paths", "opened", "opens_seen", "seconds")
 
 

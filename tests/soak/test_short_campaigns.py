@@ -57,6 +57,15 @@ def test_inputs_led_by_what_they_reach_find_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "corpus").iterdir())) > 20  # what reached something new
 
 
+def test_bytes_that_ask_for_ever_more_make_an_input_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for byte in (0x29, 0x00, 0xFF, 0x55):
+        (tmp_path / "corpus" / f"{byte}").write_bytes(bytes([byte]) * 400)
+    figures, violations = path_inputs.run_slice(50, seed=1, corpus=tmp_path / "corpus")
+    assert violations == []
+    assert figures["inputs"] == 50
+
+
 def test_a_slice_that_ends_badly_is_a_violation(tmp_path: Path) -> None:
     (tmp_path / "corpus").touch()  # where a folder must be
     _, violations = path_inputs.run_slice(10, seed=1, corpus=tmp_path / "corpus")
