@@ -42,8 +42,9 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
 
 def taken_out_of(lowlevel: "Server[Any, Any]") -> None:
     """Take the hook out again: whoever puts another in its place knows more of the server."""
-    if isinstance(lowlevel.request_handlers, _Handlers):
-        lowlevel.request_handlers = lowlevel.request_handlers.data
+    handlers: Any = lowlevel.request_handlers
+    if isinstance(handlers, _Handlers):
+        lowlevel.request_handlers = handlers.data
 
 
 class _Handlers(UserDict[type, "Handler"]):
