@@ -131,7 +131,7 @@ class PersistedCall:
                 failed=self._not_deferred,
                 waits=Waits.DISK,
             )
-        if self._files.are_named_in(self._turn.arguments):
+        if self._files.are_named_in(self._reading.turn.arguments):
             yield Step(
                 work=lambda: self._files.brought_back(self._arguments, self.request.input_schema),
                 then=self._was_brought_back,
@@ -139,12 +139,13 @@ class PersistedCall:
                 waits=Waits.FILES,
             )
 
-    def _was_begun(self, begun: BegunTurn) -> None:
+    def _was_begun(self, stored: tuple[Turn, BegunTurn]) -> None:
+        turn, begun = stored
         if not all(isinstance(turn, Turn) for turn in begun.history):
             raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
         state = HistoryState.LOADED if begun.history or begun.omitted else HistoryState.NEW
         history = History(begun.history, state=state, omitted=begun.omitted)
-        self._turn = replace(self._turn, continuation_id=begun.continuation_id, place=begun.place)
+        self._turn = replace(turn, continuation_id=begun.continuation_id, place=begun.place)
         self.history = history
         # The client answers once more what failed or was given up before: the first ending of a turn stands. What was
         # answered was answered: then it only asks for a reply that it lost.
@@ -232,7 +233,7 @@ class PersistedCall:
             return
         # Where it would have been is for the operator to know.
         self._runtime.say("file.not_brought_back", error)
-        uris = ", ".join(self._files.uris_in(self._turn.arguments))
+        uris = ", ".join(self._files.uris_in(self._reading.turn.arguments))
         self.refusal = StoreUnavailable(f"{uris} could not be brought back now.", remedy="try again later.")
 
     @property
@@ -393,7 +394,8 @@ class PersistedCall:
         self._runtime.say_left_alone(self.request.tool, self._files.left_for_their_place())
 
     def _was_finished(self, finished: FinishedTurn) -> None:
-        self._turn = replace(self._turn, continuation_id=finished.continuation_id, place=finished.place)
+        if (finished.continuation_id, finished.place) != (self._turn.continuation_id, self._turn.place):
+            self._turn = replace(self._turn, continuation_id=finished.continuation_id, place=finished.place)
         self._finished = finished
 
     def announce(self, result: JsonObject) -> JsonObject:

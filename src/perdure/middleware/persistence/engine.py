@@ -41,19 +41,22 @@ class Engine:
         self._count_tokens = count_tokens
         self._last_places: dict[tuple[str, str], int] = {}
 
-    def begin(self, turn: Turn, window: Window, redactor: Redactor) -> BegunTurn:
+    def begin(self, turn: Turn, window: Window, redactor: Redactor) -> tuple[Turn, BegunTurn]:
         """Make `turn` known before its tool's body runs, and read the history it continues.
+
+        Returns it as it is stored as well, so that its end need not make that of it again.
 
         Raises:
             StoreUnavailable: … or earlier turns of the conversation wait in the spool, and could not be sent now.
         """
         if self.spool is not None:
             self.spool.settle(turn.principal, turn.continuation_id)
-        begun = self.store.begin(self.prepared(turn, redactor), window)
+        turn = self.prepared(turn, redactor)
+        begun = self.store.begin(turn, window)
         if len(self._last_places) >= _CONVERSATIONS_KNOWN:
             self._last_places.clear()
         self._last_places[turn.principal, begun.continuation_id] = begun.place
-        return begun
+        return turn, begun
 
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""
