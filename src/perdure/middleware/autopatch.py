@@ -6,12 +6,14 @@ Nothing is imported for that: each SDK is waited for.
 import os
 
 from perdure.logs import log_to_stderr
-from perdure.middleware.server_hook import mcp_v2
+from perdure.middleware.sdk import mcp_is_version_1
+from perdure.middleware.server_hook import mcp_v1, mcp_v2
 
 __all__ = ["cover_servers"]
 
-_HOOKS = (mcp_v2.hook_every_server,)
-"""One for each SDK. Each takes `made`, to be called for every server, and raises nothing into the server's code."""
+_HOOKS = (mcp_v1.hook_every_server,) if mcp_is_version_1 else (mcp_v2.hook_every_server,)
+"""Of the SDKs that this process can have. Each takes `made`, to be called for every server, and raises nothing into the
+server's code."""
 
 
 def cover_servers() -> None:

@@ -5,8 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio.lowlevel
+import wrapt
 
 from perdure.errors import StoreError
+from perdure.logs import log
 from perdure.middleware.active_call import active_call
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     Handler: TypeAlias = Callable[..., Awaitable[ServerResult]]
 
-__all__ = ["hook"]
+__all__ = ["hook", "hook_every_server"]
 
 
 def hook(server: object, named: dict[str, ToolSettings]) -> None:
@@ -38,6 +40,32 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
     else:
         hooked: Any = _Handlers(server, handlers, named)
         lowlevel.request_handlers = hooked
+
+
+def hook_every_server(made: Callable[[], None]) -> None:
+    """Hook every server that is made from now on, whether the SDK is imported already or will be."""
+
+    def hook_as_made(wrapped: Callable[..., None], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapped(*args, **kwargs)
+        try:
+            # A FastMCP's own low-level server was made first, and its hook knows of no tools: this one takes its place.
+            lowlevel = lowlevel_server(server)
+            if isinstance(lowlevel.request_handlers, _Handlers):
+                lowlevel.request_handlers = lowlevel.request_handlers.data
+            hook(server, {})
+            made()
+        except Exception as error:  # noqa: BLE001 - the server runs all the same
+            log.error(
+                "run.server_not_covered",
+                what=f"Nothing of a server is kept: {type(error).__name__}: {error}",
+                remedy="report this, with the version of mcp.",
+            )
+
+    def wrap(method: str) -> Callable[[Any], object]:
+        return lambda module: wrapt.wrap_function_wrapper(module, method, hook_as_made)
+
+    wrapt.register_post_import_hook(wrap("Server.__init__"), "mcp.server.lowlevel.server")
+    wrapt.register_post_import_hook(wrap("FastMCP.__init__"), "mcp.server.fastmcp.server")
 
 
 class _Handlers(UserDict[type, "Handler"]):
