@@ -7,11 +7,12 @@ import os
 
 from perdure.logs import log_to_stderr
 from perdure.middleware.sdk import mcp_is_version_1
-from perdure.middleware.server_hook import mcp_v1, mcp_v2
+from perdure.middleware.server_hook.mcp_v1 import hook_every_server as hook_every_server_of_v1
+from perdure.middleware.server_hook.mcp_v2 import hook_every_server as hook_every_server_of_v2
 
 __all__ = ["cover_servers"]
 
-_HOOKS = (mcp_v1.hook_every_server,) if mcp_is_version_1 else (mcp_v2.hook_every_server,)
+_HOOKS = (hook_every_server_of_v1 if mcp_is_version_1 else hook_every_server_of_v2,)
 """Of the SDKs that this process can have. Each takes `made`, to be called for every server, and raises nothing into the
 server's code."""
 

@@ -50,8 +50,9 @@ def hook_every_server(made: Callable[[], None]) -> None:
         try:
             # A FastMCP's own low-level server was made first, and its hook knows of no tools: this one takes its place.
             lowlevel = lowlevel_server(server)
-            if isinstance(lowlevel.request_handlers, _Handlers):
-                lowlevel.request_handlers = lowlevel.request_handlers.data
+            handlers: Any = lowlevel.request_handlers
+            if isinstance(handlers, _Handlers):
+                lowlevel.request_handlers = handlers.data
             hook(server, {})
             made()
         except Exception as error:  # noqa: BLE001 - the server runs all the same
