@@ -17,6 +17,7 @@ def main() -> None:
     app = served.streamable_http_app(stateless_http=True, json_response=True)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen(64)  # before anybody is told where
         Path(f"{port_file}.new").write_text(str(listening.getsockname()[1]))
         Path(f"{port_file}.new").rename(port_file)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
