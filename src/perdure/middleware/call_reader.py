@@ -2,14 +2,20 @@
 
 import json
 import unicodedata
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, in_use
-from perdure.middleware.persistence.turn import DEFAULT_LEASE, LEASE_WITH_QUESTIONS, JsonObject, Turn, new_turn_id
+from perdure.middleware.persistence.turn import (
+    DEFAULT_LEASE,
+    LEASE_WITH_QUESTIONS,
+    JsonObject,
+    Turn,
+    new_continuation_id,
+    new_turn_id,
+)
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
 
@@ -86,7 +92,8 @@ class Reading:
 
 def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: datetime) -> Reading:
     named = _named_id(request)
-    fresh = str(uuid.uuid4())  # 122 random bits
+    adopt = request.caller.subject is not None or not request.caller.remote or settings.shared_user
+    fresh = new_continuation_id() if named is None or not adopt else ""
     arguments = request.arguments
     if CONTINUATION_ID in arguments and (policy.strip_id or not request.declares_id):
         arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
@@ -96,7 +103,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         principal=principal_of(request.caller, settings, policy.user_id),
         continuation_id=named or fresh,
         minted=named is None,
-        adopt=request.caller.subject is not None or not request.caller.remote or settings.shared_user,
+        adopt=adopt,
         fresh_id=fresh,
         tool=request.tool,
         prompt=_prompt(arguments, prompt_argument),

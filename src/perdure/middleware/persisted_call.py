@@ -114,11 +114,11 @@ class PersistedCall:
         if is_envelope(self.request.request_state):
             yield Step(work=self._open_turn, then=self._go_on_with, failed=self._not_gone_on, waits=Waits.DISK)
         elif self._key is not None:
-            self._turn = replace(self._turn, id=self._next_id())
+            self._turn = self._turn.changed(id=self._next_id())
         yield begin
         while self._ended_before and self._attempt < _MOST_ATTEMPTS:
             self._attempt += 1
-            self._turn = replace(self._turn, id=self._next_id(), started_at=self._engine.clock.now(), place=None)
+            self._turn = self._turn.changed(id=self._next_id(), started_at=self._engine.clock.now(), place=None)
             yield begin
         if self._begun_before and self.policy.replay:
             yield Step(work=self._kept_turn, then=self._replay, failed=self._not_replayed)
@@ -145,7 +145,7 @@ class PersistedCall:
             raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
         state = HistoryState.LOADED if begun.history or begun.omitted else HistoryState.NEW
         history = History(begun.history, state=state, omitted=begun.omitted)
-        self._turn = replace(turn, continuation_id=begun.continuation_id, place=begun.place)
+        self._turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
         self.history = history
         # The client answers once more what failed or was given up before: the first ending of a turn stands. What was
         # answered was answered: then it only asks for a reply that it lost.
@@ -346,7 +346,7 @@ class PersistedCall:
                 yield Step(work=self._files.rescue, then=lambda _: None, failed=self._not_all_kept, waits=Waits.DISK)
             self._were_kept(result)
         if self._turn.place is None:
-            self._turn = replace(self._turn, deferred=True)
+            self._turn = self._turn.changed(deferred=True)
         to_store: Step[Any] = Step(
             work=lambda: self._engine.finish(self._turn, self._redactor),
             then=self._was_finished,
@@ -388,14 +388,14 @@ class PersistedCall:
         if self._files.away is not None:
             self.fault = self._files.away
             self._runtime.say("file.deferred", self._files.away)
-        self._turn = replace(
-            self._turn, answer=answer_of(self._files.rewritten(result, self.request.output_schema)), files=files
+        self._turn = self._turn.changed(
+            answer=answer_of(self._files.rewritten(result, self.request.output_schema)), files=files
         )
         self._runtime.say_left_alone(self.request.tool, self._files.left_for_their_place())
 
     def _was_finished(self, finished: FinishedTurn) -> None:
         if (finished.continuation_id, finished.place) != (self._turn.continuation_id, self._turn.place):
-            self._turn = replace(self._turn, continuation_id=finished.continuation_id, place=finished.place)
+            self._turn = self._turn.changed(continuation_id=finished.continuation_id, place=finished.place)
         self._finished = finished
 
     def announce(self, result: JsonObject) -> JsonObject:
@@ -467,8 +467,7 @@ class PersistedCall:
         return opened(self.request.request_state or "", self._binding, self._signing_key, self._engine.clock.now())
 
     def _go_on_with(self, turn: OpenTurn) -> None:
-        self._turn = replace(
-            self._turn,
+        self._turn = self._turn.changed(
             id=turn.id,
             continuation_id=turn.continuation_id,
             minted=turn.minted,

@@ -1,6 +1,5 @@
 """Keeps turns: makes them fit to be stored, begins them, finishes them, reads them back. Knows no MCP."""
 
-from dataclasses import replace
 from datetime import datetime
 
 from perdure.errors import StoreUnavailable
@@ -72,7 +71,7 @@ class Engine:
             raise StoreUnavailable("There is no spool.", remedy="none: this backend keeps nothing on a disk.")
         if turn.place is None:
             last_place = self._last_places.get((turn.principal, turn.continuation_id))
-            turn = replace(turn, deferred=True, after_place=turn.after_place or last_place)
+            turn = turn.changed(deferred=True, after_place=turn.after_place or last_place)
         self.spool.keep(self._ended(turn, redactor))
 
     def waiting_history(self, turn: Turn, window: Window) -> WaitingHistory:
@@ -105,8 +104,7 @@ class Engine:
             return turn
         redacted = redactor.remembering()
         arguments = redactor.json(turn.arguments, redacted)
-        return replace(
-            turn,
+        return turn.changed(
             prompt=redacted(turn.prompt),
             arguments=arguments,
             digest=digest(turn.tool, arguments),
@@ -119,7 +117,7 @@ class Engine:
         if turn.answer is None:
             return turn
         answer = _redacted(turn.answer, redactor)
-        return replace(turn, answer=answer, tokens=self._tokens(turn.prompt) + self._tokens(answer.text))
+        return turn.changed(answer=answer, tokens=self._tokens(turn.prompt) + self._tokens(answer.text))
 
     def _tokens(self, text: str) -> int:
         """What `text` costs in a history, which shows it without the transcripts in it."""
