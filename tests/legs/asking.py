@@ -171,10 +171,12 @@ def book_with(client: Client) -> "Callable[..., Any]":
     return send
 
 
-async def leg(client: Client, arguments: Json, *, state: str | None = None, text: str | None = None) -> Json:
+async def leg(
+    client: Client, arguments: Json, *, state: str | None = None, text: str | None = None, meta: Any = None
+) -> Json:
     responses = None if text is None else {"q": answer(text)}
     result = await client.session.call_tool(
-        "book", arguments, request_state=state, input_responses=responses, allow_input_required=True
+        "book", arguments, request_state=state, input_responses=responses, allow_input_required=True, meta=meta
     )
     return wire(result)
 

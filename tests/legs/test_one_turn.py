@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from conftest import Activate
-from legs.asking import ASKING, BARE, Booking, Make, answer, book_with
+from legs.asking import ASKING, BARE, Booking, Make, answer, book_with, leg
 from mcp import Client
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.resolve import Elicit, Resolve
@@ -19,6 +20,7 @@ from mcp_wire import Json, announced_id, kept, text_of, wire, without_announceme
 from pydantic import BaseModel
 
 from perdure import Outcome, install, persisted
+from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.turn import FinishedTurn, Turn
 from perdure.middleware.persistence.wiring import Runtime
@@ -227,6 +229,21 @@ async def test_the_last_leg_sent_again_for_a_lost_reply_is_still_one_turn(make: 
         results += await asyncio.gather(*(send(state=asked["requestState"], text="yes") for _ in range(5)))
     [turn] = kept(runtime)
     assert {result["_meta"]["perdure/turn-id"] for result in results} == {turn.id}
+
+
+@every_way
+async def test_an_idempotency_key_that_comes_with_every_leg_refuses_none_and_gives_the_answer_again(
+    make: Make, activate: Activate
+) -> None:
+    runtime = activate(defaults=ToolSettings(replay=True))
+    booking = Booking(questions=1)
+    async with Client(make(booking)) as client:
+        send = partial(leg, client, {"prompt": "trip"}, meta={META_IDEMPOTENCY_KEY: "trip 7"})
+        asked = await send()
+        results = [await send(state=asked["requestState"], text="yes") for _ in range(2)]
+    assert [text_of(result) for result in results] == ["booked trip yes"] * 2
+    [turn] = kept(runtime)
+    assert (turn.outcome, len(booking.states)) == (Outcome.ANSWERED, 2)
 
 
 @every_way

@@ -15,7 +15,7 @@ from perdure import Outcome, install, persisted
 from perdure.errors import StoreUnavailable
 from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, turn_id_of
 from perdure.middleware.persistence.stores.memory import MemoryStore
-from perdure.middleware.persistence.turn import Window, new_turn_id
+from perdure.middleware.persistence.turn import BegunTurn, Turn, Window, new_turn_id
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import ToolSettings
 from perdure.testing import FaultyStore, FrozenClock
@@ -200,6 +200,53 @@ async def test_an_answer_that_cannot_be_read_is_not_an_answer_that_was_never_giv
     assert refused["isError"] is True
     assert "try again later" in text_of(refused)
     assert counting.ran == 1
+
+
+class FailsAtItsLastBeginning(FaultyStore):
+    """Takes `begins` turns, and is away for the next one only."""
+
+    def __init__(self, begins: int) -> None:
+        super().__init__(MemoryStore())
+        self.begins = begins
+
+    def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        if self.calls("begin") == self.begins:
+            self.fail("begin", error=StoreUnavailable("away"), times=1)
+        return super().begin(turn, window)
+
+
+async def test_a_store_that_fails_on_a_second_attempt_gives_no_other_calls_answer(
+    activate: Activate, counting: Counting
+) -> None:
+    store = FailsAtItsLastBeginning(begins=3)
+    replaying(activate, store=store)
+    await counting.call("first of all", meta=None, continuation_id="c")
+    counting.fails = 1
+    await counting.call(continuation_id="c")
+    again = await counting.call(continuation_id="c")
+    assert text_of(again) == "run 3: buy"
+    assert store.calls("begin") == 4
+    assert again["_meta"]["perdure/turn-id"] == turn_id_of("local", "order 7", 1)
+
+
+async def test_an_answer_is_never_that_of_another_turn_in_the_place_of_one_that_is_gone(
+    activate: Activate, counting: Counting
+) -> None:
+    class Thinned(MemoryStore):
+        """Turns are gone from it, as where an operator deleted rows."""
+
+        gone: tuple[str, ...] = ()
+
+        def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
+            kept = super().turns(principal, continuation_id, after=after)
+            return [turn for turn in kept if turn.id not in self.gone][:limit]
+
+    store = Thinned()
+    replaying(activate, store=store)
+    first = await counting.call(continuation_id="c")
+    await counting.call("sell", meta=None, continuation_id="c")
+    store.gone = (first["_meta"]["perdure/turn-id"],)
+    assert text_of(await counting.call(continuation_id="c")) == "run 3: buy"
 
 
 async def test_keys_of_two_users_have_nothing_to_do_with_each_other(activate: Activate, counting: Counting) -> None:

@@ -68,6 +68,8 @@ class PersistedCall:
         self._attempt = 0
         self._begun_before = False
         """The call was sent before under its idempotency key."""
+        self._is_later_leg = False
+        """The client answers a question of the tool's: an open turn is what it goes on with."""
         self._is_to_be_recorded = True
         self._finished: FinishedTurn | None = None
         self._turn_fault: Exception | None = None
@@ -164,11 +166,13 @@ class PersistedCall:
     def _kept_turn(self) -> Turn | None:
         place = self._turn.place or 1
         kept = self._engine.turns(self._turn.principal, self._turn.continuation_id, after=place - 1, limit=1)
-        return kept[0] if kept else None
+        return kept[0] if kept and kept[0].id == self._turn.id else None
 
     def _replay(self, kept: Turn | None) -> None:
         if kept is None or kept.outcome is Outcome.INTERRUPTED:
             return  # It never came to its end: this is it.
+        if self._is_later_leg and kept.answer is None:
+            return  # It waits for this very leg.
         self._is_to_be_recorded = False
         if kept.answer is None or not isinstance(kept.answer.result, dict):
             self.fault = self.refusal = still_running(self._key or "")
@@ -207,6 +211,7 @@ class PersistedCall:
             self.history = History(waiting.turns, state=HistoryState.UNAVAILABLE)
 
     def _not_begun(self, error: Exception) -> None:
+        self._ended_before = self._begun_before = False  # That was another attempt, if any.
         if isinstance(error, TurnConflict) and self._key is not None:
             self.fault = self.refusal = used_otherwise(self._key)
             self._is_to_be_recorded = False
@@ -475,6 +480,7 @@ class PersistedCall:
             place=turn.place,
         )
         self._reading = replace(self._reading, continues=turn.continues)
+        self._is_later_leg = True
 
     def _not_gone_on(self, error: Exception) -> None:
         """This leg is a turn of its own."""

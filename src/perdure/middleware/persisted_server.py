@@ -109,7 +109,9 @@ class PersistedServer:
         if in_code is not None or not policy.enabled:
             # A decorator inside, if there is one, persists the call and leaves it here to be announced.
             with within(active):
-                result = await proceed(await self._without_stray_id(name, request, policy) if in_code is None else None)
+                result = await (
+                    proceed(None) if in_code is not None else self._passed_on(name, request, policy, proceed)
+                )
             return result if active.call is None else active.call.announce(self._server.wire(result))
         entry = await self._entry(name, request)
         if entry is None:
@@ -118,10 +120,16 @@ class PersistedServer:
             call = self._understood(request, name, entry, policy)
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             runtime().say("call.not_understood", error)
-            return await proceed(None)
+            return await _opening(proceed, request)(None)
         active.call = call
         self._note_on(name)
         return await self._persisted(active, call, proceed)
+
+    async def _passed_on(self, name: str, request: IncomingRequest, policy: Policy, proceed: Proceed) -> Any:
+        """Without what a client still sends to a tool that was switched off meanwhile."""
+        # Of a tool that was never on here, it is the envelope of a perdure further in.
+        passing = _opening(proceed, request) if name in self._were_on else proceed
+        return await passing(await self._without_stray_id(name, request, policy))
 
     async def _persisted(self, active: ActiveCall, call: PersistedCall, proceed: Proceed) -> JsonObject:
         call.report_to(lambda: self._server.report(active.request))
