@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test matrix test-supabase soak-2 soak-4 soak-7 soak-8 soak-10 soak-uploads check bench lock format clean
+.PHONY: demo test matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
@@ -27,12 +27,24 @@ test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL
 	PERDURE_DATABASE_URL="$$SUPABASE_DB_URL" $(BIN)/perdure migrate
 	REAL_SUPABASE=1 $(BIN)/python -m pytest tests/contracts/test_supabase_stores.py $(PYTEST_ARGS)
 
+soak-1: .venv/dev.stamp  ## 1,000 kills of processes that share a spool, while Postgres is killed. About 25 minutes. Goes on where it was interrupted, in .soak.
+	$(BIN)/python tests/soak/spool_kills.py --kills 1000
+
 soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store. About a minute. Goes on where it was interrupted, in .soak.
 	$(BIN)/python tests/soak/power_losses.py --losses 1000
+
+soak-3: .venv/dev.stamp  ## The store away for 10 minutes under load: refused, then hung. About half an hour.
+	$(BIN)/python tests/soak/outage.py --seconds 600
 
 soak-4: .venv/dev.stamp  ## 64 writers, 16,000 turns on one conversation; then with replies lost after the commit. About 4 minutes.
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250
 	$(BIN)/python tests/soak/postgres_writers.py --processes 4 --threads 16 --turns 250 --cut 0.05
+
+soak-5: .venv/dev.stamp  ## A fault at every boundary, of three kinds. About half an hour.
+	$(BIN)/python tests/soak/every_boundary.py
+
+soak-6: .venv/dev.stamp  ## What a store that hangs adds to a call. About 6 minutes.
+	$(BIN)/python tests/soak/hung_store.py --rounds 100
 
 soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples of 50 steps on SQLite, 500 on the others. Hours.
 	$(BIN)/python tests/soak/store_model.py sqlite --examples 5000
@@ -42,6 +54,10 @@ soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples
 soak-8: .venv/dev.stamp  ## 10,000,000 inputs to the path finder, and 100,000 swaps of names for links. Hours.
 	$(BIN)/python tests/soak/path_inputs.py --inputs 10000000
 	$(BIN)/python tests/soak/link_swaps.py --swaps 100000
+
+soak-9: .venv/dev.stamp  ## Three servers behind a load balancer, killed again and again, by both protocols. About 15 minutes.
+	$(BIN)/python tests/soak/replicas.py --kills 100 --protocol stateless
+	$(BIN)/python tests/soak/replicas.py --kills 100 --protocol sessions
 
 soak-10: .venv/dev.stamp  ## Breaks the modules for paths, principals and redaction in every small way; tests must notice 90 %.
 	$(BIN)/python tests/soak/mutants.py

@@ -5,7 +5,10 @@ is bound to `logging.getLogger("perdure")` with processors of its own: the appli
 it decides nothing, warnings and errors go to stderr.
 """
 
+import contextlib
 import logging
+import sys
+from collections.abc import Callable
 
 import structlog
 
@@ -23,12 +26,36 @@ def _sentence(_logger: object, _method: str, event: structlog.typing.EventDict) 
     return " ".join(parts)
 
 
-log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+_log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
     logging.getLogger("perdure"),
     processors=[structlog.stdlib.filter_by_level, _sentence],
     wrapper_class=structlog.stdlib.BoundLogger,
     context_class=dict,
 )
+
+
+class _UnfailingLog:
+    """Raises nothing: handlers are the application's, and a call must not end with what one of them trips over."""
+
+    def debug(self, event: str, **said: object) -> None:
+        self._say(_log.debug, event, said)
+
+    def warning(self, event: str, **said: object) -> None:
+        self._say(_log.warning, event, said)
+
+    def error(self, event: str, **said: object) -> None:
+        self._say(_log.error, event, said)
+
+    def _say(self, say: Callable[..., object], event: str, said: dict[str, object]) -> None:
+        try:
+            say(event, **said)
+        except Exception as error:  # noqa: BLE001 - see above
+            with contextlib.suppress(Exception):
+                sentence = _sentence(None, "", {"event": event, **said})
+                sys.stderr.write(f"{sentence} (The log could not take this: {type(error).__name__}: {error}.)\n")
+
+
+log = _UnfailingLog()
 
 
 def log_to_stderr() -> None:

@@ -1,6 +1,7 @@
 """Promise 2, Never breaks a call: whatever the store does, the tool's own answer reaches the client as it was."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from mcp_wire import called, kept, text_of, wire, without_announcement
 
 from perdure import Outcome, install, persisted
 from perdure.errors import StoreTimeout, StoreUnavailable, TurnConflict
+from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Turn, Window
 
@@ -349,6 +352,56 @@ async def test_settings_that_cannot_be_used_cost_only_the_memory(
     meta = (await _answer(server()))["_meta"]
     assert (meta["perdure/persisted"], meta["perdure/fault"]) == (False, "settings_invalid")
     assert "Remedy" in caplog.text
+
+
+@every_seam
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), RuntimeError("nobody expects this")])
+@pytest.mark.parametrize("step", ["load_settings", "build"])
+async def test_a_file_system_that_fails_while_perdure_starts_costs_only_the_memory(
+    step: str,
+    error: Exception,
+    server: Callable[[], MCPServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(wiring, step, lambda *_: raising(error)())
+    meta = (await _answer(server()))["_meta"]
+    assert (meta["perdure/persisted"], meta["perdure/fault"]) == (False, "settings_invalid")
+    assert str(error) in caplog.text
+    assert "Remedy" in caplog.text
+
+
+@every_seam
+async def test_a_spool_that_cannot_be_looked_at_when_perdure_starts_costs_nothing(
+    server: Callable[[], MCPServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Spool, "wake", lambda _: raising(PermissionError(13, "Permission denied"))())
+    meta = (await _answer(server()))["_meta"]
+    assert meta["perdure/persisted"] is True
+    assert "Permission denied" in caplog.text
+
+
+class _Failing(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError(28, "No space left on device")
+
+
+@every_seam
+async def test_a_log_that_fails_costs_nothing_and_what_it_could_not_take_goes_to_stderr(
+    server: Callable[[], MCPServer], activate: Activate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = _Failing()
+    logging.getLogger("perdure").addHandler(handler)
+    try:
+        activate(FaultyStore(begin=raising(StoreUnavailable("gone", remedy="look"))))
+        meta = (await _answer(server()))["_meta"]
+    finally:
+        logging.getLogger("perdure").removeHandler(handler)
+    assert (meta["perdure/persisted"], meta["perdure/fault"]) == (True, "store_unavailable")
+    said = capsys.readouterr()
+    assert "gone Remedy: look" in said.err
+    assert "No space left on device" in said.err
+    assert said.out == ""
 
 
 class _Odd:

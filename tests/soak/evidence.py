@@ -46,8 +46,8 @@ class Evidence:
                 yield f"{key} was finished and is {kept[key].outcome}"
 
 
-def all_turns(store: Store, name: str) -> Iterator[Turn]:
+def all_turns(store: Store, name: str, principal: str = PRINCIPAL) -> Iterator[Turn]:
     after = 0
-    while page := store.turns(PRINCIPAL, name, after=after, limit=PAGE):
+    while page := store.turns(principal, name, after=after, limit=PAGE):
         yield from page
         after = page[-1].place or 0

@@ -15,6 +15,7 @@ from spool.test_turns_that_wait import until
 from perdure import Outcome, install, persisted
 from perdure.errors import StoreMisconfigured, StoreTimeout, TurnRefused
 from perdure.middleware.persistence.spool.drainer import Drainer
+from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Acknowledge, ToolSettings
@@ -171,6 +172,35 @@ async def test_a_store_that_comes_back_takes_what_a_full_spool_could_not(
     store.fail("begin")
     assert (await ask(server, "hello", "c"))["_meta"]["perdure/persisted"] is True
     assert prompts(store.inner, "c", "local") == ["hello"]
+
+
+async def test_a_disk_that_stalls_for_more_than_a_second_is_waited_for_by_all_calls(
+    away: Runtime, store: FaultyStore, server: MCPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import anyio
+
+    commit = GroupWriter._commit
+    stalls = [1.6]
+
+    def stalling(writer: GroupWriter, batch: list[Any]) -> None:
+        if stalls:
+            time.sleep(stalls.pop())
+        commit(writer, batch)
+
+    monkeypatch.setattr(GroupWriter, "_commit", stalling)
+    store.fail()
+    kept: list[bool] = []
+
+    async with Client(server) as client, anyio.create_task_group() as tasks:
+
+        async def call(number: int) -> None:
+            await anyio.sleep(0.2 * (number // 3))
+            result = await client.call_tool("chat", {"prompt": f"{number}"})
+            kept.append((result.meta or {})["perdure/persisted"])
+
+        for number in range(24):
+            tasks.start_soon(call, number)
+    assert kept == [True] * 24
 
 
 async def test_what_somebody_must_mend_is_named_in_every_result_and_the_turns_wait(

@@ -1,6 +1,7 @@
 """Turns wait durably, go to the store in their order, once, and what the store refuses holds up nothing else."""
 
 import contextlib
+import json
 import sqlite3
 import stat
 import threading
@@ -16,6 +17,9 @@ from perdure import Outcome
 from perdure.errors import SpoolFull, StoreMisconfigured, StoreUnavailable, TurnRefused, TurnsWaiting
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.spool import delivery as deliveries
+from perdure.middleware.persistence.spool.drainer import Drainer
+from perdure.middleware.persistence.spool.spooled_turns import SpooledTurns
+from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.turn import Window
 from perdure.testing import FaultyStore
 from perdure.testing.turns import a_turn, answered, ended
@@ -52,6 +56,24 @@ def test_nothing_is_sent_twice_to_be_kept_twice_when_replies_are_lost(spool: Spo
         spool.keep(an_answered_turn(f"{number}"))
     until(lambda: is_empty(spool), "not sent")
     assert prompts(store.inner) == [f"{number}" for number in range(10)]
+
+
+def test_a_turn_that_ended_waits_for_the_disk_and_its_intent_does_not(
+    spool: Spool, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    written = GroupWriter.write
+
+    def write(writer: GroupWriter, work: Callable[..., object], *, durable: bool) -> object:
+        asked.append(durable)
+        return written(writer, work, durable=durable)
+
+    monkeypatch.setattr(Drainer, "wake", lambda _: None)
+    monkeypatch.setattr(GroupWriter, "write", write)
+    turn = a_turn("hello", continuation_id="c")
+    spool.keep(turn)
+    spool.keep(answered(turn, "HELLO"))
+    assert asked == [False, True]
 
 
 def test_another_process_finds_what_the_first_one_kept(make_spool: MakeSpool, store: FaultyStore) -> None:
@@ -136,7 +158,7 @@ def test_a_turn_in_quarantine_can_be_tried_again_or_thrown_away(spool: Spool, st
     for prompt in ("one", "two"):
         spool.keep(an_answered_turn(prompt))
     until(lambda: len(spool.quarantine()) == 2, "not refused")
-    one, two = spool.quarantine()
+    one, two = sorted(spool.quarantine(), key=lambda of: str(json.loads(of.record or "")["prompt"]))
     assert spool.retry(one.id) == 1
     assert spool.discard("no such") == 0
     assert spool.discard(two.id) == 1
@@ -180,6 +202,39 @@ def test_while_the_store_is_away_no_attempt_counts(
     assert spool.quarantine() == []
     store.heal()
     until(lambda: is_empty(spool), "not sent")
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("No route."), StoreMisconfigured("No tables."), RuntimeError("nobody expects this")]
+)
+def test_why_something_cannot_be_sent_is_logged_once(
+    make_spool: MakeSpool,
+    store: FaultyStore,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(deliveries, "_HOLD", 0.01)
+    spool = make_spool()
+    store.fail(error=error)
+    spool.keep(an_answered_turn("waits"))
+    until(lambda: store.calls("finish") > 5, "not tried")
+    said = [record.getMessage() for record in caplog.records if "spool.not_sent" in record.getMessage()]
+    assert len(said) == 1
+    assert str(error) in said[0]
+    assert "perdure spool status" in said[0]
+
+
+def test_a_spool_that_cannot_be_written_any_more_is_logged_and_what_waits_in_it_is_sent_all_the_same(
+    spool: Spool, store: FaultyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "the disk is gone")
+
+    monkeypatch.setattr(SpooledTurns, "drop", fail)
+    spool.keep(an_answered_turn("waits"))
+    until(lambda: "the disk is gone" in caplog.text, "not said")
+    assert prompts(store.inner) == ["waits"]
 
 
 def test_what_waits_for_another_destination_is_left_alone(make_spool: MakeSpool, store: FaultyStore) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from perdure.errors import FileMissing, PerdureError, StoreError, StoreMisconfigured, StoreUnavailable, TurnConflict
+from perdure.errors import FileMissing, PerdureError, StoreMisconfigured, StoreUnavailable, TurnConflict
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
@@ -199,8 +199,9 @@ class PersistedCall:
         self._engine.defer(self._turn, self._redactor)
         try:
             return self._engine.waiting_history(self._turn, window)
-        except StoreError:
-            return WaitingHistory()  # The turn waits all the same.
+        except Exception as error:  # noqa: BLE001 - the turn waits all the same
+            self._runtime.say("history.not_read", error)
+            return WaitingHistory()
 
     def _was_deferred(self, waiting: WaitingHistory) -> None:
         self._intent_waits = True

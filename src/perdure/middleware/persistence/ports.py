@@ -132,7 +132,8 @@ class Spool(Protocol):
     """Keeps turns and files that their stores cannot take now, and sends them later. Safe for many threads at once."""
 
     def keep(self, turn: Turn) -> None:
-        """Durable on return. A turn that has ended takes the place of its intent; the first ending wins.
+        """Durable on return; an intent outlives the process, not a power loss. A turn that has ended takes the place of
+        its intent; the first ending wins.
 
         Raises:
             SpoolFull: Nothing more is taken.

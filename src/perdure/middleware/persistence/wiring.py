@@ -72,8 +72,9 @@ class Runtime:
     lane: Lane = field(default_factory=lambda: Lane("store"))
     file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
     """Apart, so that large files hold up no acknowledgement."""
-    disk_lane: Lane = field(default_factory=lambda: Lane("spool", size=8))
-    """Apart, so that a store that hangs does not either."""
+    disk_lane: Lane = field(default_factory=lambda: Lane("spool", size=8, hanging_after=5.0))
+    """Apart, so that a store that hangs does not either. A disk that stalls for a second or two is waited for: there is
+    nowhere else to keep a turn then."""
     watch: SettingsWatch | None = None
     """Of the file that the settings came from; None where they came from none."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
@@ -219,12 +220,7 @@ def _made() -> Runtime:
     with _making:
         if _runtime is None:
             watch = SettingsWatch()
-            try:
-                _runtime = build(load_settings())
-                _start(_runtime)
-            except SettingsError as error:
-                _runtime = build(Settings.model_construct(), store=UnusableStore(error))
-                _runtime.say("settings.invalid", error)
+            _runtime = _made_from_settings()
             _runtime.watch = watch
         return _runtime
 
@@ -255,15 +251,47 @@ def _followed(now: Runtime, watch: SettingsWatch) -> Runtime:
     return now
 
 
+def _made_from_settings() -> Runtime:
+    try:
+        made = build(load_settings())
+    except SettingsError as error:
+        made = _keeping_nothing(error)
+        made.say("settings.invalid", error)
+    except Exception as error:  # noqa: BLE001 - a file system that fails must not break a call either
+        made = _keeping_nothing(
+            SettingsError(
+                f"perdure cannot begin to keep anything ({type(error).__name__}: {error}).",
+                remedy="look at the directories of the settings and of the data, and start this server again.",
+            )
+        )
+        made.say("settings.unreadable", error)
+    _start(made)
+    return made
+
+
+def _keeping_nothing(reason: SettingsError) -> Runtime:
+    """Asks nothing of the file system: that may be what fails."""
+    settings = Settings.model_construct()
+    nowhere = Path(os.devnull)
+    store = UnusableStore(reason, settings.bucket)
+    return Runtime(
+        settings=settings,
+        engine=Engine(store, SystemClock()),
+        own_folder=nowhere,
+        keeper=FileKeeper(store, store, nowhere),
+    )
+
+
 def _start(made: Runtime) -> None:
     """What a process that serves calls does once, before its first."""
-    if made.spool is not None:
-        try:
-            made.spool.wake()
-        except PerdureError as error:
-            made.say("spool.not_started", error)
+    if made.spool is None:
+        return
+    try:
+        made.spool.wake()
         for warning in doubts_about(made.own_folder):
             log.warning("data_directory.in_doubt", what=warning.what, remedy=warning.remedy)
+    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+        made.say("spool.not_started", error)
 
 
 def stored_files(

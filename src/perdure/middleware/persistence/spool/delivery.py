@@ -16,6 +16,9 @@ MOST_ATTEMPTS = 20
 _HOLD = 5.0
 """Seconds between attempts while somebody must mend a setting, a key or the schema."""
 
+_SAY_AGAIN_AFTER = 60.0
+"""Seconds for which the same failure is not logged again."""
+
 _FIRST_SKIP, _LONGEST_SKIP = 0.25, 60.0
 """Seconds before another attempt with what failed; it doubles each time while others go through."""
 
@@ -54,6 +57,7 @@ class Deliveries:
         self._failed_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         """How often each failed while others went through."""
+        self._said: dict[str, float] = {}
 
     def attempt(self, delivery: Delivery) -> None:
         """Send it and drop it, or put it into quarantine if the store will never take it.
@@ -71,6 +75,7 @@ class Deliveries:
             raise NotNow(error, self._breaker.seconds_to_probe()) from error
         except StoreMisconfigured as error:
             self._breaker.succeeded()  # It answers.
+            self.say(error)
             raise NotNow(error, _HOLD) from error
         except StoreUnavailable as error:
             self._has_failed(delivery, error)
@@ -99,12 +104,26 @@ class Deliveries:
         pause = min(_FIRST_SKIP * 2.0 ** self._failures.get(name, 0), _LONGEST_SKIP)
         return failed_at + pause - time.monotonic()
 
+    def say(self, error: Exception) -> None:
+        """Log why something still waits, once a minute each: no result of a call may tell of it."""
+        reason, now = _reason(error), time.monotonic()
+        if now - self._said.get(reason, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
+            if len(self._said) > 100:
+                self._said.clear()
+            self._said[reason] = now
+            log.warning(
+                "spool.not_sent",
+                what=f"A {self._what} that waits could not be sent ({reason}).",
+                remedy="none, if that passes: it is tried again. `perdure spool status` says what waits.",
+            )
+
     def _has_failed(self, delivery: Delivery, error: Exception) -> None:
         """
         Raises:
             NotNow: The store is away.
             Stuck: Only this one failed.
         """
+        self.say(error)
         before = self._failed_at.get(delivery.name)
         others_went = before is not None and self._breaker.has_succeeded_since(before)
         if not others_went or self._breaker.is_open:

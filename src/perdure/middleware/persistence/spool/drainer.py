@@ -11,7 +11,7 @@ import time
 import weakref
 from functools import partial
 
-from perdure.errors import PerdureError, StoreError, TurnsWaiting
+from perdure.errors import StoreError, TurnsWaiting
 from perdure.logs import log
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.ports import FileStore, Store
@@ -117,10 +117,10 @@ class Drainer:
                 sent, left = self._round()
                 pause, away = (0.0 if sent else _LOOK_AGAIN), False
             except NotNow as error:
-                _say(error.reason)
+                log.debug("spool.waits", what=error.reason.what, remedy=error.reason.remedy)
                 sent, left, pause, away = 0, True, error.seconds, True
             except Exception as error:  # noqa: BLE001 - the spool itself cannot be used now
-                _say(error)
+                self._turn_deliveries.say(error)
                 sent, left, pause, away = 0, True, _SPOOL_UNUSABLE, True
             with self._changed:
                 self._is_away = away
@@ -238,13 +238,6 @@ class Drainer:
         self._is_away = False
         self._turn_deliveries = Deliveries("turn", self._breaker)
         self._file_deliveries = Deliveries("file", self._file_breaker)
-
-
-def _say(error: Exception) -> None:
-    what, remedy = (
-        (error.what, error.remedy) if isinstance(error, PerdureError) else (repr(error), "look at the spool.")
-    )
-    log.debug("spool.waits", what=what, remedy=remedy)
 
 
 def _at_exit() -> None:

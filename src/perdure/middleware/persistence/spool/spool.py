@@ -86,7 +86,7 @@ class Spool:
     # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def keep(self, turn: Turn) -> None:
-        """Durable on return; sent in the background.
+        """Durable on return; an intent outlives the process, not a power loss. Sent in the background.
 
         Raises:
             SpoolFull: Nothing more is taken.

@@ -51,20 +51,22 @@ class SpooledTurns:
         self._room = room
 
     def keep(self, turn: Turn) -> None:
-        """Durable on return. A turn that has ended takes the place of its intent; the first ending wins.
+        """Durable on return; an intent outlives the process, not a power loss. A turn that has ended takes the place of
+        its intent; the first ending wins.
 
         Raises:
             SpoolFull: Nothing more is taken.
             StoreUnavailable: It cannot be written.
             StoreError: The turn cannot be written down.
         """
+        ended = turn.outcome is not Outcome.RUNNING
         record = write_turn(turn)
         wanted = {
             "turn_id": turn.id,
             "destination": self._destination,
             "user_id": turn.principal,
             "continuation_id": turn.continuation_id,
-            "ended": turn.outcome is not Outcome.RUNNING,
+            "ended": ended,
             "turn": record,
             "now": self._database.now().isoformat(),
         }
@@ -78,7 +80,8 @@ class SpooledTurns:
                     {"turn_id": turn.id, "user_id": turn.principal, "key": file.key, "file": write_file(file)},
                 )
 
-        self._database.write(keep)
+        # Nobody was told of an intent: to wait for the disk twice in one call would buy nothing.
+        self._database.write(keep, durable=ended)
 
     def waiting(self, conversation: ConversationKey, *, most: int = _AT_ONCE) -> int:
         """How many turns of it wait, counted up to `most`."""

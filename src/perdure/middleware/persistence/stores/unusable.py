@@ -1,4 +1,4 @@
-"""The store of a process whose settings cannot be used: it keeps nothing, and says why every time."""
+"""The store, and file store, of a process whose settings cannot be used: it keeps nothing, and says why every time."""
 
 from typing import NoReturn
 
@@ -10,13 +10,15 @@ __all__ = ["UnusableStore"]
 class UnusableStore:
     blocking = False
 
-    def __init__(self, reason: PerdureError) -> None:
+    def __init__(self, reason: PerdureError, bucket: str) -> None:
+        self.bucket = bucket
         self._reason = reason
 
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise self._reason
 
     begin = finish = turns = conversations = file = files = _refuse
+    put = read = holds = used_bytes = most_bytes = signed_url = _refuse
 
     def close(self) -> None:
         pass
