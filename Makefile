@@ -17,8 +17,8 @@ SDKS := mcp1 mcp1-lowest fastmcp4
 
 matrix: .venv/dev.stamp $(SDKS:%=.venv/%.stamp)  ## The seam suite with every SDK; its result is the table in docs/sdks.md.
 	@mkdir -p .venv/seams
-	-$(BIN)/python -m pytest -q -n 2 tests/seams/suite --junitxml=.venv/seams/dev.xml
-	-for sdk in $(SDKS); do .venv/$$sdk/bin/python -m pytest -q -n 2 tests/seams/suite --junitxml=.venv/seams/$$sdk.xml; done
+	-EVERY_BEHAVIOUR=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/seams/suite --junitxml=.venv/seams/dev.xml
+	-for sdk in $(SDKS); do EVERY_BEHAVIOUR=1 .venv/$$sdk/bin/python -m pytest -q -n 2 --dist loadgroup tests/seams/suite --junitxml=.venv/seams/$$sdk.xml; done
 	.venv/fastmcp4/bin/python -m pytest -q -n 2 tests/seams/fastmcp_v4
 	cd tests && ../$(BIN)/python -m seams.matrix $(patsubst %,../.venv/seams/%.xml,dev $(SDKS))
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from seams.matrix import BEGIN, END, PAGE, Case, rendered, sentence, themes, written_into
+from seams.suite.representative import REPRESENTATIVE
 from seams.worlds.here import WORLDS
 
 AGAIN = "run `make matrix` and commit docs/sdks.md"
@@ -28,6 +29,10 @@ def test_the_table_has_the_worlds_of_this_environment() -> None:
     for world in WORLDS:
         name, _, number = world.kind.sdk.partition(" ")
         assert f" {name} {number.split('.')[0]}.x {world} |" in head, AGAIN
+
+
+def test_every_representative_behaviour_is_one_of_the_suite() -> None:
+    assert {behaviour for theme in themes() for behaviour in theme.behaviours} >= REPRESENTATIVE
 
 
 def test_nothing_in_the_table_has_failed() -> None:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from seams.worlds.world import Kit, Tool
 
-from perdure import History, current_conversation
+from perdure import History, current_conversation, persisted
 
-__all__ = ["conversing", "declaring", "remembering", "strict"]
+__all__ = ["conversing", "declaring", "nested", "remembering", "strict"]
 
 
 def conversing(_: Kit) -> Sequence[Tool]:
@@ -52,6 +52,18 @@ def declaring(_: Kit) -> Sequence[Tool]:
         return f"{prompt} {continuation_id}"
 
     return [own]
+
+
+def nested(_: Kit) -> Sequence[Tool]:
+    @persisted
+    async def inner(prompt: str) -> str:
+        return f"<{prompt}>"
+
+    async def outer(prompt: str) -> str:
+        """Calls another tool's function."""
+        return await inner(prompt)
+
+    return [outer]
 
 
 class StrictReport(BaseModel):

@@ -69,7 +69,7 @@ async def test_structured_content_without_a_schema_takes_the_id(world: World) ->
 
 
 async def test_a_client_that_listed_nothing_before_its_call_is_served_the_same(world: World) -> None:
-    async with world.serve(strict) as client:
+    async with world.serve(strict, alone=True) as client:
         result = await client.call_tool("report", {"prompt": "a"})
     assert result["structuredContent"]["title"] == "a"
     assert "meta" in _places(result)

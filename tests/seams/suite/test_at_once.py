@@ -44,6 +44,7 @@ async def test_calls_run_beside_each_other_as_before(tool: str, world: World) ->
     assert (took >= 4 * seconds) is in_a_row
 
 
+@pytest.mark.in_this_process
 async def test_two_clients_of_one_server_have_conversations_in_common(world: World) -> None:
     with world.running():
         server = world.server(waiting)

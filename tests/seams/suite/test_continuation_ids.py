@@ -3,7 +3,7 @@
 import uuid
 
 import pytest
-from seams.suite.conversing_tools import conversing, declaring
+from seams.suite.conversing_tools import conversing, declaring, nested
 from seams.worlds.world import Json, World
 from wire_form import announced_id, text_of
 
@@ -95,3 +95,10 @@ async def test_two_tools_share_a_conversation_by_its_id(world: World) -> None:
         identity = announced_id(await client.call_tool("chat", {"prompt": "a"}))
         await client.call_tool("ask", {"query": "b", "continuation_id": identity})
     assert [(turn.place, turn.tool) for turn in world.turns()] == [(1, "chat"), (2, "ask")]
+
+
+async def test_a_decorated_function_called_by_another_tools_body_is_the_bare_function(world: World) -> None:
+    async with world.serve(nested) as client:
+        result = await client.call_tool("outer", {"prompt": "a"})
+    assert text_of(result) == "<a>"
+    assert [turn.tool for turn in world.turns()] == ["outer"]

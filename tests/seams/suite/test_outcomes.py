@@ -94,7 +94,7 @@ async def test_a_call_that_its_client_cancels_is_cancelled_in_the_tool_and_recor
     world: World, tmp_path: Path
 ) -> None:
     marker = tmp_path / "cancelled"
-    async with world.serve(waiting) as client:
+    async with world.serve(waiting, alone=True) as client:
         await client.give_up("wait", {"marker": str(marker)}, lambda: _until(marker.with_name("cancelled.begun")))
         await asyncio.wait_for(_until(marker.with_name("cancelled.cancelled")), 10)
         result = await client.call_tool("slowly", {"prompt": "still here"})  # the server has lived through it
@@ -105,7 +105,7 @@ async def test_a_call_that_its_client_cancels_is_cancelled_in_the_tool_and_recor
 
 async def test_a_call_under_way_when_the_connection_ends_is_recorded_as_cancelled(world: World, tmp_path: Path) -> None:
     marker = tmp_path / "closed"
-    async with world.serve(waiting) as client:
+    async with world.serve(waiting, alone=True) as client:
         call = asyncio.ensure_future(client.call_tool("wait", {"marker": str(marker)}))
         await asyncio.wait_for(_until(marker.with_name("closed.begun")), 10)
         call.cancel()
@@ -119,7 +119,7 @@ async def test_a_call_that_its_client_no_longer_waits_for_is_kept_with_how_it_en
     world: World, tmp_path: Path
 ) -> None:
     marker = tmp_path / "late"
-    async with world.serve(waiting) as client:
+    async with world.serve(waiting, alone=True) as client:
         with pytest.raises(CallRefused):
             await client.call_tool("wait", {"marker": str(marker)}, timeout=0.3)
         marker.with_name("late.go-on").touch()

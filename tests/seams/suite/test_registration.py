@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from seams.suite.conversing_tools import conversing
 from seams.worlds.world import Kit, Limit, Tool, Way, World
-from wire_form import announced_id, text_of
+from wire_form import announced_id
 
 from perdure import DecoratorError, install, persisted
+
+pytestmark = pytest.mark.in_this_process
 
 
 def _none(_: Kit) -> Sequence[Tool]:
@@ -70,23 +72,6 @@ async def test_only_the_tools_that_code_names_are_persisted(world: World) -> Non
 
 def _write_nothing(world: World) -> None:
     World(world.kind, Way.DECORATOR).write_settings()
-
-
-async def test_a_decorated_function_called_by_another_tools_body_is_the_bare_function(world: World) -> None:
-    def toolbox(kit: Kit) -> Sequence[Tool]:
-        @persisted
-        async def inner(prompt: str) -> str:
-            return f"<{prompt}>"
-
-        async def outer(prompt: str) -> str:
-            return await inner(prompt)
-
-        return [outer]
-
-    async with world.serve(toolbox) as client:
-        result = await client.call_tool("outer", {"prompt": "a"})
-    assert text_of(result) == "<a>"
-    assert [turn.tool for turn in world.turns()] == ["outer"]
 
 
 def test_the_decorator_above_the_registration_is_refused_with_what_to_do(world: World) -> None:

@@ -9,8 +9,10 @@ from seams.worlds.world import Json, Limit, World
 from wire_form import text_of, without_announcement
 
 
-async def _seen(world: World, settings: Json | None = None, **arguments: str) -> tuple[list[Json], Json]:
-    async with world.serve(conversing, settings) as client:
+async def _seen(
+    world: World, settings: Json | None = None, *, alone: bool = False, **arguments: str
+) -> tuple[list[Json], Json]:
+    async with world.serve(conversing, settings, alone=alone) as client:
         result = await client.call_tool("chat", {"prompt": "a", **arguments})
         return await client.list_tools(), result
 
@@ -38,7 +40,7 @@ async def test_other_tools_go_on_when_one_is_switched_off(world: World) -> None:
 async def test_perdure_switched_off_changes_nothing_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = await _seen(world.bare)
     monkeypatch.setenv("PERDURE_ENABLED", "false")
-    assert await _seen(world) == expected
+    assert await _seen(world, alone=True) == expected
     monkeypatch.delenv("PERDURE_ENABLED")
     assert world.turns() == []
 
@@ -59,16 +61,12 @@ def _data_directory_is_a_file() -> None:
     Path(os.environ["PERDURE_DATA_DIR"]).write_text("a file stands here")
 
 
-def _settings_with_a_typo() -> None:
-    Path(os.environ["PERDURE_CONFIG"]).write_text('[tools.chat]\nhistroy = "auto"\n')
-
-
 @pytest.mark.parametrize("tool", ["chat", "chat_plainly"])
 async def test_a_store_that_fails_leaves_the_result_as_it_was_and_is_named_in_meta(tool: str, world: World) -> None:
     async with world.bare.serve(conversing) as client:
         expected = await client.call_tool(tool, {"prompt": "a"})
     _data_directory_is_a_file()
-    async with world.serve(conversing) as client:
+    async with world.serve(conversing, alone=True) as client:
         result = await client.call_tool(tool, {"prompt": "a", "continuation_id": "c"})
     assert without_announcement(result) == expected
     assert result["_meta"]["perdure/persisted"] is False
@@ -78,10 +76,8 @@ async def test_a_store_that_fails_leaves_the_result_as_it_was_and_is_named_in_me
 
 async def test_settings_that_cannot_be_used_leave_the_result_as_it_was_and_record_nothing(world: World) -> None:
     _, expected = await _seen(world.bare)
-    with world.running():
-        _settings_with_a_typo()
-        async with world.kind.connect(world.server(conversing)) as client:
-            result = await client.call_tool("chat", {"prompt": "a"})
+    async with world.serve(conversing, {"tools": {"chat": {"histroy": "auto"}}}) as client:
+        result = await client.call_tool("chat", {"prompt": "a"})
     assert text_of(result) == text_of(expected)
     if "_meta" in result and "perdure/persisted" in result["_meta"]:
         assert without_announcement(result) == expected
@@ -92,6 +88,6 @@ async def test_settings_that_cannot_be_used_leave_the_result_as_it_was_and_recor
 
 async def test_the_list_of_tools_is_there_when_the_store_is_not(world: World) -> None:
     _data_directory_is_a_file()
-    entries, _ = await _seen(world)
+    entries, _ = await _seen(world, alone=True)
     listed = {entry["name"]: "continuation_id" in entry["inputSchema"]["properties"] for entry in entries}
     assert listed["chat"] is not world.has(Limit.NOT_IN_LIST)

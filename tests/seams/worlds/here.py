@@ -24,7 +24,7 @@ def _kinds() -> list[ServerKind]:
 
 KINDS = _kinds()
 
-WORLDS = [World(kind, way) for kind in KINDS for way in (Way.DECORATOR, Way.HOOK)]
+WORLDS = [World(kind, way) for kind in KINDS for way in Way if way is not Way.BARE]
 
 
 def kind_named(name: str) -> ServerKind:

@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from seams.worlds.open_servers import OPEN_SERVERS
+
 from perdure import Turn, install, persisted
 from perdure.middleware.persistence import wiring
 from perdure.settings_loader import load_settings
@@ -167,6 +169,7 @@ class Limit(Enum):
     SYNC_ON_THE_EVENT_LOOP = "synchronous tools run on the event loop, one at a time"
     NO_TOOL_DECORATOR = "there is no decorator of the SDK's for a tool, so none that could stand in the wrong place"
     NO_RESOURCES = "the server does not answer resources/read for stored files"
+    NO_CURRENT_CONVERSATION = "a tool cannot ask for its conversation by current_conversation()"
 
 
 class Way(Enum):
@@ -175,11 +178,20 @@ class Way(Enum):
     BARE = "bare"
     DECORATOR = "decorator"
     HOOK = "hook"
+    RUN = "run"
+    PROXY = "proxy"
 
 
 _LIMITS_OF_A_HOOK = {
     Limit.NO_HISTORY_PARAMETER: "only a decorated handler may declare one; see current_conversation()",
 }
+
+_LIMITS_OF_A_PROXY = {
+    Limit.NO_HISTORY_PARAMETER: "the server knows nothing of perdure",
+    Limit.NO_CURRENT_CONVERSATION: "the server knows nothing of perdure",
+}
+
+_PERDURE = str(Path(sys.executable).with_name("perdure"))
 
 
 @dataclass(frozen=True)
@@ -194,8 +206,13 @@ class World:
 
     @property
     def bare(self) -> "World":
-        """The same server without perdure."""
+        """The same server without perdure, in this process."""
         return replace(self, way=Way.BARE)
+
+    @property
+    def is_process(self) -> bool:
+        """Whether a server of this world is always in a process of its own, on stdio."""
+        return self.way in (Way.RUN, Way.PROXY)
 
     @property
     def limits(self) -> dict[Limit, str]:
@@ -205,8 +222,10 @@ class World:
                 of_the_way: Mapping[Limit, str] = {}
             case Way.DECORATOR:
                 of_the_way = self.kind.limits_when_decorated
-            case Way.HOOK:
+            case Way.HOOK | Way.RUN:
                 of_the_way = {**_LIMITS_OF_A_HOOK, **self.kind.limits_when_hooked}
+            case Way.PROXY:
+                of_the_way = {**_LIMITS_OF_A_PROXY, **self.kind.limits_when_hooked}
         return {**self.kind.limits, **of_the_way}
 
     def has(self, limit: Limit) -> bool:
@@ -230,17 +249,44 @@ class World:
 
     def server(self, toolbox: Toolbox) -> Any:
         """A server in this process, ready to be connected to."""
+        assert not self.is_process, "mark this behaviour with in_this_process"
         server = self.kind.server(self.tools(toolbox), self.persist)
         if self.way is Way.HOOK:
             install(server)
         return server
 
     @asynccontextmanager
-    async def serve(self, toolbox: Toolbox, settings: Mapping[str, Any] | None = None) -> AsyncIterator[ToolClient]:
-        """A client of a new server with these tools. One after the other in a test are as restarts of one server."""
-        with self.running(settings):
-            async with self.kind.connect(self.server(toolbox)) as client:
+    async def serve(
+        self, toolbox: Toolbox, settings: Mapping[str, Any] | None = None, *, alone: bool = False
+    ) -> AsyncIterator[ToolClient]:
+        """A client of a new server with these tools. One after the other in a test are as restarts of one server.
+
+        Servers in processes are not new, and neither are their clients: they have served other behaviours before,
+        unless `alone`. That is for a behaviour that changes the environment, harms the server, or wants it to end.
+        """
+        if self.is_process and alone:
+            async with self.serve_as_process(toolbox, settings) as client:
                 yield client
+        elif self.is_process:
+            async with self._served_by_an_open_process(toolbox, settings) as client:
+                yield client
+        else:
+            with self.running(settings):
+                async with self.kind.connect(self.server(toolbox)) as client:
+                    yield client
+
+    @asynccontextmanager
+    async def _served_by_an_open_process(
+        self, toolbox: Toolbox, settings: Mapping[str, Any] | None
+    ) -> AsyncIterator[ToolClient]:
+        command, text = self.command(toolbox), self._settings_text(settings)
+        key = (*command, text)
+        try:
+            server = await OPEN_SERVERS.take(key, text, lambda: self.kind.connect_to_process(command, dict(os.environ)))
+            yield server.client
+        except BaseException:
+            await OPEN_SERVERS.drop(key)
+            raise
 
     @asynccontextmanager
     async def serve_as_process(
@@ -252,9 +298,15 @@ class World:
             yield client
 
     def command(self, toolbox: Toolbox) -> list[str]:
-        """What starts a stdio server with these tools. `perdure run` and `perdure proxy` would stand before it."""
-        program = [sys.executable, str(Path(__file__).with_name("stdio_server.py"))]
-        return [*program, self.kind.name, self.way.value, name_of(toolbox)]
+        """What starts a stdio server with these tools."""
+        script = str(Path(__file__).with_name("stdio_server.py"))
+        match self.way:
+            case Way.RUN:
+                return [_PERDURE, "run", script, self.kind.name, Way.BARE.value, name_of(toolbox)]
+            case Way.PROXY:
+                return [_PERDURE, "proxy", "--", *self.bare.command(toolbox)]
+            case Way.BARE | Way.DECORATOR | Way.HOOK:
+                return [sys.executable, script, self.kind.name, self.way.value, name_of(toolbox)]
 
     @contextmanager
     def running(self, settings: Mapping[str, Any] | None = None) -> Iterator[None]:
@@ -266,10 +318,13 @@ class World:
                 wiring._runtime.engine.store.close()
 
     def write_settings(self, settings: Mapping[str, Any] | None = None) -> None:
+        Path(os.environ["PERDURE_CONFIG"]).write_text(self._settings_text(settings))
+
+    def _settings_text(self, settings: Mapping[str, Any] | None) -> str:
         settings = dict(settings or {})
         if self.way is not Way.DECORATOR:  # where the operator names the tools, all are named
             settings["defaults"] = {"enabled": True, **settings.get("defaults", {})}
-        Path(os.environ["PERDURE_CONFIG"]).write_text(_toml(settings))
+        return _toml(settings)
 
     def turns(self) -> list[Turn]:
         """All turns of everybody, in the order in which they began within each conversation."""
