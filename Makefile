@@ -3,13 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test test-supabase soak-1 soak-3 soak-4 soak-5 soak-6 soak-9 soak-uploads check bench lock format clean
+.PHONY: demo test matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp  ## All tests.
+test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	.venv/mcp1/bin/python -m pytest -n 2 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+
+# Each is an environment of its own, with a lock in requirements/; the newest first.
+SDKS := mcp1 mcp1-lowest fastmcp4
+
+matrix: .venv/dev.stamp $(SDKS:%=.venv/%.stamp)  ## The seam suite with every SDK; its result is the table in docs/sdks.md.
+	@mkdir -p .venv/seams
+	-EVERY_BEHAVIOUR=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/seams/suite --junitxml=.venv/seams/dev.xml
+	-for sdk in $(SDKS); do EVERY_BEHAVIOUR=1 .venv/$$sdk/bin/python -m pytest -q -n 2 --dist loadgroup tests/seams/suite --junitxml=.venv/seams/$$sdk.xml; done
+	.venv/fastmcp4/bin/python -m pytest -q -n 2 tests/seams/fastmcp_v4
+	cd tests && ../$(BIN)/python -m seams.matrix $(patsubst %,../.venv/seams/%.xml,dev $(SDKS))
 
 test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY, SUPABASE_DB_URL.
 	@test -n "$$SUPABASE_URL" -a -n "$$SUPABASE_KEY" -a -n "$$SUPABASE_ANON_KEY" -a -n "$$SUPABASE_DB_URL" || { echo "Set SUPABASE_URL, SUPABASE_KEY, SUPABASE_ANON_KEY and SUPABASE_DB_URL to those of a project for tests: it is migrated, and written to."; exit 1; }
@@ -18,6 +29,9 @@ test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL
 
 soak-1: .venv/dev.stamp  ## 1,000 kills of processes that share a spool, while Postgres is killed. About 25 minutes. Goes on where it was interrupted, in .soak.
 	$(BIN)/python tests/soak/spool_kills.py --kills 1000
+
+soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store. About a minute. Goes on where it was interrupted, in .soak.
+	$(BIN)/python tests/soak/power_losses.py --losses 1000
 
 soak-3: .venv/dev.stamp  ## The store away for 10 minutes under load: refused, then hung. About half an hour.
 	$(BIN)/python tests/soak/outage.py --seconds 600
@@ -32,18 +46,31 @@ soak-5: .venv/dev.stamp  ## A fault at every boundary, of three kinds. About hal
 soak-6: .venv/dev.stamp  ## What a store that hangs adds to a call. About 6 minutes.
 	$(BIN)/python tests/soak/hung_store.py --rounds 100
 
+soak-7: .venv/dev.stamp  ## Each store against the one in memory: 5,000 examples of 50 steps on SQLite, 500 on the others. Hours.
+	$(BIN)/python tests/soak/store_model.py sqlite --examples 5000
+	$(BIN)/python tests/soak/store_model.py postgres --examples 500
+	$(BIN)/python tests/soak/store_model.py supabase --examples 500
+
+soak-8: .venv/dev.stamp  ## 10,000,000 inputs to the path finder, and 100,000 swaps of names for links. Hours.
+	$(BIN)/python tests/soak/path_inputs.py --inputs 10000000
+	$(BIN)/python tests/soak/link_swaps.py --swaps 100000
+
 soak-9: .venv/dev.stamp  ## Three servers behind a load balancer, killed again and again, by both protocols. About 15 minutes.
 	$(BIN)/python tests/soak/replicas.py --kills 100 --protocol stateless
 	$(BIN)/python tests/soak/replicas.py --kills 100 --protocol sessions
+
+soak-10: .venv/dev.stamp  ## Breaks the modules for paths, principals and redaction in every small way; tests must notice 90 %.
+	$(BIN)/python tests/soak/mutants.py
 
 soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with. About 4 minutes.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
 	$(BIN)/python tests/soak/supabase_replies.py
 
-check: .venv/dev.stamp  ## Style, types, floors.
+check: .venv/dev.stamp .venv/mcp1.stamp  ## Style, types, floors.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/server_hook/mcp_v1.py
 	$(BIN)/lint-imports --no-cache
 
 bench: .venv/dev.stamp  ## What perdure adds to a call, beside a bare floor in the same run.
@@ -58,7 +85,11 @@ lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group build -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --all-extras -c requirements/runtime.txt pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --extra postgres -c requirements/dev.txt pyproject.toml --group build -o requirements/server.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group mcp1 -o requirements/mcp1.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade --resolution lowest-direct pyproject.toml --group mcp1 -o requirements/mcp1-lowest.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 -c requirements/dev.txt pyproject.toml --group fastmcp4 -o requirements/fastmcp4.txt
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
+	cd tests/proxy/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
 .venv/runtime.stamp: requirements/runtime.txt pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv (the first time takes about a minute) ..."; $(PYTHON) -m venv .venv; }
@@ -68,6 +99,14 @@ lock: .venv/dev.stamp
 
 .venv/dev.stamp: requirements/dev.txt .venv/runtime.stamp
 	@$(PIP) install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# --no-deps: a lock has all of them, and pip knows no hash for what an extra such as httpx[http2] asks for.
+$(SDKS:%=.venv/%.stamp): .venv/%.stamp: requirements/%.txt pyproject.toml .venv/runtime.stamp
+	@test -x .venv/$*/bin/python || $(PYTHON) -m venv .venv/$*
+	@.venv/$*/bin/python -m pip --disable-pip-version-check --no-input install -q --no-deps --require-hashes -r $<
+	@.venv/$*/bin/python -m pip --disable-pip-version-check --no-input install -q -e . --no-deps --no-build-isolation
+	@.venv/$*/bin/python -m pip --disable-pip-version-check check
 	@touch $@
 
 # Debian's PgBouncer, unpacked here: nothing on the machine changes.
@@ -87,6 +126,13 @@ lock: .venv/dev.stamp
 	@mkdir -p .venv/supabase
 	@cp tests/servers/package.json tests/servers/package-lock.json .venv/supabase/
 	@npm install --prefix .venv/supabase --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
+
+# A server in TypeScript, the SDK's own example, for the proxy.
+.venv/typescript.stamp: tests/proxy/typescript/package.json tests/proxy/typescript/package-lock.json .venv/dev.stamp
+	@mkdir -p .venv/typescript
+	@cp tests/proxy/typescript/package.json tests/proxy/typescript/package-lock.json .venv/typescript/
+	@npm install --prefix .venv/typescript --no-audit --no-fund --ignore-scripts --loglevel error
 	@touch $@
 
 clean:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from benchmarks import calls, files, history, postgres, startup, supabase, throughput
+from benchmarks import calls, files, history, postgres, proxy, startup, supabase, throughput
 from benchmarks.harness import Result
 from benchmarks.machine import Machine, folder_on_disk
 from benchmarks.report import show, write_json
@@ -26,6 +26,7 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "calls": Benchmark(calls.run, rounds=15),
+    "proxy": Benchmark(proxy.run, rounds=15),
     "history": Benchmark(history.run, rounds=15),
     "throughput": Benchmark(throughput.run, rounds=9),
     "postgres": Benchmark(postgres.run, rounds=9),

@@ -36,7 +36,7 @@ def one_turn(runtime: Runtime, redactor: Redactor, continuation_id: str, number:
         lease_until=now + DEFAULT_LEASE,
         metadata={"protocol_version": "2026-07-28"},
     )
-    begun = engine.begin(turn, WINDOW, redactor)
+    turn, begun = engine.begin(turn, WINDOW, redactor)
     turn = replace(turn, continuation_id=begun.continuation_id, place=begun.place)
     turn = turn.ended(Outcome.ANSWERED, engine.clock.now(), Answer(text=answer, result=result_of(answer)))
     finished = engine.finish(turn, redactor)

@@ -1,23 +1,26 @@
 """Shared by all tests: nothing here ever touches the data or the settings of whoever runs them."""
 
+from __future__ import annotations  # what stands under TYPE_CHECKING is not installed beside every SDK
+
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from backends import Backend
-from servers.postgres_cluster import PostgresCluster
-from servers.supabase_stack import SupabaseStack
 
 from perdure.middleware.persistence import wiring
-from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.ports import Clock, FileStore, Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
+
+if TYPE_CHECKING:
+    from servers.postgres_cluster import PostgresCluster
+    from servers.supabase_stack import SupabaseStack
 
 Activate = Callable[..., Runtime]
 """`activate(store=None, *, clock=None, spooled=False, file_store=None, **settings)` makes the runtime that serves every
@@ -87,12 +90,16 @@ def runtime(activate: Activate) -> Runtime:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresCluster]:
     """One Postgres for the whole run, without the roles of Supabase. A test that harms it brings its own."""
+    from servers.postgres_cluster import PostgresCluster
+
     with PostgresCluster(max_connections=250) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def make_database(postgres: PostgresCluster) -> MakeDatabase:
+    from perdure.middleware.persistence.migrations import postgres as migrations
+
     template = postgres.create_database("migrated")
     migrations.apply(postgres.url(template), template, lambda _: None)
     numbers = itertools.count()
@@ -112,6 +119,8 @@ def database_url(make_database: MakeDatabase) -> str:
 @pytest.fixture(scope="session")
 def supabase_cluster() -> Iterator[PostgresCluster]:
     """The Postgres of Supabase's stand-ins: its roles are those of Supabase, for the whole cluster."""
+    from servers.postgres_cluster import PostgresCluster
+
     with PostgresCluster(max_connections=250, fsync=False) as cluster:
         yield cluster
 
@@ -119,6 +128,8 @@ def supabase_cluster() -> Iterator[PostgresCluster]:
 @pytest.fixture
 def supabase(supabase_cluster: PostgresCluster) -> Iterator[SupabaseStack]:
     """A migrated project of the test's own: a gateway over a real Postgres."""
+    from servers.supabase_stack import SupabaseStack
+
     with SupabaseStack(supabase_cluster) as stack:
         yield stack
 

@@ -111,12 +111,12 @@ SELECT destination, count(*) FILTER (WHERE quarantined_at IS NULL) AS waiting,
  ORDER BY destination;
 
 -- list_quarantine: what is set apart, and why
-SELECT 'turn' AS kind, turn_id AS id, destination, user_id, continuation_id, reason, quarantined_at, turn
+SELECT 'turn' AS kind, turn_id AS id, destination, user_id, continuation_id, reason, quarantined_at, turn, seq
   FROM spooled_turns WHERE quarantined_at IS NOT NULL
 UNION ALL
-SELECT 'file', key, destination, NULL, NULL, reason, quarantined_at, NULL
+SELECT 'file', key, destination, NULL, NULL, reason, quarantined_at, NULL, 0
   FROM spooled_files WHERE quarantined_at IS NOT NULL
- ORDER BY quarantined_at, id;
+ ORDER BY quarantined_at, seq, id;
 
 -- retry_turns: from quarantine to the end of the queue's order they had
 UPDATE spooled_turns SET quarantined_at = NULL, attempts = 0

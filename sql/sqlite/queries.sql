@@ -1,20 +1,28 @@
--- find_turn: where a turn stands, by its id
-SELECT s.id, s.user_id, s.continuation_id, m.turn_seq, m.digest,
+-- find_turn: where a turn stands, by its id; without the conversation's name if another has it by now
+SELECT s.id, s.user_id, CASE WHEN substr(s.continuation_id, 1, 1) <> char(31) THEN s.continuation_id END AS continuation_id,
+       s.expires_at, m.turn_seq, m.digest,
        (SELECT outcome FROM chat_messages a WHERE a.id = m.id + 1) AS outcome
   FROM chat_messages m JOIN chat_sessions s ON s.id = m.session_id
  WHERE m.turn_id = :turn_id AND m.part = 0;
 
--- find_session: a principal's conversation; one that a client named only where it may
+-- find_session: a principal's conversation that has not expired; one that a client named only where it may
 SELECT id, last_place, continuation_id
   FROM chat_sessions
- WHERE user_id = :user_id AND continuation_id = :continuation_id AND (:adopt OR minted);
+ WHERE user_id = :user_id AND continuation_id = :continuation_id AND (:adopt OR minted)
+   AND (expires_at IS NULL OR expires_at > :now);
+
+-- set_aside: a conversation that has expired gives its name to the one that is made now. No client's id has a control character
+UPDATE chat_sessions SET continuation_id = char(31) || id
+ WHERE user_id = :user_id AND continuation_id = :continuation_id AND expires_at <= :now;
 
 -- add_session: a new conversation
 INSERT INTO chat_sessions (user_id, continuation_id, minted, created_at, updated_at)
 VALUES (:user_id, :continuation_id, :minted, :now, :now);
 
--- take_place: the next place in a conversation
-UPDATE chat_sessions SET last_place = :place, updated_at = max(updated_at, :now) WHERE id = :id;
+-- take_place: the next place in a conversation, which a turn may give a new end
+UPDATE chat_sessions
+   SET last_place = :place, updated_at = max(updated_at, :now), expires_at = coalesce(:expires_at, expires_at)
+ WHERE id = :id;
 
 -- add_prompt: part 0 of a turn
 INSERT INTO chat_messages (id, session_id, turn_id, turn_seq, part, role, content, body, tool, digest, after_place,
@@ -52,13 +60,15 @@ SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool
   JOIN chat_messages q ON q.id > (s.id << 32) | (:after << 1) | 1 AND q.id < (s.id + 1) << 32 AND q.part = 0
   LEFT JOIN chat_messages a ON a.id = q.id + 1
  WHERE s.user_id = :user_id AND s.continuation_id = :continuation_id
+   AND (s.expires_at IS NULL OR s.expires_at > :now)
  ORDER BY q.id LIMIT :limit;
 
 -- list_conversations: newest first, from the one after the last seen
-SELECT user_id, continuation_id, last_place, created_at, updated_at, minted
+SELECT user_id, continuation_id, last_place, created_at, updated_at, minted, expires_at
   FROM chat_sessions
  WHERE (:user_id IS NULL OR user_id = :user_id)
    AND (:continuation_id IS NULL OR continuation_id = :continuation_id)
+   AND (expires_at IS NULL OR expires_at > :now) AND substr(continuation_id, 1, 1) <> char(31)
    AND (:before_at IS NULL OR (updated_at, user_id, continuation_id) < (:before_at, :before_user, :before_id))
  ORDER BY updated_at DESC, user_id DESC, continuation_id DESC
  LIMIT :limit;
@@ -78,11 +88,12 @@ SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f
 
 -- find_file: a principal's file by its key
 SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
- WHERE f.user_id = :user_id AND f.key = :key ORDER BY f.created_at DESC LIMIT 1;
+ WHERE f.user_id = :user_id AND f.key = :key AND (s.expires_at IS NULL OR s.expires_at > :now) ORDER BY f.created_at DESC LIMIT 1;
 
 -- list_files: a principal's files, newest first
 SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
  WHERE f.user_id = :user_id AND s.user_id = :user_id
    AND (:continuation_id IS NULL OR s.continuation_id = :continuation_id)
    AND (:name IS NULL OR f.name = :name)
+   AND (s.expires_at IS NULL OR s.expires_at > :now)
  ORDER BY f.created_at DESC, f.name, f.version DESC LIMIT :limit;

@@ -3,6 +3,7 @@
 PerdureError
 ├── SettingsError            a settings file or variable cannot be used
 ├── DecoratorError           ``@persisted`` stands where it cannot work (also a ``TypeError``)
+├── RequestStateRefused      a client came back with a request state that does not count for its call
 └── StoreError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
     │   ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
@@ -19,6 +20,7 @@ __all__ = [
     "DecoratorError",
     "FileMissing",
     "PerdureError",
+    "RequestStateRefused",
     "SettingsError",
     "SpoolFull",
     "StoreError",
@@ -56,6 +58,12 @@ class DecoratorError(PerdureError, TypeError):
     """`@persisted` stands where it cannot work."""
 
     code = "decorator_misplaced"
+
+
+class RequestStateRefused(PerdureError):
+    """A client sent a call again with a request state that was not made for it, was altered, or is too old."""
+
+    code = "request_state_refused"
 
 
 class StoreError(PerdureError):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-__all__ = ["log"]
+__all__ = ["log", "log_to_stderr"]
 
 
 def _sentence(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
@@ -56,3 +56,14 @@ class _UnfailingLog:
 
 
 log = _UnfailingLog()
+
+
+def log_to_stderr() -> None:
+    """Warnings and errors of ours, whatever the application does with its own log.
+
+    For a server whose code does not know of us, started by somebody who looks there for what is amiss.
+    """
+    logger = logging.getLogger("perdure")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False

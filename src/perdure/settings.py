@@ -4,17 +4,49 @@ Only shapes and rules here; `perdure.settings_loader` finds the file and words w
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Announce", "FileReference", "HistoryMode", "Policy", "Settings", "ToolSettings"]
+from perdure.durations import as_duration
+from perdure.policy_sources import (
+    BUILT_IN,
+    IN_CODE,
+    TOP,
+    Chosen,
+    Layer,
+    Origin,
+    Place,
+    Source,
+    matching,
+    merged,
+    section,
+)
+
+__all__ = [
+    "NEEDS_RESTART",
+    "Acknowledge",
+    "Announce",
+    "FileReference",
+    "HistoryMode",
+    "Policy",
+    "Settings",
+    "ToolSettings",
+]
+
+NEEDS_RESTART = frozenset(
+    {
+        "backend", "database_url", "max_connections", "supabase_url", "supabase_key", "data_dir", "bucket",
+        "operation_timeout", "count_tokens", "spool_max_bytes", "request_state_key",
+    }
+)  # fmt: skip
+"""What a running process has built its stores from: a change in the file has no effect on it."""
 
 
 class HistoryMode(StrEnum):
@@ -47,6 +79,15 @@ class FileReference(StrEnum):
     """An address from which anybody may read it for a while; the URI where the file store has no such thing."""
 
 
+class Acknowledge(StrEnum):
+    """When a finished turn counts as kept, so that the result may go out."""
+
+    STORE = "store"
+    """Once the store has committed it; the spool is for when that cannot be had."""
+    SPOOL = "spool"
+    """Once the local spool has it on disk; the store gets it afterwards."""
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -62,13 +103,21 @@ class ToolSettings(BaseModel):
     max_turns: Annotated[int, Field(ge=0, le=1000)] | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     announce: Annotated[frozenset[Announce], BeforeValidator(_as_list)] | None = None
+    strip_id: bool | None = None
+    id_path: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
     redact: bool | None = None
     redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_as_list)] | None = None
+    acknowledge: Acknowledge | None = None
+    expire_after: (
+        Annotated[timedelta, BeforeValidator(as_duration), Field(gt=timedelta(0), le=timedelta(days=36_500))] | None
+    ) = None
+    user_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     files: bool | None = None
     file_roots: Annotated[tuple[Path, ...], BeforeValidator(_as_list)] | None = None
     file_reference: FileReference | None = None
     signed_url_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     rewrite_text: bool | None = None
+    replay: bool | None = None
     max_file_bytes: Annotated[int, Field(ge=0)] | None = None
     max_turn_files: Annotated[int, Field(ge=0, le=1000)] | None = None
     max_turn_bytes: Annotated[int, Field(ge=0)] | None = None
@@ -84,6 +133,14 @@ class ToolSettings(BaseModel):
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
         return patterns
 
+    @field_validator("id_path")
+    @classmethod
+    def _are_paths(cls, paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for path in paths or ():
+            if not all(path.split(".")):
+                raise ValueError(f'{path!r} is no path: write names with dots between, such as "offer.continuation_id"')
+        return paths
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -96,8 +153,17 @@ class Policy:
     max_turns: int = 20
     max_tokens: int = 8000
     announce: frozenset[Announce] = frozenset(Announce)
+    strip_id: bool = False
+    """Whether the tool does not get the id even though it has an argument for it: it would not know ours."""
+    id_path: tuple[str, ...] = ()
+    """Where in its result a tool that makes ids of its own puts them: names of members, with dots between."""
     redact: bool = True
     redact_patterns: tuple[str, ...] = ()
+    acknowledge: Acknowledge = Acknowledge.STORE
+    expire_after: timedelta | None = None
+    """From the beginning of each turn on; then its conversation is as if it had never been. None: never."""
+    user_id: str | None = None
+    """Who calls where no request is authenticated. None: `local`, or nobody known on an open HTTP server."""
     files: bool = True
     """Whether local files that a result names are kept, and storage URIs in arguments become local files."""
     file_roots: tuple[Path, ...] = ()
@@ -105,6 +171,8 @@ class Policy:
     file_reference: FileReference = FileReference.URI
     signed_url_seconds: int = 3600
     """For which a signed address can be read; it is made for each answer anew, and never stored."""
+    replay: bool = False
+    """Whether a call that is sent again with its idempotency key gets the answer that is kept, and does not run."""
     rewrite_text: bool = False
     """Whether paths are looked for within prose too, not only where they are the whole value."""
     max_file_bytes: int = 50_000_000
@@ -133,13 +201,15 @@ class Settings(BaseSettings):
     data_dir: Path | None = None
     """None: the platform's user data directory."""
     user_id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    """Who calls where no request is authenticated."""
+    """Who calls where no request is authenticated; a tool's own `user_id` stands above it."""
     shared_user: bool = False
     """Whether everybody who reaches an HTTP server without authentication is that one user."""
     operation_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
     """Seconds that one call may wait for the store, in all."""
     spool_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
     """Of the turns and files that wait on this machine's disk for a store that is away."""
+    request_state_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Signs what travels through a client between the legs of a call. Replicas share it; None: a key in `data_dir`."""
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,62}$")] = "mcp-files"
     """Where files are kept, as named in their URIs."""
     max_resource_bytes: Annotated[int, Field(ge=0)] = 10_000_000
@@ -156,23 +226,38 @@ class Settings(BaseSettings):
 
         A tool that its author chose is on unless the operator says otherwise; any other is off unless they say so.
         """
-        chosen: dict[str, Any] = {"enabled": in_code is not None}
-        layers = [in_code, self.defaults, *self._matching(tool)]
-        for layer in layers:
-            if layer is not None:
-                chosen.update((name, value) for name, value in _what_is_set(layer).items())
+        return Policy(**{name: chosen.value for name, chosen in self.explained(tool, in_code).items()})
+
+    def explained(
+        self,
+        tool: str,
+        in_code: ToolSettings | None = None,
+        variables: Mapping[Place, str] | None = None,
+        *,
+        code: Source = IN_CODE,
+    ) -> dict[str, Chosen]:
+        """What is set for `tool`, and by whom.
+
+        `variables` says which of the settings here environment variables set, and `code` how the server's code does.
+        """
+        variables = variables or {}
+        chosen = merged(self._layers(tool, in_code, code), variables)
         if not self.enabled:
-            chosen["enabled"] = False
-        return Policy(**chosen)
+            variable = variables.get(("enabled",))
+            source = Source(Origin.VARIABLE, variable) if variable else Source(Origin.FILE, TOP)
+            chosen["enabled"] = Chosen(False, source)
+        return chosen
 
-    def _matching(self, tool: str) -> list[ToolSettings]:
-        """The sections for `tool`, the most specific last: an exact name, else by the letters a glob spells out."""
-        found = [(_letters(name, tool), settings) for name, settings in self.tools.items() if fnmatchcase(tool, name)]
-        return [settings for _, settings in sorted(found, key=lambda item: item[0])]
-
-
-def _letters(pattern: str, tool: str) -> tuple[bool, int]:
-    return pattern == tool, sum(character not in "*?[]" for character in pattern)
+    def _layers(self, tool: str, in_code: ToolSettings | None, code: Source) -> Iterator[Layer]:
+        yield Layer({"enabled": in_code is not None}, code if in_code is not None else BUILT_IN)
+        if in_code is not None:
+            yield Layer(_what_is_set(in_code), code)
+        if self.user_id is not None:
+            yield Layer({"user_id": self.user_id}, Source(Origin.FILE, TOP))
+        yield Layer(_what_is_set(self.defaults), Source(Origin.FILE, "[defaults]"), ("defaults",))
+        for name in matching(self.tools, tool):
+            place = ("tools", name)
+            yield Layer(_what_is_set(self.tools[name]), Source(Origin.FILE, section(place)), place)
 
 
 def _what_is_set(settings: ToolSettings) -> Mapping[str, Any]:

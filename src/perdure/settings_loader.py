@@ -10,13 +10,22 @@ from typing import Any
 import platformdirs
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 from pydantic_settings import SettingsError as SettingsSourceError
 
 from perdure.errors import SettingsError
+from perdure.policy_sources import Place
 from perdure.settings import Settings, ToolSettings
 
-__all__ = ["data_directory", "load_settings", "settings_file", "tool_settings"]
+__all__ = [
+    "data_directory",
+    "is_switched_on",
+    "load_settings",
+    "settings_file",
+    "tool_settings",
+    "usual_settings_file",
+    "variables_set",
+]
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -94,6 +103,11 @@ class _FromFile(Settings):
         return env_settings, init_settings
 
 
+def is_switched_on() -> bool:
+    """Whether `PERDURE_ENABLED` lets perdure be in this process at all."""
+    return os.environ.get("PERDURE_ENABLED", "").strip().lower() not in ("false", "0", "no", "off", "f", "n")
+
+
 def settings_file() -> Path | None:
     """`PERDURE_CONFIG`, else `perdure.toml` in the user's config directory if it is there.
 
@@ -101,8 +115,30 @@ def settings_file() -> Path | None:
     """
     if named := os.environ.get("PERDURE_CONFIG"):
         return _expanded(Path(named), "PERDURE_CONFIG")
-    usual = platformdirs.user_config_path("perdure") / "perdure.toml"
+    usual = usual_settings_file()
     return usual if usual.is_file() else None
+
+
+def usual_settings_file() -> Path:
+    return platformdirs.user_config_path("perdure") / "perdure.toml"
+
+
+def variables_set() -> dict[Place, str]:
+    """The settings that environment variables set, by their place in the file, and which variable does."""
+    variables = {name.upper(): name for name in os.environ}
+    found: dict[Place, str] = {}
+
+    def look(value: Any, place: Place) -> None:
+        if isinstance(value, Mapping):
+            for key, below in value.items():
+                look(below, (*place, str(key)))
+            return
+        # A variable may set one value, or a whole table as JSON.
+        names = ("PERDURE_" + "__".join(place[:length]).upper() for length in range(len(place), 0, -1))
+        found[place] = next(variables[name] for name in names if name in variables)
+
+    look(EnvSettingsSource(_FromFile)(), ())
+    return found
 
 
 def data_directory(settings: Settings) -> Path:
@@ -141,7 +177,7 @@ def _read(file: Path) -> dict[str, Any]:
             f"The settings file {file} cannot be read: {error.strerror}.",
             remedy="mend the path in PERDURE_CONFIG, or the file's permissions.",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"The settings file {file} is not TOML: {error}.", remedy="mend that line.") from error
 
 
@@ -175,6 +211,6 @@ def _fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
         meant = f'; did you mean "{close[0]}"?' if close else "."
         return f"there is no such setting{meant} Here there are: {', '.join(fields)}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if detail["loc"][-1] in ("database_url", "supabase_key"):
+    if detail["loc"][-1] in ("database_url", "supabase_key", "request_state_key"):
         return message  # and not what it is: that may be the secret
     return f"{message}, not {detail['input']!r}"

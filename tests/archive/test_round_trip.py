@@ -103,6 +103,7 @@ def fill(place: Place) -> None:
                     metadata={"protocol_version": "2026-07-28", "z": -0.0},
                     deferred=number == 2,
                     after_place=1 if number == 2 else None,
+                    expire_after=timedelta(days=30) if (name, number) == ("plans", 1) else None,
                 )
                 store.begin(turn, WINDOW)
                 clock.advance(timedelta(seconds=1, microseconds=7))
@@ -167,6 +168,8 @@ def test_a_history_goes_round_all_backends_and_comes_back_the_same(places: dict[
     before = everything(places["memory"])
     assert sum(isinstance(told, ConversationSummary) for told in before) == 4
     assert sum(isinstance(told, tuple) for told in before) == 8
+    ends = [told.expires_at is not None for told in before if isinstance(told, ConversationSummary)]
+    assert ends == [False, True, False, True]
     route = ("memory", "sqlite", "postgres", "supabase", "again")
     for source, target in itertools.pairwise(route):
         done = moved(places[source], places[target], tmp_path / f"{source}-to-{target}")

@@ -130,7 +130,7 @@ def test_what_was_refused_is_listed_tried_again_and_thrown_away(machine: Machine
     assert listed.stdout.count("refused: It holds a unicorn.") == 2
     assert "\x1b" not in listed.stdout
     told = json.loads(machine.run("spool", "quarantine", "--json").stdout)
-    assert [found["id"] for found in told["quarantine"]] == sorted(turn.id for turn in turns)
+    assert [found["id"] for found in told["quarantine"]] == [turn.id for turn in turns]
 
     ran = machine.run("spool", "quarantine", "--discard", "no-such-turn")
     assert (ran.returncode, "is not in quarantine" in ran.stderr) == (1, True)
@@ -149,3 +149,10 @@ def test_a_backend_without_a_spool_says_so(machine: Machine) -> None:
     )
     assert ran.returncode == 1
     assert "has no spool" in ran.stderr
+
+
+def test_doctor_says_what_waits(away: Machine, machine: Machine) -> None:
+    machine.wait("one")
+    assert "spool: 1 turns and files wait." in machine.run("doctor").stdout
+    machine.run("spool", "flush")
+    assert "spool: Nothing waits." in machine.run("doctor").stdout

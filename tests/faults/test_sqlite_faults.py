@@ -262,6 +262,26 @@ def test_a_full_disk_is_named_keeps_what_was_there_and_is_forgotten_once_there_i
     assert prompts_in(path) == [*acknowledged, *begun, "there is room again"]
 
 
+# ── a power loss ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_write_that_was_cut_short_is_taken_back_by_one_who_only_reads(
+    store: SqliteStore, path: Path, tmp_path: Path
+) -> None:
+    store.close()
+    after = tmp_path / "after" / "perdure.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # as before the first turn, when a database is made
+        connection.execute("PRAGMA cache_size = 1")  # so that the file is written to before the end
+        connection.execute("BEGIN")
+        connection.execute("UPDATE chat_messages SET content = 'torn'")
+        connection.execute("CREATE TABLE filling AS SELECT zeroblob(1000000)")
+        shutil.copytree(path.parent, after.parent)
+        connection.execute("ROLLBACK")
+    assert after.with_name("perdure.db-journal").stat().st_size
+    assert prompts_in(after) == ["one", "two"]
+
+
 # ── others who use it ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -205,6 +205,8 @@ async def test_any_token_that_the_protocol_admits_asks_for_progress(place: Place
     class Session:
         async def report_progress(self, *of: Any) -> None: ...
 
+        async def send_progress_notification(self, *of: Any) -> None: ...
+
     class Request:
         session = Session()
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from perdure.middleware.argument_schema import replaced_by_schema
 from perdure.middleware.path_rewriting import local_path, rewritten_result, storage_uri
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
 
-__all__ = ["Figures", "fuzz"]
+__all__ = ["Figures", "Land", "Maker", "Run", "fuzz", "watched"]
 
 GOOD = "storage://mcp-files/local/" + "0" * 64 + "/good"
 """What a good path is replaced with."""
@@ -101,11 +101,13 @@ class Land:
 
 
 class Maker:
-    """Makes inputs: the same for the same seed."""
+    """Makes inputs: the same for the same choices of `pick`."""
 
-    def __init__(self, land: Land, seed: int) -> None:
+    def __init__(self, land: Land, pick: random.Random) -> None:
         self._land = land
-        self._random = random.Random(seed)
+        self._random = pick
+        self._within = 0
+        """How many JSON texts what is being made lies in."""
         self._alphabet = "aZ09 /\\.%:?#&=+~-_\"'`<>()[]{},;\n\r\t\0é日\u2028\u202e\ud800\udcff🦜"
         self._pieces = [
             "file://", "file:///", "FILE://localhost", "file://host", "file:", "storage://", "//", "/../", "/./", "..",
@@ -181,12 +183,18 @@ class Maker:
 
     def _json(self) -> str:
         pick = self._random
+        if self._within == 4:
+            return (
+                self._path()
+            )  # Each text within a text doubles its escapes: bytes that ask for ever more fill the memory.
+        self._within += 1
         text = json.dumps(
             self._value(pick.randint(0, 3)),
             ensure_ascii=pick.random() < 0.5,
             indent=pick.choice((None, None, 1, "\t")),
             separators=pick.choice((None, (",", ":"), (" , ", " : "))),
         )
+        self._within -= 1
         if pick.random() < 0.2:
             text = text.replace("/", pick.choice(("\\/", "\\u002f", "\\u002F")))
         return pick.choice(("", "", " ", "\n")) + text
@@ -244,7 +252,20 @@ class Run:
         self._land = land
         self._good = {os.path.normpath(path) for path in land.good}
         self._roots = AllowedRoots([land.out])
-        self._wanted = True
+
+    def look_at_next(self, maker: Maker) -> bool:
+        """Make an input and look at it. Returns whether all is well; if not, it is among the failures."""
+        number = self.figures.inputs
+        made = maker.arguments() if number % 5 == 4 else maker.result()
+        try:
+            if number % 5 == 4:
+                self.look_at_arguments(made)
+            else:
+                self.look(made, prose=number % 2 == 0)
+        except Exception as error:  # whatever it is, it is what was looked for
+            self.figures.failures.append(f"input {number}: {error!r}: {made!r}")
+        self.figures.inputs += 1
+        return not self.figures.failures
 
     def look(self, result: dict[str, Any], prose: bool) -> None:
         """
@@ -302,6 +323,22 @@ class Run:
         return GOOD
 
 
+@contextlib.contextmanager
+def watched(folder: Path, figures: Figures) -> Iterator[tuple[Land, Run]]:
+    """Watches this process from then on, for good: run it in one of its own."""
+    land = Land(folder)
+    watch = WatchedOpens([land.out])
+    started = time.monotonic()
+    # What is opened relative to a directory, the watch takes to be relative to this one too.
+    with contextlib.closing(land), contextlib.chdir(land.out):
+        figures.outside = watch.outside
+        try:
+            yield land, Run(land, figures)
+        finally:
+            figures.seconds = time.monotonic() - started
+            figures.opens_seen, figures.outside = watch.seen, list(watch.outside)
+
+
 def fuzz(
     inputs: int,
     seed: int,
@@ -310,31 +347,18 @@ def fuzz(
     *,
     most_failures: int = 5,
 ) -> Figures:
-    """Look at so many inputs. Watches this process from then on, for good: run it in one of its own."""
+    """Look at so many inputs, by a generator of our own: see `watched`."""
     figures = Figures()
-    land = Land(folder)
-    maker, run = Maker(land, seed), Run(land, figures)
-    watched = WatchedOpens([land.out])
     started = time.monotonic()
-    # What is opened relative to a directory, the watch takes to be relative to this one too.
-    with contextlib.closing(land), contextlib.chdir(land.out):
-        for number in range(inputs):
-            made = maker.arguments() if number % 5 == 4 else maker.result()
-            try:
-                if number % 5 == 4:
-                    run.look_at_arguments(made)
-                else:
-                    run.look(made, prose=number % 2 == 0)
-            except Exception as error:  # whatever it is, it is what was looked for
-                figures.failures.append(f"input {number} of seed {seed}: {error!r}: {made!r}")
-            figures.inputs += 1
-            if watched.outside or len(figures.failures) >= most_failures:
+    with watched(folder, figures) as (land, run):
+        maker = Maker(land, random.Random(seed))
+        for _ in range(inputs):
+            run.look_at_next(maker)
+            if figures.outside or len(figures.failures) >= most_failures:
                 break
             if figures.inputs % 50_000 == 0:
                 figures.seconds = time.monotonic() - started
                 tell(figures)
-    figures.seconds = time.monotonic() - started
-    figures.opens_seen, figures.outside = watched.seen, list(watched.outside)
     return figures
 
 

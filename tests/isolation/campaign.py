@@ -62,6 +62,7 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
     ),
     "read_turns": ("user_id continuation_id", "after_place max_turns"),
     "list_conversations": ("user_id", "continuation_id before_at before_user before_id max_lines"),
+    "list_conversations_with_ends": ("user_id", "continuation_id before_at before_user before_id max_lines"),
     "list_files": ("user_id", "continuation_id name key max_lines"),
     "search_messages": ("user_id query", "tool outcome since until max_hits"),
     "chat_turns": ("principal session places", ""),

@@ -39,6 +39,7 @@ OPENED = {
             "begin_turn",
             "read_turns",
             "list_conversations",
+            "list_conversations_with_ends",
             "list_files",
             "search_messages",
             "chat_turns",

@@ -11,6 +11,7 @@ from isolation.tenants import SHARED_ID
 NOTHING = {
     "read_turns": {"turns": []},
     "list_conversations": {"conversations": []},
+    "list_conversations_with_ends": {"conversations": []},
     "list_files": {"files": []},
     "search_messages": {"hits": []},
 }
@@ -44,6 +45,7 @@ def test_text_never_becomes_sql(text: str, role: str, api: Api, settled: Settled
         "list_files('mallory', continuation_id => %s, name => %s, key => %s)": [text] * 3,
         "read_turns('mallory', %s)": [text],
         "list_conversations('mallory', continuation_id => %s)": [text],
+        "list_conversations_with_ends('mallory', continuation_id => %s)": [text],
         "search_messages('mallory', %s, tool => %s, outcome => %s)": [text] * 3,
     }
     claims = json.dumps({"sub": "mallory"})
@@ -57,6 +59,7 @@ def test_text_in_place_of_the_user_is_a_user_without_rows(text: str, api: Api) -
     for call in (
         "list_files(%s)",
         "list_conversations(%s)",
+        "list_conversations_with_ends(%s)",
         "read_turns(%s, 'the-same-id')",
         "search_messages(%s, 'asks')",
     ):

@@ -394,7 +394,12 @@ def test_an_id_that_is_taken_is_told_from_one_that_is_free_and_nothing_more(api:
 def test_a_continuation_id_of_another_s_is_told_from_no_free_one(api: Api, settled: Settled) -> None:
     known, unknown = settled.alice.known_ids[1], "nobody-has-this"
     subject = f"prober-{uuid.uuid4()}"
-    for call, what in (("read_turns", "turns"), ("list_conversations", "conversations"), ("list_files", "files")):
+    for call, what in (
+        ("read_turns", "turns"),
+        ("list_conversations", "conversations"),
+        ("list_conversations_with_ends", "conversations"),
+        ("list_files", "files"),
+    ):
         for wanted in (known, unknown):
             assert api.as_user(subject, f"select public.{call}(null, %s)", [wanted]).rows == [({what: []},)]
     replies = [

@@ -47,7 +47,8 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
         """)
     )
     called = {function for function, _ in heard.calls}
-    assert {"begin_turn", "finish_turn", "read_turns", "list_conversations", "list_files"} <= called <= declared.keys()
+    expected = {"begin_turn", "finish_turn", "read_turns", "list_conversations_with_ends", "list_files"}
+    assert expected <= called <= declared.keys()
     for function, arguments in heard.calls:
         assert arguments <= set(declared[function]), function
     given = {

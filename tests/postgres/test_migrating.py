@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from postgres.founding_plan import ONE_PAIR, TABLES
 from servers.postgres_cluster import DEBIAN_BINARIES, PostgresCluster
 from servers.supabase_cli import SupabaseCli
 
+from perdure.errors import StoreMisconfigured
 from perdure.middleware.persistence.migrations.numbered_files import Migration
 from perdure.middleware.persistence.migrations.postgres_files import postgres_migrations, write_for_supabase
 from perdure.middleware.persistence.sql_files import sql_folder
+from perdure.middleware.persistence.stores.postgres import PostgresStore
+from perdure.testing import FrozenClock
 from perdure.testing.turns import a_turn, answered
 
 FILES = sorted((sql_folder() / "postgres" / "migrations").glob("*.sql"))
@@ -202,3 +205,24 @@ def _psql(database: Database, *arguments: str, text: str = "", fails: bool = Fal
     )
     assert bool(ended.returncode) is fails, ended.stderr
     return ended.stderr
+
+
+# ── a database that a newer perdure finds ────────────────────────────────────────────────────────────────────
+
+
+def test_before_0005_turns_are_kept_and_expire_and_a_list_names_perdure_migrate(database: Database) -> None:
+    for path in FILES[:4]:
+        database.execute(path.read_text())
+    clock = FrozenClock()
+    store = PostgresStore(database.url, clock)
+    turn = a_turn("kept", continuation_id="c", expire_after=timedelta(days=1))
+    store.finish(answered(turn))
+    assert [turn.prompt for turn in store.turns("alice", "c")] == ["kept"]
+    with pytest.raises(StoreMisconfigured, match="perdure migrate"):
+        store.conversations("alice")
+    assert perdure("migrate", PERDURE_DATABASE_URL=database.url).returncode == 0
+    (line,) = store.conversations("alice")
+    assert line.expires_at == clock.now() + timedelta(days=1)
+    clock.advance(timedelta(days=1))
+    assert store.conversations("alice") == store.turns("alice", "c") == []
+    store.close()

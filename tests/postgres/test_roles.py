@@ -19,6 +19,7 @@ OWN_CONVERSATIONS = {
     "finish_turn",
     "read_turns",
     "list_conversations",
+    "list_conversations_with_ends",
     "list_files",
     "search_messages",
     "chat_keep_file",

@@ -4,29 +4,35 @@ That nothing else is opened is proven by watching: in a child process by Python'
 kernel's own (inotify). Each way of watching has a control that trips it. All secrets are stand-ins.
 """
 
-import ctypes
-import ctypes.util
 import hashlib
 import itertools
 import json
 import math
-import mmap
 import os
-import socket
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Activate
+from fuzz.machine import SECRET, SOMEBODY, Machine
+from fuzz.swapped_names import (
+    ALL_SWAPS,
+    LINK_SWAPS,
+    Opened,
+    Swap,
+    a_directory_and_a_link,
+    a_file_and_a_link,
+    look_amid_swaps,
+    swapping,
+)
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
@@ -43,67 +49,7 @@ from perdure.settings import ToolSettings
 
 TESTS = Path(__file__).parents[1]
 
-SECRET = b"a secret that must not be read"
-
-SOMEBODY = 12345
-"""A user id that nobody has."""
-
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others and devices")
-
-
-class Machine:
-    """`out` is an allowed root, `temp` the temp directory, `outside` and `home` are neither.
-
-    The names matter: 'outside' begins with 'out'.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.out, self.temp, self.outside, self.home = (folder / name for name in ("out", "temp", "outside", "home"))
-        for made in (self.out / "sub", self.temp, self.outside / "sub", self.home / ".ssh"):
-            made.mkdir(parents=True)
-        self.good = self.put(self.out / "good.txt", b"public")
-        self.secret = self.put(self.outside / "secret.txt")
-        self.key = self.put(self.home / ".ssh" / "id_rsa")
-        self.put(self.outside / "sub" / "good.txt")
-        self.sockets: list[socket.socket] = []
-
-    def put(self, path: Path, content: bytes = SECRET) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    def link(self, path: Path, target: "Path | str") -> str:
-        path.symlink_to(target)
-        return str(path)
-
-    def another_owners(self, path: Path) -> str:
-        self.put(path)
-        os.chown(path, SOMEBODY, SOMEBODY)
-        return str(path)
-
-    def hard_link(self, path: Path, owner: int | None = None) -> str:
-        target = self.put(self.outside / f"linked-{path.name}")
-        if owner is not None:
-            os.chown(target, owner, owner)
-        path.hardlink_to(target)
-        return str(path)
-
-    def node(self, path: Path, kind: int, device: int = 0) -> str:
-        os.mknod(path, kind | 0o666, device)
-        return str(path)
-
-    def listening(self, path: Path) -> str:
-        made = socket.socket(socket.AF_UNIX)
-        with chdir(path.parent):  # the address of a socket must be short
-            made.bind(path.name)
-        made.listen()
-        self.sockets.append(made)
-        return str(path)
-
-    def close(self) -> None:
-        for made in self.sockets:
-            made.close()
 
 
 @pytest.fixture
@@ -539,144 +485,13 @@ def test_what_does_something_when_it_is_opened_is_not_even_opened(machine: Machi
 
 # ── races ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-SWAPPER = """
-import ctypes, mmap, os, struct, sys
 
-one, two, counter = (os.fsencode(argument) for argument in sys.argv[1:4])
-libc = ctypes.CDLL(None, use_errno=True)
-with open(counter, "r+b") as file:
-    shared = mmap.mmap(file.fileno(), 16)
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
-swaps = 0
-while not shared[8]:
-    if libc.renameat2(AT_FDCWD, one, AT_FDCWD, two, RENAME_EXCHANGE):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    swaps += 1
-    shared[:8] = struct.pack("q", swaps)
-"""
-
-
-class Swapping:
-    """Another process that swaps two names without pause, each swap in one step."""
-
-    def __init__(self, one: Path, two: Path, counter: Path) -> None:
-        counter.write_bytes(bytes(16))
-        self._file = counter.open("r+b")
-        self._shared = mmap.mmap(self._file.fileno(), 16)
-        self._process = subprocess.Popen([sys.executable, "-c", SWAPPER, str(one), str(two), str(counter)])
-
-    @property
-    def swaps(self) -> int:
-        assert self._process.poll() is None, "the swapper died"
-        return int(struct.unpack("q", self._shared[:8])[0])
-
-    def stop(self) -> None:
-        self._shared[8] = 1
-        self._process.wait()
-        self._shared.close()
-        self._file.close()
-
-
-@contextmanager
-def swapping(machine: Machine, one: Path, two: Path) -> Iterator[Swapping]:
-    made = Swapping(one, two, machine.folder / "counter")
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
-class Opened:
-    """What the kernel says of the openings of some files, by whomever."""
-
-    def __init__(self, *paths: Path) -> None:
-        self._libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-        self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        in_access, in_open = 0x1, 0x20
-        for path in paths:
-            if self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), in_access | in_open) < 0:
-                raise OSError(ctypes.get_errno(), "inotify_add_watch")
-
-    def __bool__(self) -> bool:
-        with suppress(BlockingIOError):
-            return bool(os.read(self._descriptor, 1 << 16))
-        return False
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-Swap = Callable[[Machine], tuple[Path, Path, Path]]
-"""Makes two names to be swapped, and the path that is given out meanwhile."""
-
-
-def a_file_and_a_link(machine: Machine) -> tuple[Path, Path, Path]:
-    other = Path(machine.link(machine.out / "other", machine.secret))
-    return machine.good, other, machine.good
-
-
-def a_directory_and_a_link(machine: Machine) -> tuple[Path, Path, Path]:
-    good = machine.put(machine.out / "sub" / "good.txt", b"public")
-    return good.parent, Path(machine.link(machine.out / "other", machine.outside / "sub")), good
-
-
-def a_directory_high_up_and_a_link(machine: Machine) -> tuple[Path, Path, Path]:
-    good = machine.put(machine.out / "a" / "b" / "c" / "good.txt", b"public")
-    machine.put(machine.outside / "b" / "c" / "good.txt")
-    return machine.out / "a", Path(machine.link(machine.out / "other", machine.outside)), good
-
-
-def a_file_and_a_hard_link(machine: Machine) -> tuple[Path, Path, Path]:
-    other = machine.out / "other"
-    other.hardlink_to(machine.secret)
-    return machine.good, other, machine.good
-
-
-def a_file_and_a_fifo(machine: Machine) -> tuple[Path, Path, Path]:
-    return machine.good, Path(machine.node(machine.out / "other", stat.S_IFIFO)), machine.good
-
-
-def the_root_itself_and_a_link(machine: Machine) -> tuple[Path, Path, Path]:
-    machine.put(machine.outside / "good.txt")
-    return machine.out, Path(machine.link(machine.folder / "other", machine.outside)), machine.good
-
-
-LINK_SWAPS = [a_file_and_a_link, a_directory_and_a_link, a_directory_high_up_and_a_link, the_root_itself_and_a_link]
-
-
-@pytest.mark.parametrize("swap", [*LINK_SWAPS, a_file_and_a_hard_link, a_file_and_a_fifo])
+@pytest.mark.parametrize("swap", ALL_SWAPS)
 def test_no_swap_while_it_is_looked_at_makes_a_file_outside_be_read(machine: Machine, swap: Swap) -> None:
-    """At least 10,000 swaps, by another process, while the path is opened over and over."""
-    one, two, path = swap(machine)
-    roots = AllowedRoots([machine.out])
-    secrets = [found for found in machine.outside.rglob("*") if found.is_file()]
-    # A hard link is the secret itself: it may be opened, to be looked at once more, but not be read.
-    seen = Opened(*secrets) if swap is not a_file_and_a_hard_link else None
-    contents: set[bytes] = set()
-    refused: set[str] = set()
-    done = threading.Event()
-
-    def look(swaps: Swapping) -> None:
-        tries = 0
-        while swaps.swaps < 10_000 or tries < 5_000 or not contents or not refused:
-            tries += 1
-            try:
-                file = roots.open(str(path))
-            except FileRefused as error:
-                refused.add(error.reason)
-                continue
-            contents.add(os.read(file.descriptor, 100))
-            os.close(file.descriptor)
-        done.set()
-
-    with swapping(machine, one, two) as swaps:
-        # In a thread that may be left behind: whoever opens a FIFO as a file waits for ever.
-        threading.Thread(target=look, args=(swaps,), daemon=True).start()
-        assert done.wait(30)
-    assert contents == {b"public"}
-    if seen is not None:
-        assert not seen
-        seen.close()
+    """At least 10,000 swaps, by another process, while the path is opened over and over; `make soak-8` makes more."""
+    looked = look_amid_swaps(machine, swap, swaps=10_000, tries=5_000, patience=30)
+    assert looked.contents == {b"public"}
+    assert not looked.secret_opened
 
 
 @pytest.mark.parametrize("swap", LINK_SWAPS)

@@ -149,7 +149,7 @@ def test_only_json_rpc_reaches_stdout(
         if code:
             # Beside a damaged database there is room for the spool, until somebody has seen to it.
             assert result["_meta"]["perdure/persisted"] is (fault is corrupt_database)
-            assert result["_meta"]["perdure/fault"] in (code, "store_left_alone")
+            assert result["_meta"]["perdure/fault"] in (code, "store_left_alone", "turns_waiting")
             assert result["_meta"]["perdure/history"]["state"] == "unavailable"
         else:
             assert result["_meta"]["perdure/persisted"] is True

@@ -214,6 +214,40 @@ def test_a_secret_that_is_no_text_is_replaced_too(secret: Json) -> None:
     assert not any(leaf in json.dumps(redactor.json({"password": secret})) for leaf in ("hunter", "1234"))
 
 
+def test_of_a_secret_with_parts_the_shape_stays_and_every_leaf_is_replaced() -> None:
+    parts = {"user": "alice", "pins": [1234, "5678", None, ["90"]], "set": True, "more": {"": 1.5}}
+    hidden = "[redacted:credentials_secret]"
+    assert redactor.json({"credentials_secret": parts}) == {
+        "credentials_secret": {
+            "user": hidden,
+            "pins": [hidden, hidden, None, [hidden]],
+            "set": True,
+            "more": {"": hidden},
+        }
+    }
+
+
+@pytest.mark.parametrize("before", ["", " ", "\n\t"], ids=repr)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"password": 12345678, "n": 1}', '{"password": "[redacted:password]", "n": 1}'),
+        ('[{"password": ["hunter2", 5]}]', '[{"password": ["[redacted:password]", "[redacted:password]"]}]'),
+        ('{"ü": {"api_key": -1.5}}', '{"ü": {"api_key": "[redacted:api_key]"}}'),
+        ('{\n  "password": 1\n}', '{\n  "password": "[redacted:password]"\n}'),
+    ],
+)
+def test_numbers_and_lists_in_a_json_text_are_replaced_by_their_name_too(before: str, text: str, expected: str) -> None:
+    if "\n" in before and "\n" not in text:
+        expected = json.dumps(json.loads(expected), ensure_ascii=False, indent=2)
+    assert redactor.text(before + text) == expected
+
+
+@pytest.mark.parametrize("text", ['{"password":  true,"n":1}', 'see {"password": 1', '{"n":  [1] ,"secretary":5}'])
+def test_a_json_text_without_such_a_secret_keeps_every_character(text: str) -> None:
+    assert redactor.text(text) == text
+
+
 @pytest.mark.parametrize("nothing", [None, "", True, False, [], {}], ids=repr)
 def test_that_there_is_no_secret_is_not_hidden(nothing: Json) -> None:
     assert redactor.json({"password": nothing}) == {"password": nothing}

@@ -172,9 +172,14 @@ async def test_a_tool_that_is_switched_off_is_as_if_bare(make: Make, activate: A
     assert kept(runtime) == []
 
 
-async def test_a_switched_off_tool_receives_the_very_arguments_that_were_sent(activate: Activate) -> None:
+async def test_a_tool_that_was_never_on_receives_the_very_arguments_that_were_sent(activate: Activate) -> None:
+    class NeverOn(ChatTool):
+        @persisted
+        async def execute(self, arguments: dict[str, Any]) -> list[TextContent]:
+            return await super().execute(arguments)
+
     activate(tools={"chat": ToolSettings(enabled=False)})
-    tool = PersistedChatTool()
+    tool = NeverOn()
     arguments = {"prompt": "a", "continuation_id": "mine"}
     await called(serving(tool), "chat", arguments)
     assert tool.received == [arguments]
@@ -315,7 +320,11 @@ async def test_what_a_method_returns_is_recorded_as_readers_see_it(
     assert turn.answer is not None
     assert turn.answer.text == text
     # The dispatcher understands only its own kinds of values: at most a block is added to a list of blocks.
-    if isinstance(answer, list) and answer and not isinstance(answer[0], dict):
+    if isinstance(answer, tuple) and isinstance(answer[0], list):
+        blocks, structured = returned
+        assert (blocks[:-1], structured) == answer
+        assert "[continuation_id: " in blocks[-1].text
+    elif isinstance(answer, list) and answer and not isinstance(answer[0], dict):
         assert returned[: len(answer)] == answer
     elif answer != []:
         assert returned == answer

@@ -20,6 +20,7 @@ from shapes import SHAPES, Shape, bare
 from perdure import Outcome, install, persisted
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime, activated, build
+from perdure.middleware.request_state import own_state
 from perdure.middleware.tool_schema import continuation_id_schema
 from perdure.settings import Settings, ToolSettings
 
@@ -397,7 +398,7 @@ async def test_a_server_without_a_list_of_tools_still_answers_calls(runtime: Run
     assert len(kept(runtime)) == 1
 
 
-async def test_a_question_to_the_client_passes_as_it_is(runtime: Runtime) -> None:
+async def test_a_question_to_the_client_passes_as_it_is_but_for_the_envelope_around_its_state(runtime: Runtime) -> None:
     from mcp_types import ElicitRequest, ElicitRequestFormParams
 
     question = InputRequiredResult(
@@ -425,7 +426,9 @@ async def test_a_question_to_the_client_passes_as_it_is(runtime: Runtime) -> Non
     async with Client(server) as client, Client(make()) as bare_client:
         asked = await client.session.call_tool("chat", {"a": 1}, allow_input_required=True)
         expected = await bare_client.session.call_tool("chat", {"a": 1}, allow_input_required=True)
-    assert wire(asked) == wire(expected)
+    received = wire(asked)
+    assert own_state(received["requestState"]) == "state"
+    assert {**received, "requestState": "state"} == wire(expected)
 
 
 # ── beside other things ──────────────────────────────────────────────────────────────────────────────────────────

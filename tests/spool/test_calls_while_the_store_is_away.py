@@ -18,6 +18,7 @@ from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime
+from perdure.settings import Acknowledge, ToolSettings
 from perdure.testing import FaultyStore
 
 Json = dict[str, Any]
@@ -270,3 +271,20 @@ async def test_many_calls_at_once_keep_their_pairs_through_an_outage(
         turns = store.inner.turns("local", f"c{index}")
         assert [turn.prompt for turn in turns] == [f"c{index} {number}" for number in range(6)]
         assert all(turn.answer and turn.answer.text.endswith(f"{turn.prompt}]") for turn in turns)
+
+
+async def test_a_tool_may_be_acknowledged_by_the_spool_alone(
+    activate: Activate, store: FaultyStore, server: MCPServer, tmp_path: Path
+) -> None:
+    runtime = activate(
+        store, spooled=True, data_dir=tmp_path / "data", tools={"chat": ToolSettings(acknowledge=Acknowledge.SPOOL)}
+    )
+    hang = store.hang("finish", times=1)
+    result = await ask(server, "hello", "c")
+    meta = result["_meta"]
+    assert (meta["perdure/persisted"], meta["perdure/deferred"]) == (True, True)
+    assert "perdure/fault" not in meta
+    hang.release()
+    until(lambda: sent(runtime), "not sent")
+    [turn] = store.inner.turns("local", "c")
+    assert (turn.outcome, turn.deferred) == (Outcome.ANSWERED, False)

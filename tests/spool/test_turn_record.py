@@ -38,6 +38,7 @@ WHOLE = Turn(
     fresh_id="fresh",
     files=(StoredFile(key="k", bucket="b", name="n\ud800", sha256="s", size=1, media_type="text/plain", version=2),),
     metadata={"protocol_version": "2025-06-18"},
+    expire_after=timedelta(days=30, milliseconds=5),
     stored_form=True,
 )
 

@@ -427,3 +427,17 @@ def test_a_spool_that_cannot_be_written_says_so(make_spool: MakeSpool, tmp_path:
     (tmp_path / "spool").write_text("a file where the folder should be")
     with pytest.raises(StoreUnavailable, match="data directory"):
         make_spool().keep(an_answered_turn("x"))
+
+
+def test_a_call_waits_a_little_for_whoever_is_sending_its_turns_already(
+    make_spool: MakeSpool, store: FaultyStore
+) -> None:
+    store.fail()
+    first, second = make_spool(), make_spool()
+    first.keep(an_answered_turn("waits"))
+    store.heal()
+    hang = store.hang("finish", times=1)
+    assert hang.entered.wait(10)
+    threading.Timer(0.1, hang.release).start()
+    second.settle("alice", "c")
+    assert prompts(store.inner) == ["waits"]

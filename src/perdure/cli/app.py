@@ -1,15 +1,18 @@
 """The commands and their options. What they do is in the modules they call."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import perdure
 from perdure.cli.conversations import list_conversations, show_conversation
 from perdure.cli.files import get_file, list_files
 from perdure.cli.migrate import migrate, migration_text
 from perdure.cli.moving import export_archive, import_archive
+from perdure.cli.run import run
 from perdure.cli.spool import flush_spool, show_quarantine, show_spool
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.wiring import Runtime, build
@@ -166,6 +169,29 @@ def doctor_command(
         raise typer.Exit(1)
 
 
+@app.command(
+    "proxy",
+    context_settings={"allow_interspersed_args": False},
+    epilog="Example: perdure proxy -- npx -y @modelcontextprotocol/server-everything",
+)
+def proxy_command(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND …", help="What starts the server, and its arguments.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="A streamable HTTP server, instead of a command.")] = None,
+    headers: Annotated[
+        list[str] | None, typer.Option("--header", metavar="NAME:VALUE", help="Sent to it with every request.")
+    ] = None,
+) -> None:
+    """Stand before any MCP server, and keep the calls of the tools that perdure.toml names. Serves stdio."""
+    from perdure.cli.proxy import proxy  # noqa: PLC0415 - it alone needs an event loop
+
+    if context.obj is not None:
+        os.environ["PERDURE_CONFIG"] = str(context.obj.absolute())
+    raise typer.Exit(proxy(command or [], url, headers or []))
+
+
 @app.command("export", epilog="Example: perdure export backup-2026-11-25")
 def export_command(
     context: typer.Context,
@@ -205,6 +231,45 @@ def migrate_command(
         migration_text(write)
     else:
         migrate(load_settings(context.obj), database_url)
+
+
+class _AsWritten(TyperCommand):
+    """Leaves the words to whoever is started: `--` and options too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args[:1] in ([], ["--help"]) else ["--", *args])
+
+
+@app.command("run", cls=_AsWritten, epilog="Example: perdure run -- fastmcp run server.py:app")
+def run_command(
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SERVER.PY | -m MODULE | -- COMMAND [ARGS]...",
+            help="As for `python`; or a command that is installed.",
+        ),
+    ],
+) -> None:
+    """Start an MCP server with memory for the tools that perdure.toml names. The server's code is not touched."""
+    run(words, config=context.obj)
+
+
+@app.command("tools", epilog="Example: perdure tools -- python server.py --verbose")
+def tools_command(
+    context: typer.Context,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND [ARGS]…", help="What starts the server, after --.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Or the address of a running one, over streamable HTTP.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every setting, the built-in values too.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the server has to answer.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """List a server's tools: which are kept, with which settings, and where each came from."""
+    from perdure.cli.tools import show_tools  # noqa: PLC0415 - it brings an MCP SDK with it
+
+    show_tools(command or [], url, context.obj, seconds=timeout, everything=everything, as_json=as_json)
 
 
 def _engine(context: typer.Context) -> Engine:

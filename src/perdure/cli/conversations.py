@@ -159,6 +159,7 @@ def _summary_as_json(line: ConversationSummary) -> JsonObject:
         "turns": line.turns,
         "created_at": line.created_at.isoformat(),
         "updated_at": line.updated_at.isoformat(),
+        "expires_at": line.expires_at.isoformat() if line.expires_at else None,
     }
 
 

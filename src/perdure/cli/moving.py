@@ -35,6 +35,10 @@ def export_archive(runtime: Runtime, folder: Path, *, user: str | None) -> None:
             progress=lambda done, known: bar.update(task, completed=done, total=known),
         )
     _tell(f"{_counted(manifest)} written to {folder}")
+    if runtime.spool is not None and (waiting := sum(line.turns for line in runtime.spool.status())):
+        _warn(
+            f"{waiting:,} turns still wait for their store and are not in it: `perdure spool flush`, and export again."
+        )
     for uri in manifest["missing_files"]:
         _warn(f"The content of {uri} is not there any more: the archive names it, and has no copy.")
 

@@ -8,12 +8,18 @@ from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 from perdure.middleware.tool_schema import CONTINUATION_ID
 from perdure.settings import Announce
 
-__all__ = ["announced", "answer_of", "is_error", "is_final"]
+__all__ = ["announced", "answer_of", "is_error", "is_final", "is_question"]
 
 
 def is_final(result: Mapping[str, Any]) -> bool:
     """Whether this is the call's answer; not a question to the client, nor a task that is still to run."""
-    return bool(result.get("resultType", "complete") == "complete")
+    is_task = "task" in result and "content" not in result  # as 2025-11-25 has them
+    return bool(result.get("resultType", "complete") == "complete") and not is_task
+
+
+def is_question(result: Mapping[str, Any]) -> bool:
+    """Whether the tool wants something of the client first: the answer comes with a later leg of the same call."""
+    return result.get("resultType") == "input_required"
 
 
 def is_error(result: Mapping[str, Any]) -> bool:

@@ -2,13 +2,20 @@
 
 import json
 import unicodedata
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from perdure.middleware.persistence.turn import DEFAULT_LEASE, JsonObject, Turn, new_turn_id
+from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, in_use
+from perdure.middleware.persistence.turn import (
+    DEFAULT_LEASE,
+    LEASE_WITH_QUESTIONS,
+    JsonObject,
+    Turn,
+    new_continuation_id,
+    new_turn_id,
+)
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
 
@@ -21,6 +28,7 @@ __all__ = [
     "principal_of",
     "prompt_fits",
     "read_call",
+    "readers_of",
 ]
 
 META_CONTINUATION_ID = "perdure/continuation-id"
@@ -52,8 +60,12 @@ class ToolRequest:
     meta: Mapping[str, Any] = field(default_factory=dict)
     caller: Caller = Caller()
     protocol_version: str | None = None
+    request_state: str | None = None
+    """With which the client answers a question that the tool asked on an earlier leg of this call."""
+    request_state_is_sealed: bool = False
+    """The SDK itself encrypts and checks it."""
     declares_id: bool = False
-    """The tool has an argument `continuation_id` of its own, which it gets and which is recorded."""
+    """The tool has an argument `continuation_id` of its own, which it gets and which is recorded; `strip_id` aside."""
     takes_history: bool = False
     """The handler has a parameter for it."""
     input_schema: Mapping[str, Any] | None = None
@@ -74,27 +86,31 @@ class Reading:
     history_mode: HistoryMode
     """Decided: never AUTO."""
     prompt_argument: str | None
+    idempotency_key: str | None = None
+    """Of a caller who is known: where anybody may call, anybody may know the key."""
 
 
 def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: datetime) -> Reading:
     named = _named_id(request)
-    fresh = str(uuid.uuid4())  # 122 random bits
+    adopt = request.caller.subject is not None or not request.caller.remote or settings.shared_user
+    fresh = new_continuation_id() if named is None or not adopt else ""
     arguments = request.arguments
-    if CONTINUATION_ID in arguments and not request.declares_id:
+    if CONTINUATION_ID in arguments and (policy.strip_id or not request.declares_id):
         arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
     prompt_argument = _prompt_argument(arguments, policy)
     turn = Turn(
         id=new_turn_id(now),
-        principal=principal_of(request.caller, settings),
+        principal=principal_of(request.caller, settings, policy.user_id),
         continuation_id=named or fresh,
         minted=named is None,
-        adopt=request.caller.subject is not None or not request.caller.remote or settings.shared_user,
+        adopt=adopt,
         fresh_id=fresh,
         tool=request.tool,
         prompt=_prompt(arguments, prompt_argument),
         arguments=arguments,
         started_at=now,
-        lease_until=now + DEFAULT_LEASE,
+        lease_until=now + _lease(request.meta),
+        expire_after=policy.expire_after,
         metadata={"protocol_version": request.protocol_version} if request.protocol_version else {},
     )
     return Reading(
@@ -102,7 +118,19 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         continues=named is not None,
         history_mode=_history_mode(request, policy, prompt_argument),
         prompt_argument=prompt_argument,
+        idempotency_key=in_use(request.meta.get(META_IDEMPOTENCY_KEY)) if turn.adopt else None,
     )
+
+
+_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+_ANSWERS = frozenset({"elicitation", "sampling", "roots"})
+
+
+def _lease(meta: Mapping[str, Any]) -> timedelta:
+    """Longer where the client says with the call that it answers questions: a turn stays open between the legs."""
+    declared = meta.get(_CAPABILITIES)
+    asks = isinstance(declared, Mapping) and not _ANSWERS.isdisjoint(declared)
+    return LEASE_WITH_QUESTIONS if asks else DEFAULT_LEASE
 
 
 def prompt_fits(request: ToolRequest, argument: str, text: str) -> bool:
@@ -132,12 +160,20 @@ def _named_id(request: ToolRequest) -> str | None:
     return None
 
 
-def principal_of(caller: Caller, settings: Settings) -> str:
+def principal_of(caller: Caller, settings: Settings, user_id: str | None) -> str:
+    """Whose the call is: `user_id`, which a policy may name, stands only where no request is authenticated."""
     if caller.subject is not None:
         return caller.subject
-    if settings.user_id is not None:
-        return settings.user_id
+    if user_id is not None:
+        return user_id
     return "anonymous" if caller.remote and not settings.shared_user else "local"
+
+
+def readers_of(caller: Caller, settings: Settings) -> list[str]:
+    """Whose files a request may read that names no tool: those of whoever its caller is for any tool."""
+    of_tools = [tool.user_id for tool in settings.tools.values() if tool.user_id is not None]
+    users = [settings.defaults.user_id or settings.user_id, *of_tools]
+    return list(dict.fromkeys(principal_of(caller, settings, user) for user in users))
 
 
 def _prompt_argument(arguments: JsonObject, policy: Policy) -> str | None:

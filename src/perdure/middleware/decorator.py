@@ -1,18 +1,20 @@
 """`@persisted`: the seam inside a server's own code, around one handler."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
-from perdure.middleware.persisted_handler import PersistedHandler
+from perdure.middleware.persisted_handler import PersistedHandler, options_of
 from perdure.middleware.sdk import sdk
+from perdure.middleware.sdk.listing import follow_listings
+from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
-from perdure.settings_loader import tool_settings
+from perdure.settings_loader import is_switched_on, tool_settings
 
 __all__ = ["persisted"]
 
@@ -22,6 +24,7 @@ R = TypeVar("R")
 _PLACE = "put @persisted directly below @mcp.tool(), so that it is applied first."
 
 sdk.watch_registrations()
+follow_listings(lambda: ShownTools(options_of))
 
 
 @overload
@@ -35,8 +38,13 @@ def persisted(
     max_turns: int = ...,
     max_tokens: int = ...,
     announce: str | Iterable[str] = ...,
+    strip_id: bool = ...,
+    id_path: str | Iterable[str] = ...,
     redact: bool = ...,
     redact_patterns: str | Iterable[str] = ...,
+    acknowledge: str = ...,
+    expire_after: str | float | timedelta = ...,
+    user_id: str = ...,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def persisted(handler: Any = None, /, **options: Any) -> Any:
     """Make a tool remember its conversations across restarts. Goes directly below `@mcp.tool()`.
@@ -59,12 +67,8 @@ def _persisted(handler: Any, in_code: ToolSettings, applied_in: FrameType) -> An
         return type(handler)(_persisted(handler.__func__, in_code, applied_in))
     _refuse_what_cannot_be_wrapped(handler)
     _refuse_wrong_order(handler, applied_in)
-    return PersistedHandler(handler, in_code, switched_on=_is_switched_on()).function
-
-
-def _is_switched_on() -> bool:
-    """Whether perdure is on in this process: asked before the SDK reads the signature, so it can vanish from that."""
-    return os.environ.get("PERDURE_ENABLED", "").strip().lower() not in ("false", "0", "no", "off", "f", "n")
+    # Asked before the SDK reads the signature, so that it can vanish from that.
+    return PersistedHandler(handler, in_code, switched_on=is_switched_on()).function
 
 
 def _refuse_what_cannot_be_wrapped(handler: Any) -> None:

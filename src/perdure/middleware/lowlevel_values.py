@@ -6,7 +6,7 @@ structured content alone, or text.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from perdure.middleware.announcement import announcement_block
 from perdure.middleware.persisted_call import PersistedCall
@@ -42,15 +42,42 @@ def wire_of(value: object) -> JsonObject:
 
 def announced_value(value: object, call: PersistedCall) -> object:
     """`value` with the continuation id in it, if it is of a kind that has room for one."""
+    if call.policy.id_path:
+        return _with_id_in_place(value, call)
     if sdk.is_result(value):
         return sdk.result_from_wire(call.announce(sdk.to_wire(value)))
-    if (
-        Announce.TEXT in call.policy.announce
-        and isinstance(value, list)
-        and all(sdk.is_block(block) for block in value)
-    ):
-        return [*value, sdk.text_block(announcement_block(call.conversation.continuation_id)["text"])]
-    return value
+    if Announce.TEXT not in call.policy.announce:
+        return value
+    block = sdk.text_block(announcement_block(call.conversation.continuation_id)["text"])
+    match value:
+        case (list() as blocks, Mapping() as structured) if _are_blocks(blocks):
+            return [*blocks, block], structured
+        case list() as blocks if _are_blocks(blocks):
+            return [*blocks, block]
+        case _:
+            return value
+
+
+def _with_id_in_place(value: object, call: PersistedCall) -> object:
+    """`value`, in which the tool has put an id of its own, with the conversation's."""
+    wire = call.announce(wire_of(value))
+    match value:
+        case str():
+            return wire["content"][0]["text"]
+        case (list() as blocks, Mapping()) if _are_blocks(blocks):
+            return _blocks(wire), wire["structuredContent"]
+        case list() as blocks if _are_blocks(blocks):
+            return _blocks(wire)
+        case Mapping():
+            return wire["structuredContent"]
+        case _ if sdk.is_result(value):
+            return sdk.result_from_wire(wire)
+        case _:
+            return value
+
+
+def _blocks(wire: JsonObject) -> object:
+    return cast("Any", sdk.result_from_wire(wire)).content
 
 
 def schema_of(owner: object) -> Mapping[str, Any] | None:
@@ -73,6 +100,10 @@ def tool_name_of(owner: object, handler_name: str) -> str:
     if owner is not None and handler_name in _SAYS_NOTHING:
         return type(owner).__name__
     return handler_name
+
+
+def _are_blocks(values: list[Any]) -> bool:
+    return all(sdk.is_block(value) for value in values)
 
 
 def _block(value: object) -> JsonObject:

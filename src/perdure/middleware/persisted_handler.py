@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import anyio
@@ -12,18 +12,19 @@ import anyio.lowlevel
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
+from perdure.middleware.active_call import ActiveCall, active_call, within
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
 from perdure.middleware.lowlevel_values import schema_of, tool_name_of
-from perdure.middleware.persisted_call import ActiveCall, PersistedCall, active_call, within
+from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.history import History, current_conversation
 from perdure.middleware.persistence.wiring import runtime
 from perdure.middleware.sdk import sdk
 from perdure.middleware.serving import Arguments, HighLevel, LowLevel, Serving
-from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id
+from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id, is_stray_id
 from perdure.settings import HistoryMode, ToolSettings
 
-__all__ = ["PersistedHandler", "persisted_handler_of"]
+__all__ = ["PersistedHandler", "options_of", "persisted_handler_of"]
 
 
 def persisted_handler_of(function: object) -> "PersistedHandler | None":
@@ -36,6 +37,20 @@ def persisted_handler_of(function: object) -> "PersistedHandler | None":
     return handler if isinstance(handler, PersistedHandler) and handler.function is function else None
 
 
+def options_of(function: object) -> ToolSettings | None:
+    """The options of `@persisted` on `function`, or below other decorators on it; None if it is not there."""
+    return next((handler.in_code for handler in _handlers_behind(function)), None)
+
+
+def _handlers_behind(function: object) -> Iterator["PersistedHandler"]:
+    seen = 0
+    while function is not None and seen < 100:
+        if (handler := persisted_handler_of(function)) is not None:
+            yield handler
+        function = getattr(getattr(function, "__func__", function), "__wrapped__", None)
+        seen += 1
+
+
 class PersistedHandler:
     """`switched_on=False`: the handler as it is, but for its history parameter, which no SDK could fill."""
 
@@ -45,6 +60,8 @@ class PersistedHandler:
         self.signature: HandlerSignature = read_signature(handler, sdk.context_type(), adds=switched_on)
         self._switched_on = switched_on
         self._warned = False
+        self._was_on = False
+        """As a class-based tool, in this process: a client may have an id of ours."""
         self._refuse_options_that_cannot_hold()
         self.function = handler if not switched_on and self.signature.history_parameter is None else self._function()
 
@@ -93,6 +110,8 @@ class PersistedHandler:
         call = serving.call
         call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
         await call.begin_async()
+        if call.replayed is not None:
+            return serving.replay(call.replayed)
         try:
             serving.refuse_if_it_must()
             # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
@@ -114,8 +133,11 @@ class PersistedHandler:
             plain_args, plain_kwargs = self._plain(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
+        if not _on_an_event_loop():  # it could not tell anybody while we wait on it
+            call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
         call.begin()
+        if call.replayed is not None:
+            return serving.replay(call.replayed)
         try:
             serving.refuse_if_it_must()
             with within(serving.active):
@@ -172,6 +194,8 @@ class PersistedHandler:
                 meta=params.get("_meta") or {},
                 caller=sdk.caller_of(request),
                 protocol_version=None if request is None else request.protocol_version,
+                request_state=None if request is None else request.request_state,
+                request_state_is_sealed=request is not None and request.request_state_is_sealed,
                 declares_id=self.signature.declares_id,
                 takes_history=self.signature.history_parameter is not None,
                 input_schema=tool.input_schema,
@@ -207,16 +231,23 @@ class PersistedHandler:
         policy = now.policy(name, self.in_code)
         if not policy.enabled:
             return None
+        self._was_on = True
+        arguments = dict(sent)
+        if here is not None and CONTINUATION_ID in (params.get("arguments") or {}):
+            # A hook that does not know of us takes it for one that the tool would refuse.
+            arguments.setdefault(CONTINUATION_ID, params["arguments"][CONTINUATION_ID])
         schema = schema_of(owner)
         call = PersistedCall(
             now,
             ToolRequest(
                 tool=name,
-                arguments=dict(sent),
+                arguments=arguments,
                 meta=params.get("_meta") or {},
                 # A server that was made before perdure was imported shows us no request: then it may be anybody's.
                 caller=sdk.caller_of(request) if request is not None else Caller(remote=True),
                 protocol_version=None if request is None else request.protocol_version,
+                request_state=None if request is None else request.request_state,
+                request_state_is_sealed=request is not None and request.request_state_is_sealed,
                 declares_id=declares_continuation_id(schema),
                 input_schema=schema,
                 output_schema_is_known=False,
@@ -228,8 +259,27 @@ class PersistedHandler:
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """The arguments of a call that goes straight through."""
+        if self.signature.takes_arguments:
+            args, kwargs = self._without_stray_id(args, kwargs)
         conversation = current_conversation()
         return self.declared(args, kwargs, conversation.history if conversation else History())
+
+    def _without_stray_id(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """What a class-based tool gets that is switched off by now: not the id that a client still sends."""
+        sent = kwargs.get("arguments", args[-1] if args else None)
+        request = sdk.current_request() if isinstance(sent, Mapping) and CONTINUATION_ID in sent else None
+        active = active_call.get()
+        if request is None or (active is not None and active.key is request.key and active.call is not None):
+            return args, kwargs  # Called from Python, or from the body of a tool.
+        owner = getattr(self.handler, "__self__", args[0] if len(args) > 1 else None)
+        try:
+            if not is_stray_id(schema_of(owner), was_on=self._was_on):
+                return args, kwargs
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            runtime().say("call.not_understood", error)
+            return args, kwargs
+        stripped = {name: value for name, value in dict(sent or {}).items() if name != CONTINUATION_ID}
+        return (args, {**kwargs, "arguments": stripped}) if "arguments" in kwargs else ((*args[:-1], stripped), kwargs)
 
     def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
         """What the handler itself declares: less what was added to its signature, and with its history."""
@@ -250,13 +300,7 @@ class PersistedHandler:
 
     def _is_behind(self, function: object) -> bool:
         """Whether a call of `function` comes here: directly, or through other decorators."""
-        seen = 0
-        while function is not None and seen < 100:
-            if persisted_handler_of(function) is self:
-                return True
-            function = getattr(getattr(function, "__func__", function), "__wrapped__", None)
-            seen += 1
-        return False
+        return any(handler is self for handler in _handlers_behind(function))
 
     def _warn_of_what_stands_between(self, tool: str) -> None:
         if not self._warned:
@@ -279,6 +323,15 @@ def _name(handler: object) -> str:
     while isinstance(handler, functools.partial) and not hasattr(handler, "__name__"):
         handler = handler.func
     return getattr(handler, "__name__", type(handler).__name__)
+
+
+def _on_an_event_loop() -> bool:
+    """Whether this thread runs one: there the first version of the SDK calls synchronous tools."""
+    try:
+        anyio.lowlevel.current_token()
+    except RuntimeError:  # of which anyio's own NoEventLoopError is one
+        return False
+    return True
 
 
 def _client_gave_up() -> bool:

@@ -4,27 +4,45 @@ A seam passes each `tools/call`, `tools/list` and `resources/read` here, with th
 """
 
 import base64
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import anyio
 import anyio.lowlevel
 
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
+from perdure.middleware.active_call import ActiveCall, within
 from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import Caller, ToolRequest, principal_of
-from perdure.middleware.persisted_call import ActiveCall, PersistedCall, within
+from perdure.middleware.call_reader import Caller, ToolRequest, readers_of
+from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.turn import JsonObject
-from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.persistence.wiring import Runtime, runtime
+from perdure.middleware.request_state import is_envelope
 from perdure.middleware.sdk.interface import IncomingRequest
-from perdure.middleware.tool_schema import amended, declares_continuation_id
+from perdure.middleware.shown_tools import ShownTools
+from perdure.middleware.tool_schema import (
+    CONTINUATION_ID,
+    amended,
+    declares_continuation_id,
+    is_stray_id,
+    without_added_id,
+)
+from perdure.policy_sources import IN_CODE, Origin, Source
 from perdure.settings import Policy, ToolSettings
 
 __all__ = ["PersistedServer", "Proceed", "ServerBehind"]
 
-Proceed: TypeAlias = Callable[[JsonObject | None], Awaitable[Any]]
-"""The server's own answer to the request that is being served, with these arguments; None: with those it came with."""
+
+class Proceed(Protocol):
+    def __call__(self, arguments: JsonObject | None, *, opened: bool = False) -> Awaitable[Any]:
+        """The server's own answer to the request that is being served, with these arguments; None: those it came with.
+
+        `opened`: and with the tool's own request state (`request_state.own_state`) in place of our envelope around it.
+        """
+        ...
 
 
 class ServerBehind(Protocol):
@@ -54,10 +72,27 @@ class ServerBehind(Protocol):
 
 
 class PersistedServer:
-    def __init__(self, server: ServerBehind, named: dict[str, ToolSettings]) -> None:
-        """`named` are tools to be persisted besides those that settings and decorators name."""
+    def __init__(
+        self,
+        server: ServerBehind,
+        named: dict[str, ToolSettings],
+        shown: ShownTools | None = None,
+        *,
+        or_else: str = ', or install(server, tools=["NAME"])',
+    ) -> None:
+        """
+        Args:
+            named: Tools to be persisted besides those that settings and decorators name.
+            shown: Is told which tools clients are shown, for a seam that can tell them when that changes.
+            or_else: How an operator can name one besides in settings.
+        """
         self.named = named
+        self.shown = shown or ShownTools(lambda _: None)
+        self.shown.hooked = True
+        self._were_on: set[str] = set()
+        """Tools to which a client may send an id that it got from us."""
         self._server = server
+        self._or_else = or_else
         self._entries: dict[str, JsonObject] = {}
         """The tools' entries in `tools/list`, as the server itself gives them."""
         self._said_what_there_is = False
@@ -74,7 +109,9 @@ class PersistedServer:
         if in_code is not None or not policy.enabled:
             # A decorator inside, if there is one, persists the call and leaves it here to be announced.
             with within(active):
-                result = await proceed(None)
+                result = await (
+                    proceed(None) if in_code is not None else self._passed_on(name, request, policy, proceed)
+                )
             return result if active.call is None else active.call.announce(self._server.wire(result))
         entry = await self._entry(name, request)
         if entry is None:
@@ -83,9 +120,16 @@ class PersistedServer:
             call = self._understood(request, name, entry, policy)
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             runtime().say("call.not_understood", error)
-            return await proceed(None)
+            return await _opening(proceed, request)(None)
         active.call = call
+        self._note_on(name)
         return await self._persisted(active, call, proceed)
+
+    async def _passed_on(self, name: str, request: IncomingRequest, policy: Policy, proceed: Proceed) -> Any:
+        """Without what a client still sends to a tool that was switched off meanwhile."""
+        # Of a tool that was never on here, it is the envelope of a perdure further in.
+        passing = _opening(proceed, request) if name in self._were_on else proceed
+        return await passing(await self._without_stray_id(name, request, policy))
 
     async def _persisted(self, active: ActiveCall, call: PersistedCall, proceed: Proceed) -> JsonObject:
         call.report_to(lambda: self._server.report(active.request))
@@ -95,13 +139,15 @@ class PersistedServer:
             call.end_with_result(refused)
             await call.finish_async()
             return call.announce(refused)
+        if call.replayed is not None:
+            return call.announce(call.replayed)
         try:
             # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
             await anyio.lowlevel.checkpoint_if_cancelled()
             arguments = call.arguments_for_tool()
             none_given = not arguments and not call.request.arguments  # not the same as an empty object
             with within(active):
-                result = await proceed(None if none_given else arguments)
+                result = await _opening(proceed, active.request)(None if none_given else arguments)
         except BaseException as error:
             call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
             await call.finish_async()
@@ -134,12 +180,10 @@ class PersistedServer:
         """
         uri: str = request.params["uri"]
         now = runtime()
-        principal = principal_of(self._server.caller(request), now.settings)
+        principals = readers_of(self._server.caller(request), now.settings)
         seconds = now.settings.policy("").file_timeout
         try:
-            content, media_type = await now.file_lane.call_async(
-                lambda: now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes), budget=seconds
-            )
+            content, media_type = await now.file_lane.call_async(lambda: _content(now, principals, uri), budget=seconds)
         except FileMissing:
             raise
         except Exception as error:
@@ -156,6 +200,8 @@ class PersistedServer:
                 meta=request.params.get("_meta") or {},
                 caller=self._server.caller(request),
                 protocol_version=request.protocol_version,
+                request_state=request.request_state,
+                request_state_is_sealed=request.request_state_is_sealed,
                 declares_id=declares_continuation_id(entry.get("inputSchema")),
                 input_schema=entry.get("inputSchema"),
                 output_schema=entry.get("outputSchema"),
@@ -167,11 +213,31 @@ class PersistedServer:
     def _amended(self, tool: JsonObject) -> JsonObject:
         try:
             name = tool["name"]
-            policy = self._policy(name, self._server.in_code(name))
-            return amended(tool, policy) if policy.enabled else tool
+            in_code = self._server.in_code(name)
+            policy = self._policy(name, in_code)
+            by = IN_CODE if in_code is not None else BY_INSTALL
+            self.shown.note(name, in_code if in_code is not None else self.named.get(name), by, policy, widens=True)
+            if policy.enabled:
+                self._note_on(name)
+                return amended(tool, policy)
+            return tool if in_code is None else without_added_id(tool)
         except Exception as error:  # noqa: BLE001 - a schema that we cannot read is the server's to show
             runtime().say("tool.not_amended", error)
             return tool
+
+    def _note_on(self, tool: str) -> None:
+        if len(self._were_on) < _MOST_TOOLS:
+            self._were_on.add(tool)
+
+    async def _without_stray_id(self, name: str, request: IncomingRequest, policy: Policy) -> JsonObject | None:
+        """The arguments for a tool that is switched off: less an id that it would not know. None: as they are."""
+        arguments = request.params.get("arguments")
+        if not arguments or CONTINUATION_ID not in arguments or not runtime().settings.enabled:
+            return None
+        schema = (await self._entry(name, request) or {}).get("inputSchema")
+        if not policy.strip_id and not is_stray_id(schema, was_on=name in self._were_on):
+            return None
+        return {argument: value for argument, value in arguments.items() if argument != CONTINUATION_ID}
 
     def _policy(self, name: str, in_code: ToolSettings | None) -> Policy:
         return runtime().policy(name, in_code if in_code is not None else self.named.get(name))
@@ -199,9 +265,28 @@ class PersistedServer:
         log.warning(
             "install.no_tool_named",
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
-            remedy='write [tools.NAME] with "enabled = true" in perdure.toml, or install(server, tools=["NAME"]).',
+            remedy=f'write [tools.NAME] with "enabled = true" in perdure.toml{self._or_else}.',
         )
 
+
+def _opening(proceed: Proceed, request: IncomingRequest) -> Callable[[JsonObject | None], Awaitable[Any]]:
+    return partial(proceed, opened=True) if is_envelope(request.request_state) else proceed
+
+
+def _content(now: Runtime, principals: Sequence[str], uri: str) -> tuple[bytes, str]:
+    """
+    Raises:
+        FileMissing: None of `principals` has it.
+    """
+    for principal in principals[:-1]:
+        with contextlib.suppress(FileMissing):
+            return now.keeper.content(principal, uri, max_bytes=now.settings.max_resource_bytes)
+    return now.keeper.content(principals[-1], uri, max_bytes=now.settings.max_resource_bytes)
+
+
+BY_INSTALL = Source(Origin.CODE, "install(tools=…)")
+
+_MOST_TOOLS = 10_000
 
 _TEXT_TYPES = frozenset({"application/json", "application/xml", "application/javascript", "application/toml"})
 

@@ -2,8 +2,9 @@
 
 from typing import Any, Protocol, TypeAlias
 
+from perdure.middleware.active_call import ActiveCall
 from perdure.middleware.lowlevel_values import announced_value, wire_of
-from perdure.middleware.persisted_call import ActiveCall, PersistedCall
+from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import RegisteredTool, sdk
@@ -56,13 +57,17 @@ class HighLevel:
             ToolError: An argument names a file that the caller does not have.
         """
         if self.call.refusal is not None:
-            raise sdk.tool_error(self.call.refusal)
+            raise self._tool.error(self.call.refusal)
+
+    def replay(self, wire: JsonObject) -> object:
+        """What the SDK is given in place of a value of the body: the result that is kept of this call."""
+        return self._tool.answering(wire if self._hooked else self.call.announce(wire))
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        if self.call.brought_files_back:
+        if self.call.changed_arguments:
             kwargs = {**kwargs, **self._tool.validated(self.call.arguments_for_tool())}
         args, kwargs = self._handler.declared(args, kwargs, self.call.history_for_parameter)
-        if self.call.brought_files_back:
+        if self.call.changed_arguments:
             return args, kwargs  # With the transcript in its prompt already.
         argument = self._handler.parameter_of(self.call.prompt_argument)
         if argument is not None and isinstance(prompt := kwargs.get(argument), str):
@@ -72,12 +77,15 @@ class HighLevel:
     def end(self, value: object, *, cancelled: bool = False) -> None:
         try:
             self._wire = self._tool.result_of(value)
+            ended = sdk.to_wire(value) if self._wire is None else self._wire
         except Exception as error:  # noqa: BLE001 - the SDK, given the same value, will raise it where it belongs
             self.call.end_with_error(error)
             return
-        self.call.end_with_result(self._wire or {"resultType": "input_required"}, cancelled=cancelled)
+        self.call.end_with_result(ended, cancelled=cancelled)
 
     def answer(self, value: object) -> object:
+        if self._wire is None and sdk.is_question(value):
+            return _asked(value, self.call)
         if self._wire is None or not self._outermost:
             return value
         # A hook around us announces, and knows the result by its wire form.
@@ -101,6 +109,10 @@ class LowLevel:
         if self.call.refusal is not None:
             raise self.call.refusal
 
+    def replay(self, wire: JsonObject) -> object:
+        """As the caller of the method would be given a result: it may understand no other value of ours."""
+        return sdk.result_from_wire(wire if self._hooked else self.call.announce(wire))
+
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         arguments = self.call.arguments_for_tool()
         if "arguments" in kwargs:
@@ -109,19 +121,26 @@ class LowLevel:
 
     def end(self, value: object, *, cancelled: bool = False) -> None:
         try:
-            wire = wire_of(value)
+            wire = sdk.to_wire(value) if sdk.is_question(value) else wire_of(value)
         except Exception as error:  # noqa: BLE001 - its caller may understand what JSON cannot hold
             self.call.end_with_error(error)
         else:
             self.call.end_with_result(wire, cancelled=cancelled)
 
     def answer(self, value: object) -> object:
+        if sdk.is_question(value):
+            return _asked(value, self.call)
         if self._hooked:
             return value
         try:
             return announced_value(value, self.call)
         except Exception:  # noqa: BLE001 - its caller may understand what we do not
             return value
+
+
+def _asked(question: object, call: PersistedCall) -> object:
+    """A question to the client, with the turn in its request state: here, within all that may seal that state."""
+    return sdk.with_request_state(question, call.announce(sdk.to_wire(question)).get("requestState"))
 
 
 Serving: TypeAlias = HighLevel | LowLevel

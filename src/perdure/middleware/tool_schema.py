@@ -17,8 +17,11 @@ __all__ = [
     "amended",
     "continuation_id_schema",
     "declares_continuation_id",
+    "has_added_id",
+    "is_stray_id",
     "satisfies",
     "takes_continuation_id",
+    "without_added_id",
 ]
 
 CONTINUATION_ID = "continuation_id"
@@ -67,6 +70,30 @@ def amended(tool: JsonObject, policy: Policy) -> JsonObject:
             output_schema, {"type": "string", "title": "Continuation Id", "description": _OUTPUT_DESCRIPTION}
         )
     return {**tool, **amendments}
+
+
+def has_added_id(tool: JsonObject) -> bool:
+    """Whether the entry's input schema has the property as perdure adds it, and not one of the tool's own."""
+    input_schema = tool.get("inputSchema")
+    properties = input_schema.get("properties") if isinstance(input_schema, dict) else None
+    return isinstance(properties, dict) and properties.get(CONTINUATION_ID) == continuation_id_schema()
+
+
+def without_added_id(tool: JsonObject) -> JsonObject:
+    """The entry as it was before the property was added to its input schema."""
+    if not has_added_id(tool):
+        return tool
+    properties = {name: schema for name, schema in tool["inputSchema"]["properties"].items() if name != CONTINUATION_ID}
+    return {**tool, "inputSchema": {**tool["inputSchema"], "properties": properties}}
+
+
+def is_stray_id(schema: Mapping[str, Any] | None, *, was_on: bool) -> bool:
+    """Whether an id that is sent to a tool that is switched off is one of ours, which the tool would not know.
+
+    It is if the tool was on before in this process, or would refuse it: a client remembers ids for longer than we do.
+    """
+    closed = (schema or {}).get("additionalProperties", True) is not True
+    return (was_on or closed) and not declares_continuation_id(schema)
 
 
 def takes_continuation_id(output_schema: Mapping[str, Any] | None, *, widened: bool) -> bool:

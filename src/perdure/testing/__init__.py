@@ -12,6 +12,7 @@ if (_pytest := sys.modules.get("pytest")) is not None:
         *(
             f"perdure.testing.{name}"
             for name in (
+                "expiry_contract",
                 "file_store_contract",
                 "keeping_contract",
                 "reading_contract",

@@ -71,7 +71,7 @@ class StoreBench:
 
 def as_kept(turn: Turn) -> Turn:
     """Without what only matters while a turn is begun, and which a store need not give back."""
-    return replace(turn, minted=False, adopt=True, fresh_id="", files=(), stored_form=True)
+    return replace(turn, minted=False, adopt=True, fresh_id="", expire_after=None, files=(), stored_form=True)
 
 
 def exactly(value: Json) -> str:

@@ -9,6 +9,7 @@ backend may keep one database for all of them. The hooks are pytest's (`setup_me
 pytest is imported.
 """
 
+from perdure.testing.expiry_contract import ExpiryContract
 from perdure.testing.keeping_contract import KeepingContract
 from perdure.testing.reading_contract import ReadingContract
 from perdure.testing.turn_contract import TurnContract
@@ -16,5 +17,5 @@ from perdure.testing.turn_contract import TurnContract
 __all__ = ["StoreContract"]
 
 
-class StoreContract(TurnContract, ReadingContract, KeepingContract):
+class StoreContract(TurnContract, ReadingContract, ExpiryContract, KeepingContract):
     """All of it."""

@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from perdure.cli.doctor import bucket, schema, supabase_key
+from perdure.cli.doctor import bucket, schema, spool, supabase_key
 from perdure.cli.doctor.finding import Finding, Verdict, looked
 from perdure.cli.terminal import console, write_json
 from perdure.errors import PerdureError
+from perdure.middleware.persistence.data_directory import doubts_about
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctions
 from perdure.middleware.persistence.wiring import build, database_url, postgres_driver, supabase_api
 from perdure.settings import Settings
@@ -50,6 +51,7 @@ def _findings(settings: Settings, *, fix: bool) -> Iterator[Finding]:
         "settings", Verdict.OK, f"Backend {settings.backend}; {f'from {file}' if file else 'no settings file'}."
     )
     yield looked("data directory", lambda: _data_directory(settings))
+    yield from spool.examined(settings)
     match settings.backend:
         case "supabase":
             yield from _supabase(settings, fix=fix)
@@ -75,6 +77,8 @@ def _data_directory(settings: Settings) -> Finding:
         raise PerdureError(
             f"{folder} cannot be written: {error.strerror}.", remedy="set PERDURE_DATA_DIR to a directory that can."
         ) from error
+    for doubt in doubts_about(folder):
+        return Finding("data directory", Verdict.WARNING, doubt.what, doubt.remedy)
     return Finding("data directory", Verdict.OK, f"{folder} can be written.")
 
 

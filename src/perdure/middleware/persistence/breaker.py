@@ -1,8 +1,10 @@
 """Leaves a store alone that failed several times in a row, so that calls need not wait for it one after another."""
 
+import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +14,9 @@ __all__ = ["Breaker"]
 
 _PROBE_GRACE = 5.0
 """Seconds for which calls leave the probe to whoever sends what waits: a probe may take as long as a store can hang."""
+
+
+_all_breakers: "weakref.WeakSet[Breaker]" = weakref.WeakSet()
 
 
 class Breaker:
@@ -37,6 +42,7 @@ class Breaker:
         self._open_until: float | None = None
         self._reason = ""
         self._succeeded_at = -1.0
+        _all_breakers.add(self)
 
     @classmethod
     def never_opening(cls) -> "Breaker":
@@ -113,3 +119,12 @@ class Breaker:
     def has_succeeded_since(self, moment: float) -> bool:
         """Whether the store answered anybody after `moment`, on the clock of `now`."""
         return self._succeeded_at > moment
+
+
+def _after_fork() -> None:
+    for breaker in list(_all_breakers):
+        breaker._lock = threading.Lock()  # a thread that the child does not have may hold the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,5 @@
 """Keeps turns: makes them fit to be stored, begins them, finishes them, reads them back. Knows no MCP."""
 
-from dataclasses import replace
 from datetime import datetime
 
 from perdure.errors import StoreUnavailable
@@ -41,23 +40,26 @@ class Engine:
         self._count_tokens = count_tokens
         self._last_places: dict[tuple[str, str], int] = {}
 
-    def begin(self, turn: Turn, window: Window, redactor: Redactor) -> BegunTurn:
+    def begin(self, turn: Turn, window: Window, redactor: Redactor) -> tuple[Turn, BegunTurn]:
         """Make `turn` known before its tool's body runs, and read the history it continues.
+
+        Returns it as it is stored as well, so that its end need not make that of it again.
 
         Raises:
             StoreUnavailable: … or earlier turns of the conversation wait in the spool, and could not be sent now.
         """
         if self.spool is not None:
             self.spool.settle(turn.principal, turn.continuation_id)
-        begun = self.store.begin(self._stored_form(turn, redactor), window)
+        turn = self.prepared(turn, redactor)
+        begun = self.store.begin(turn, window)
         if len(self._last_places) >= _CONVERSATIONS_KNOWN:
             self._last_places.clear()
         self._last_places[turn.principal, begun.continuation_id] = begun.place
-        return begun
+        return turn, begun
 
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""
-        return self.store.finish(self._stored_form(turn, redactor))
+        return self.store.finish(self._ended(turn, redactor))
 
     def defer(self, turn: Turn, redactor: Redactor) -> None:
         """Make `turn` durable in the spool, from where it goes to the store later: begun, ended, or both.
@@ -69,8 +71,8 @@ class Engine:
             raise StoreUnavailable("There is no spool.", remedy="none: this backend keeps nothing on a disk.")
         if turn.place is None:
             last_place = self._last_places.get((turn.principal, turn.continuation_id))
-            turn = replace(turn, deferred=True, after_place=turn.after_place or last_place)
-        self.spool.keep(self._stored_form(turn, redactor))
+            turn = turn.changed(deferred=True, after_place=turn.after_place or last_place)
+        self.spool.keep(self._ended(turn, redactor))
 
     def waiting_history(self, turn: Turn, window: Window) -> WaitingHistory:
         """What can be told of the conversation of `turn` without its store: the turns that wait here."""
@@ -96,21 +98,26 @@ class Engine:
     ) -> list[StoredFile]:
         return self.store.files(principal, continuation_id, name, limit=limit)
 
-    def _stored_form(self, turn: Turn, redactor: Redactor) -> Turn:
+    def prepared(self, turn: Turn, redactor: Redactor) -> Turn:
+        """`turn` as it is stored, but for its answer: prompt and arguments without secrets, and their digest."""
         if turn.stored_form:
             return turn
-        arguments = redactor.json(turn.arguments)
-        prompt = redactor.text(turn.prompt)
-        answer = turn.answer and _redacted(turn.answer, redactor)
-        return replace(
-            turn,
-            prompt=prompt,
+        redacted = redactor.remembering()
+        arguments = redactor.json(turn.arguments, redacted)
+        return turn.changed(
+            prompt=redacted(turn.prompt),
             arguments=arguments,
-            answer=answer,
             digest=digest(turn.tool, arguments),
-            tokens=self._tokens(prompt) + self._tokens(answer.text) if answer else 0,
             stored_form=True,
         )
+
+    def _ended(self, turn: Turn, redactor: Redactor) -> Turn:
+        """`turn`, which has ended, as it is stored."""
+        turn = self.prepared(turn, redactor)
+        if turn.answer is None:
+            return turn
+        answer = _redacted(turn.answer, redactor)
+        return turn.changed(answer=answer, tokens=self._tokens(turn.prompt) + self._tokens(answer.text))
 
     def _tokens(self, text: str) -> int:
         """What `text` costs in a history, which shows it without the transcripts in it."""
@@ -118,6 +125,9 @@ class Engine:
 
 
 def _redacted(answer: Answer, redactor: Redactor) -> Answer:
+    redacted = redactor.remembering()
     return Answer(
-        text=redactor.text(answer.text), result=redactor.json(answer.result), error=redactor.json(answer.error)
+        text=redacted(answer.text),
+        result=redactor.json(answer.result, redacted),
+        error=redactor.json(answer.error, redacted),
     )

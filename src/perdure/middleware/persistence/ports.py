@@ -22,6 +22,8 @@ class Store(Protocol):
     """Keeps turns. Safe to call from many threads at once.
 
     Every method raises `StoreUnavailable` when it cannot say what is kept; none returns an empty answer instead.
+    A conversation that has expired is as if it had never been, and its id begins a new one: a turn with `expire_after`
+    moves the end of its conversation, when it is given its place; one without leaves it where it is.
     `perdure.testing.StoreContract` is the whole definition, in tests that any implementation can inherit.
     """
 

@@ -67,19 +67,29 @@ class Redactor:
     """`enabled=False` still applies `patterns`: those were asked for by name."""
 
     def __init__(self, *, enabled: bool = True, patterns: Iterable[str] = ()) -> None:
-        self._by_name = enabled
-        self._rules: list[tuple[str, tuple[str, ...], re.Pattern[str]]] = []
-        if enabled:
-            self._rules += [(name, hints, re.compile(pattern)) for name, hints, pattern in _SHAPES]
-        self._rules += [("pattern", (), re.compile(pattern)) for pattern in patterns]
+        self._enabled = enabled
+        self._shapes = [(name, hints, re.compile(pattern)) for name, hints, pattern in _SHAPES]
+        self._patterns = [re.compile(pattern) for pattern in patterns]
+        self._harmless: set[str] = set()
+        """Short texts in which nothing was found: names of members above all, which come with every call."""
+        self._plain_names: set[str] = set()
+        """Short names that are no secret's."""
 
     def text(self, text: str) -> str:
-        for name, hints, pattern in self._rules:
-            if not hints or any(hint in text for hint in hints):
-                text = pattern.sub(f"[redacted:{name}]", text)
-        if self._by_name and '"' in text and ":" in text:
-            text = self._in_json_text(_SECRET_MEMBER.sub(_without_value, text))
-        return text
+        if text in self._harmless:
+            return text
+        redacted = text
+        if self._enabled and _may_hold_a_shape(text):
+            for name, hints, pattern in self._shapes:
+                if any(hint in redacted for hint in hints):
+                    redacted = pattern.sub(f"[redacted:{name}]", redacted)
+        for pattern in self._patterns:
+            redacted = pattern.sub("[redacted:pattern]", redacted)
+        if self._enabled and '"' in redacted and ":" in redacted and _may_name_a_secret(redacted):
+            redacted = self._in_json_text(_SECRET_MEMBER.sub(_without_value, redacted))
+        if redacted is text:
+            _remember(text, self._harmless)
+        return redacted
 
     def _in_json_text(self, text: str) -> str:
         """`text`, if it is JSON in which a name says that numbers or lists are secret, written anew without them."""
@@ -94,9 +104,13 @@ class Redactor:
             return text
         return json.dumps(found, ensure_ascii=False, indent=2 if "\n" in text else None)
 
+    def remembering(self) -> Callable[[str], str]:
+        """As `text`, for the texts of one turn, of which the long ones stand there several times."""
+        return _Remembering(self.text)
+
     def json(self, value: Json, text: "Callable[[str], str] | None" = None) -> Json:
-        """`value` with every string redacted, at any depth, names of members included."""
-        redact = text or _Remembering(self.text)
+        """`value` with every string redacted by `text`, at any depth, names of members included."""
+        redact = text or self.remembering()
         match value:
             case str():
                 return redact(value)
@@ -116,10 +130,58 @@ class Redactor:
             found[redacted] = self._member(name, item, redact)
         return found
 
+    def _is_a_secrets_name(self, name: str) -> bool:
+        if _SECRET_NAMES.fullmatch(name[:100]):
+            return True
+        _remember(name, self._plain_names)
+        return False
+
     def _member(self, name: str, value: Any, redact: Callable[[str], str]) -> Json:
-        if self._by_name and _SECRET_NAMES.fullmatch(name[:100]):
+        if self._enabled and name not in self._plain_names and self._is_a_secrets_name(name):
             return _without_leaves(value, f"[redacted:{name[:100].lower()}]")
         return self.json(value, redact)
+
+
+def _may_hold_a_shape(text: str) -> bool:
+    """Cheap, and never wrongly false: each shape has one of these in it, most of them a dash or an underscore."""
+    if len(text) < _SHORTEST_SHAPE and "://" not in text:
+        return False
+    for hint in _PLAIN_HINTS:
+        if hint in text:
+            return True
+    for mark, hints in _MARKED_HINTS.items():
+        if mark in text:
+            for hint in hints:
+                if hint in text:
+                    return True
+    return False
+
+
+_SHORTEST_SHAPE = 15
+"""Characters: of what has no `://` in it."""
+
+_MARKED_HINTS = {
+    mark: tuple(hint for _, hints, _ in _SHAPES for hint in hints if mark in hint and not (mark == "_" and "-" in hint))
+    for mark in "-_"
+}
+_PLAIN_HINTS = tuple(hint for _, hints, _ in _SHAPES for hint in hints if "-" not in hint and "_" not in hint)
+
+_IN_NAMES_OF_SECRETS = ("pass", "secret", "key", "token", "authorization")
+
+
+def _may_name_a_secret(text: str) -> bool:
+    """Cheap, and never wrongly false."""
+    lowered = text.lower()
+    return any(word in lowered for word in _IN_NAMES_OF_SECRETS)
+
+
+_SHORT = 40
+_MOST_REMEMBERED = 2000
+
+
+def _remember(text: str, among: set[str]) -> None:
+    if len(text) <= _SHORT and len(among) < _MOST_REMEMBERED:
+        among.add(text)
 
 
 def _without_leaves(value: Json, instead: str) -> Json:
@@ -143,13 +205,14 @@ def _without_value(member: "re.Match[str]") -> str:
 
 
 class _Remembering:
-    """The same text often stands twice in one result: in its content and in its structured content."""
-
     def __init__(self, redact: Callable[[str], str]) -> None:
         self._redact = redact
-        self._last = ("", "")
+        self._known: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
-        if text != self._last[0]:
-            self._last = text, self._redact(text)
-        return self._last[1]
+        if len(text) <= _SHORT:
+            return self._redact(text)
+        found = self._known.get(text)
+        if found is None:
+            found = self._known[text] = self._redact(text)
+        return found

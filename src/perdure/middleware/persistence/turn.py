@@ -1,10 +1,10 @@
 """The values that everything else passes around: a turn, what it answered, and what a store says of it."""
 
-import secrets
-import uuid
-from dataclasses import dataclass, field, replace
+import os
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Turn",
     "WaitingHistory",
     "Window",
+    "new_continuation_id",
     "new_turn_id",
 ]
 
@@ -109,6 +110,8 @@ class Turn:
     """Whether an unknown continuation id may become a conversation; if not, `fresh_id` does."""
     fresh_id: str = ""
     """The id of the conversation to make when an unknown one may not be adopted."""
+    expire_after: timedelta | None = None
+    """From when the store gives the turn its place; then its conversation expires. None: as it stands already."""
     files: tuple[StoredFile, ...] = ()
     """What its answer gave out; written when it is finished."""
     metadata: JsonObject = field(default_factory=dict)
@@ -116,14 +119,35 @@ class Turn:
     stored_form: bool = False
     """Whether secrets were replaced and digest and tokens computed: no store takes a turn without."""
 
+    def changed(self, **changes: Any) -> "Turn":
+        """As `dataclasses.replace`, in half its time: several times in every call.
+
+        Raises:
+            KeyError: There is no such field.
+        """
+        values = list(_values_of(self))
+        for name, value in changes.items():
+            values[_PLACES[name]] = value
+        turn = _blank(Turn)
+        for put, value in zip(_PUTS, values, strict=True):
+            put(turn, value)
+        return turn
+
     def ended(self, outcome: Outcome, at: datetime, answer: Answer) -> "Turn":
-        return replace(self, outcome=outcome, ended_at=at, answer=answer)
+        return self.changed(outcome=outcome, ended_at=at, answer=answer)
 
     def seen_at(self, now: datetime) -> "Turn":
         """This turn as a reader sees it at `now`: a running turn whose lease is over was interrupted."""
         if self.outcome is Outcome.RUNNING and self.lease_until < now:
-            return replace(self, outcome=Outcome.INTERRUPTED)
+            return self.changed(outcome=Outcome.INTERRUPTED)
         return self
+
+
+_NAMES = tuple(named.name for named in fields(Turn))
+_PLACES = {name: place for place, name in enumerate(_NAMES)}
+_PUTS = tuple(getattr(Turn, name).__set__ for name in _NAMES)
+_values_of = attrgetter(*_NAMES)
+_blank = object.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +213,8 @@ class ConversationSummary:
     """When its newest turn began."""
     minted: bool = False
     """Whether perdure made the id; if not, a client chose it."""
+    expires_at: datetime | None = None
+    """From when on it is as if it had never been. None: never."""
 
 
 def new_turn_id(now: datetime) -> str:
@@ -197,9 +223,27 @@ def new_turn_id(now: datetime) -> str:
     Six lines of our own, since the standard library has it only from Python 3.14 on.
     """
     milliseconds = int(now.timestamp() * 1000) & ((1 << 48) - 1)
-    bits = milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
-    return str(uuid.UUID(int=bits))
+    random = int.from_bytes(os.urandom(10), "big")
+    return _as_text(milliseconds << 80 | 7 << 76 | (random >> 62 & 0xFFF) << 64 | 0b10 << 62 | random & _62_BITS)
+
+
+def new_continuation_id() -> str:
+    """A UUIDv4 (RFC 9562, section 5.4): 122 random bits."""
+    random = int.from_bytes(os.urandom(16), "big")
+    return _as_text(random & ~(0xF << 76) & ~(0x3 << 62) | 4 << 76 | 0b10 << 62)
+
+
+_62_BITS = (1 << 62) - 1
+
+
+def _as_text(bits: int) -> str:
+    # A fifth of the time that `uuid.UUID` takes.
+    digits = f"{bits:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 DEFAULT_LEASE = timedelta(minutes=15)
 """How long a turn may run before it counts as interrupted."""
+
+LEASE_WITH_QUESTIONS = timedelta(hours=1)
+"""The same where the client can be asked within the call: a person may have to think."""

@@ -1,13 +1,14 @@
 """The one place where settings become parts, and parts a whole."""
 
 import os
+import secrets
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from perdure.middleware.persistence.files.keeper import FileKeeper
 from perdure.middleware.persistence.history import estimate_tokens
 from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
 from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.signing_key import key_in
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
@@ -29,8 +31,9 @@ from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.unusable import UnusableStore
 from perdure.middleware.persistence.threads import Lane
 from perdure.middleware.persistence.turn import StoredFile
-from perdure.settings import Policy, Settings, ToolSettings
+from perdure.settings import NEEDS_RESTART, Policy, Settings, ToolSettings
 from perdure.settings_loader import data_directory, load_settings
+from perdure.settings_watch import SettingsWatch
 
 if TYPE_CHECKING:
     from perdure.middleware.persistence.supabase_api.client import SupabaseApi
@@ -57,6 +60,7 @@ class Runtime:
     """Everything one process needs to persist tool calls."""
 
     settings: Settings
+    """As they are now: another object whenever the settings file has changed."""
     engine: Engine
     keeper: FileKeeper
     own_folder: Path
@@ -68,20 +72,55 @@ class Runtime:
     lane: Lane = field(default_factory=lambda: Lane("store"))
     file_lane: Lane = field(default_factory=lambda: Lane("files", size=4))
     """Apart, so that large files hold up no acknowledgement."""
-    spool_lane: Lane = field(default_factory=lambda: Lane("spool", size=8, hanging_after=5.0))
+    disk_lane: Lane = field(default_factory=lambda: Lane("spool", size=8, hanging_after=5.0))
     """Apart, so that a store that hangs does not either. A disk that stalls for a second or two is waited for: there is
     nowhere else to keep a turn then."""
+    watch: SettingsWatch | None = None
+    """Of the file that the settings came from; None where they came from none."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
     _said: dict[str, float] = field(default_factory=dict)
+    _waiting_for_restart: dict[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def signing_key(self) -> bytes:
+        """Signs what travels through a client. Blocks when it is asked for first."""
+        if self.settings.request_state_key is not None:
+            return self.settings.request_state_key.get_secret_value().encode()
+        try:
+            return key_in(self.own_folder)
+        except OSError as error:
+            log.warning(
+                "request_state.key_not_kept",
+                what=f"No key can be kept in {self.own_folder}: {error}. A call that waits for an answer of its client "
+                "when this process ends will be two turns.",
+                remedy="make the directory writable, or set PERDURE_REQUEST_STATE_KEY.",
+            )
+            return secrets.token_bytes(32)
 
     def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
+        policies = self._policies  # before the settings: what comes of old ones never gets among the new ones' policies
         try:
-            return self._policies[tool, in_code]
+            return policies[tool, in_code]
         except KeyError:
             policy = self.settings.policy(tool, in_code)
-            if len(self._policies) < 10_000:  # names come from clients: they may not fill the memory
-                self._policies[tool, in_code] = policy
+            if len(policies) < 10_000:  # names come from clients: they may not fill the memory
+                policies[tool, in_code] = policy
             return policy
+
+    def follow(self, settings: Settings) -> None:
+        """Go on with `settings`, but for what the stores are built from. Which keys wait for a restart is said once."""
+        kept = {name: getattr(self.settings, name) for name in NEEDS_RESTART}
+        waiting = {name: getattr(settings, name) for name in sorted(kept) if getattr(settings, name) != kept[name]}
+        self.settings = settings.model_copy(update=kept)
+        self._policies = {}
+        if waiting and waiting != self._waiting_for_restart:
+            log.warning(
+                "settings.restart_needed",
+                what=f"The settings have changed. All of them hold from now on, but for {', '.join(waiting)}: this"
+                " process goes on with the old values.",
+                remedy="restart the server for these to take effect.",
+            )
+        self._waiting_for_restart = waiting
 
     def say(self, event: str, error: Exception) -> None:
         """Log a fault for the operator, once a minute each."""
@@ -168,12 +207,48 @@ def runtime() -> Runtime:
     With settings that cannot be used nothing is recorded, and every result says so: what an operator meant to keep
     from being recorded must not be recorded because of a typo.
     """
+    now = _runtime
+    if now is None:
+        return _made()
+    if now.watch is not None and now.watch.is_due():
+        return _followed(now, now.watch)
+    return now
+
+
+def _made() -> Runtime:
     global _runtime  # noqa: PLW0603 - the one per process
-    if _runtime is None:
-        with _making:
-            if _runtime is None:
-                _runtime = _made_from_settings()
-    return _runtime
+    with _making:
+        if _runtime is None:
+            watch = SettingsWatch()
+            _runtime = _made_from_settings()
+            _runtime.watch = watch
+        return _runtime
+
+
+def _followed(now: Runtime, watch: SettingsWatch) -> Runtime:
+    """The runtime with the settings as the file has them by now. A file that cannot be used changes nothing."""
+    global _runtime  # noqa: PLW0603
+    if not _making.acquire(blocking=False):
+        return now  # Another thread is at it.
+    try:
+        if _runtime is not now or not watch.has_changed():
+            return _runtime or now
+        settings = load_settings()
+        if isinstance(now.engine.store, UnusableStore):  # There was nothing to go on with; now there is.
+            _runtime = build(settings)
+            _start(_runtime)
+            _runtime.watch = watch
+            return _runtime
+        now.follow(settings)
+    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+        what = error.what if isinstance(error, PerdureError) else f"The settings cannot be read: {error!r}."
+        meanwhile = "everything goes on with the settings that were read before"
+        if isinstance(now.engine.store, UnusableStore):
+            meanwhile = "perdure is off, and tools answer without memory"
+        log.error("settings.not_followed", what=what, remedy=f"mend it; until then {meanwhile}.")
+    finally:
+        _making.release()
+    return now
 
 
 def _made_from_settings() -> Runtime:

@@ -1,8 +1,13 @@
-"""The MCP SDK of this process. Everything that knows one stands in this folder, and in the hooks of `server_hook`."""
+"""The MCP SDKs of this process. Everything that knows one stands in this folder, and in the hooks of `server_hook`."""
 
-from perdure.middleware.sdk import mcp_v2
+from importlib.metadata import version
+
+from perdure.middleware.sdk import choice, mcp_v1
 from perdure.middleware.sdk.interface import IncomingRequest, RegisteredTool, Sdk
 
-__all__ = ["IncomingRequest", "RegisteredTool", "Sdk", "sdk"]
+__all__ = ["IncomingRequest", "RegisteredTool", "Sdk", "mcp_is_version_1", "sdk"]
 
-sdk: Sdk = mcp_v2
+mcp_is_version_1 = version("mcp").startswith("1.")
+
+sdk: Sdk = mcp_v1 if mcp_is_version_1 else choice
+"""What the seams ask of an MCP SDK. A process has one version of mcp, and perhaps fastmcp 4 beside it: see `choice`."""

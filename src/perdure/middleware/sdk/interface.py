@@ -21,7 +21,11 @@ class IncomingRequest:
     """As on the wire."""
     protocol_version: str | None
     native: Any
-    """What the SDK itself calls the request."""
+    """What the SDK itself calls the request. None where none came: the server was told from Python to call a tool."""
+    request_state: str | None = None
+    """With which the client answers a question of an earlier leg; ours may be around the tool's own."""
+    request_state_is_sealed: bool = False
+    """The SDK encrypts and checks it before any client sees it."""
 
 
 class RegisteredTool(Protocol):
@@ -50,6 +54,10 @@ class RegisteredTool(Protocol):
 
     def answering(self, wire: JsonObject) -> object:
         """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
+        ...
+
+    def error(self, error: Exception) -> Exception:
+        """What the handler raises so that the client reads the message as the tool's own error."""
         ...
 
 
@@ -113,15 +121,17 @@ class Sdk(Protocol):
 
     def is_block(self, value: object) -> bool: ...
 
+    def is_question(self, value: object) -> bool:
+        """Whether a tool that gives this value wants something of the client first."""
+        ...
+
+    def with_request_state(self, question: Any, state: str | None) -> object: ...
+
     def to_wire(self, value: Any) -> JsonObject: ...
 
     def result_from_wire(self, wire: JsonObject) -> object: ...
 
     def text_block(self, text: str) -> object: ...
-
-    def tool_error(self, error: Exception) -> Exception:
-        """What a handler raises so that the client reads the message as the tool's own error."""
-        ...
 
     def jsonable(self, value: object) -> Json:
         """`value` as JSON, for an argument that never was on the wire."""

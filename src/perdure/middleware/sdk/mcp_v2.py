@@ -4,6 +4,7 @@ import contextlib
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -16,14 +17,16 @@ import wrapt
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.request_state import is_envelope, own_state
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v2_listing import followed
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.tools import Tool
     from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
-    from mcp_types import CallToolResult, ContentBlock
+    from mcp_types import CallToolResult, ContentBlock, InputRequiredResult
     from pydantic import BaseModel
     from typing_extensions import TypeIs
 
@@ -35,18 +38,23 @@ __all__ = [
     "event_loop",
     "incoming",
     "is_block",
+    "is_question",
     "is_result",
     "jsonable",
+    "note_registered",
     "registered_tool",
     "reporter",
     "request_of",
     "result_from_wire",
+    "seals_request_state",
     "text_block",
     "to_wire",
-    "tool_error",
     "tool_of_server",
     "was_registered",
     "watch_registrations",
+    "with_arguments_at_the_handler",
+    "with_own_state",
+    "with_request_state",
 ]
 
 
@@ -66,7 +74,15 @@ def request_of(context: object) -> IncomingRequest | None:
 
 
 def incoming(request: "ServerRequestContext[Any, Any]") -> IncomingRequest:
-    return IncomingRequest(request.session, request.params or {}, request.protocol_version, request)
+    params = request.params or {}
+    taken = _taken_out.get()
+    if taken is not None and taken.session is request.session:
+        return IncomingRequest(
+            request.session, params, request.protocol_version, request, taken.envelope, taken.was_sealed
+        )
+    return IncomingRequest(
+        request.session, params, request.protocol_version, request, _text_or_none(params.get("requestState"))
+    )
 
 
 def caller_of(request: IncomingRequest | None) -> Caller:
@@ -81,8 +97,10 @@ def caller_of(request: IncomingRequest | None) -> Caller:
     token = getattr(user, "access_token", None) or get_access_token()
     if token is None:
         return Caller(remote=http_request is not None)
-    subject: str | None = token.subject
+    # Verifiers written before the SDK knew subjects leave theirs among the claims.
+    subject = token.subject or (token.claims or {}).get("sub")
     if subject:
+        subject = str(subject)
         # So that no subject can pass for a client.
         return Caller(f"subject:{subject}" if subject.startswith(("client:", "subject:")) else subject, remote=True)
     return Caller(f"client:{token.client_id}", remote=True)
@@ -122,6 +140,12 @@ class RegisteredTool:
         """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
         return _own_result().model_validate(wire)
 
+    def error(self, error: Exception) -> Exception:
+        """What the handler raises so that the client reads the message as the tool's own error."""
+        from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
+
+        return ToolError(str(error))
+
 
 @cache
 def _own_result() -> "type[CallToolResult]":
@@ -138,13 +162,6 @@ class _PassingOn(wrapt.ObjectProxy[Any]):
 
     def convert_result(self, result: object) -> Any:
         return result if isinstance(result, _own_result()) else self.__wrapped__.convert_result(result)
-
-
-def tool_error(error: Exception) -> Exception:
-    """What a handler raises so that the client reads the message as the tool's own error."""
-    from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
-
-    return ToolError(str(error))
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -188,10 +205,10 @@ def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) 
     What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
     the progress of one call must only ever rise (MCP specification, Progress).
     """
-    if request is None:
+    if request is None or request.native is None:
         return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
     session: Any = request.native.session
-    tools_own = session.report_progress
+    tools_own, tools_own_notification = session.report_progress, session.send_progress_notification
     loop = event_loop()
     last = told = -1.0
 
@@ -200,7 +217,12 @@ def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) 
         last = told = max(last, progress)
         await tools_own(progress, total, message)
 
-    session.report_progress = noted
+    async def noted_notification(progress_token: str | int, progress: float, *args: Any, **kwargs: Any) -> None:
+        nonlocal last, told
+        last = told = max(last, progress)
+        await tools_own_notification(progress_token, progress, *args, **kwargs)
+
+    session.report_progress, session.send_progress_notification = noted, noted_notification
 
     async def send(fraction: float, text: str) -> None:
         nonlocal told
@@ -225,6 +247,16 @@ def is_block(value: object) -> "TypeIs[ContentBlock]":
     from mcp_types import ContentBlock  # noqa: PLC0415
 
     return isinstance(value, get_args(ContentBlock))
+
+
+def is_question(value: object) -> "TypeIs[InputRequiredResult]":
+    from mcp_types import InputRequiredResult  # noqa: PLC0415
+
+    return isinstance(value, InputRequiredResult)
+
+
+def with_request_state(question: "InputRequiredResult", state: str | None) -> "InputRequiredResult":
+    return question.model_copy(update={"request_state": state})
 
 
 def text_block(text: str) -> "ContentBlock":
@@ -265,6 +297,78 @@ async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) ->
         _current_request.reset(token)
 
 
+@dataclass(frozen=True, slots=True)
+class _TakenOut:
+    """The envelope around the request state of the call that is being served."""
+
+    session: object
+    envelope: str | None
+    was_sealed: bool
+
+
+_taken_out: ContextVar[_TakenOut | None] = ContextVar("perdure_taken_out", default=None)
+
+
+def with_own_state(ctx: "ServerRequestContext[Any, Any]") -> "ServerRequestContext[Any, Any]":
+    """The request with the tool's own state in place of the envelope around it."""
+    params = dict(ctx.params or {})
+    envelope = params.pop("requestState", None)
+    if not is_envelope(envelope):
+        return ctx
+    own = own_state(envelope)
+    return replace(ctx, params=params if own is None else {**params, "requestState": own})
+
+
+_given: ContextVar[tuple[object, JsonObject] | None] = ContextVar("perdure_given", default=None)
+"""A request's session, and the arguments that its handler gets in place of the client's."""
+
+
+async def with_arguments_at_the_handler(
+    ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject | None, call_next: Callable[[Any], Awaitable[Any]]
+) -> Any:
+    """What `call_next` answers, the tool being given `arguments`, and all that stands before it the client's own."""
+    token = _given.set(None if arguments is None else (ctx.session, arguments))
+    try:
+        return await call_next(ctx)
+    finally:
+        _given.reset(token)
+
+
+def seals_request_state(middleware: object) -> bool:
+    from mcp.server.request_state import RequestStateBoundary  # noqa: PLC0415
+
+    return isinstance(middleware, RequestStateBoundary)
+
+
+def _taking_out(server: Any, entry: Any) -> Any:
+    """The way to the handler of tool calls: takes our envelope off, and keeps it for a decorator further in.
+
+    And gives the handler the arguments that a hook around a seal has for it. Innermost, so that no middleware stands
+    between, wherever in the chain it was put.
+    """
+
+    async def handler(ctx: Any, params: Any) -> Any:
+        given = _given.get()
+        if given is not None and given[0] is ctx.session:
+            ctx = replace(ctx, params={**(ctx.params or {}), "arguments": given[1]})
+            params = params.model_copy(update={"arguments": given[1]})
+        envelope = params.request_state
+        token = _taken_out.set(_TakenOut(ctx.session, envelope, any(map(seals_request_state, server.middleware))))
+        try:
+            if not is_envelope(envelope):
+                return await entry.handler(ctx, params)
+            own = params.model_copy(update={"request_state": own_state(envelope)})
+            return await entry.handler(with_own_state(ctx), own)
+        finally:
+            _taken_out.reset(token)
+
+    return replace(entry, handler=handler)
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 _registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
 
 
@@ -273,14 +377,21 @@ def was_registered(function: object) -> bool:
     return isinstance(function, FunctionType) and function in _registered
 
 
+def note_registered(function: object) -> None:
+    function = getattr(function, "__func__", function)
+    if isinstance(function, FunctionType):
+        _registered.add(function)
+
+
 def watch_registrations() -> None:
-    """Notice from now on what the SDK tells nobody: which functions become tools, and which request is served."""
+    """Notice from now on what the SDK tells nobody: which functions become tools, and which request is served.
+
+    And give every tool its own request state, whoever put an envelope around it.
+    """
 
     def note(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tool = wrapped(*args, **kwargs)
-        function = getattr(tool.fn, "__func__", tool.fn)
-        if isinstance(function, FunctionType):
-            _registered.add(function)
+        note_registered(tool.fn)
         return tool
 
     def wrap(module: Any) -> None:
@@ -292,9 +403,17 @@ def watch_registrations() -> None:
         wrapped(*args, **kwargs)
         if isinstance(chain := getattr(instance, "middleware", None), list):  # public, but provisional
             chain.append(_note_request)
+            followed(instance)
+
+    def take_out(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        entry = wrapped(*args, **kwargs)
+        method = args[0] if args else kwargs.get("method")
+        return entry if entry is None or method != "tools/call" else _taking_out(instance, entry)
 
     def wrap_server(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
+        if hasattr(module.Server, "get_request_handler"):
+            wrapt.wrap_function_wrapper(module, "Server.get_request_handler", take_out)
 
     wrapt.register_post_import_hook(wrap, "mcp.server.mcpserver.tools.base")
     wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")

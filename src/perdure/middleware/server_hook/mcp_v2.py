@@ -1,7 +1,8 @@
 """The hook into servers of the MCP Python SDK, version 2: a middleware of the low-level server."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio.lowlevel
@@ -14,14 +15,15 @@ from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v2_listing import followed, wire_result
+from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
 
 if TYPE_CHECKING:
     from mcp.server import Server
     from mcp.server.context import HandlerResult, ServerRequestContext
-    from pydantic import BaseModel
 
-__all__ = ["hook"]
+__all__ = ["Behind", "Hook", "hook", "lowlevel_server", "put_into", "taken_out_of"]
 
 
 def hook(server: object, named: dict[str, ToolSettings]) -> None:
@@ -29,17 +31,31 @@ def hook(server: object, named: dict[str, ToolSettings]) -> None:
     Raises:
         TypeError: `server` is no server of this SDK.
     """
-    lowlevel = lowlevel_server(server)
+    put_into(lowlevel_server(server), Hook, Behind(server), named)
+
+
+def put_into(lowlevel: "Server[Any]", kind: "type[Hook]", behind: "Behind", named: dict[str, ToolSettings]) -> None:
+    """Put a hook into `lowlevel`; if one is there, it learns of the tools that are `named` now."""
     for middleware in lowlevel.middleware:
-        if isinstance(middleware, _Hook):
+        if isinstance(middleware, Hook):
             middleware.persisted.named.update(named)
             return
-    lowlevel.middleware.append(_Hook(PersistedServer(_Behind(server), named)))
+    listing = followed(lowlevel)
+    shown = listing.listing if listing is not None and isinstance(listing.listing, ShownTools) else None
+    lowlevel.middleware.append(kind(PersistedServer(behind, named, shown), behind, lowlevel))
 
 
-class _Hook:
-    def __init__(self, persisted: PersistedServer) -> None:
+def taken_out_of(lowlevel: "Server[Any]") -> None:
+    """Take the hook out again: whoever puts another in its place knows more of the server."""
+    chain = lowlevel.middleware
+    chain[:] = [middleware for middleware in chain if not isinstance(middleware, Hook)]
+
+
+class Hook:
+    def __init__(self, persisted: PersistedServer, behind: "Behind", lowlevel: "Server[Any]") -> None:
         self.persisted = persisted
+        self.behind = behind
+        self._lowlevel = lowlevel
 
     async def __call__(
         self,
@@ -50,12 +66,14 @@ class _Hook:
             return await call_next(ctx)
         match ctx.method:
             case "tools/call":
-                return cast(
-                    "HandlerResult",
-                    await self.persisted.call(
-                        mcp_v2.incoming(ctx), lambda arguments: call_next(_with_arguments(ctx, arguments))
-                    ),
-                )
+                request = replace(mcp_v2.incoming(ctx), request_state_is_sealed=self._stands_within_the_seal())
+
+                def proceed(arguments: JsonObject | None, *, opened: bool = False) -> "Awaitable[HandlerResult]":
+                    if self._stands_around_the_seal():
+                        return mcp_v2.with_arguments_at_the_handler(mcp_v2.with_own_state(ctx), arguments, call_next)
+                    return call_next(_with_arguments(mcp_v2.with_own_state(ctx) if opened else ctx, arguments))
+
+                return cast("HandlerResult", await self.persisted.call(request, proceed))
             case "tools/list":
                 result = await call_next(ctx)
                 wire = wire_result(result)
@@ -64,6 +82,15 @@ class _Hook:
                 return await self._read(request)
             case _:
                 return await call_next(ctx)
+
+    def _stands_within_the_seal(self) -> bool:
+        outer = takewhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
+        return any(map(mcp_v2.seals_request_state, outer))
+
+    def _stands_around_the_seal(self) -> bool:
+        """A seal further in refuses what it has not made itself, and other arguments than on the leg before."""
+        inner = dropwhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
+        return any(map(mcp_v2.seals_request_state, inner))
 
     async def _read(self, request: IncomingRequest) -> JsonObject:
         from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - a server has it imported by now
@@ -78,11 +105,15 @@ class _Hook:
         return dict(serialize_server_result("resources/read", request.protocol_version or "", wire))
 
 
-class _Behind:
+class Behind:
     """The server, as `PersistedServer` asks for it."""
 
     def __init__(self, server: object) -> None:
         self._server = server
+
+    @property
+    def lowlevel(self) -> "Server[Any]":
+        return lowlevel_server(self._server)
 
     def in_code(self, tool: str) -> ToolSettings | None:
         found = mcp_v2.tool_of_server(self._server, lambda function: persisted_handler_of(function) is not None, tool)
@@ -92,7 +123,7 @@ class _Behind:
     async def entries(self, request: IncomingRequest) -> dict[str, JsonObject]:
         from mcp_types import PaginatedRequestParams  # noqa: PLC0415
 
-        entry = lowlevel_server(self._server).get_request_handler("tools/list")
+        entry = self.lowlevel.get_request_handler("tools/list")
         found: dict[str, JsonObject] = {}
         cursor: str | None = None
         while entry is not None:
@@ -136,14 +167,10 @@ def lowlevel_server(server: object) -> "Server[Any]":
         return server._lowlevel_server
     if isinstance(server, Server):
         return server
-    raise TypeError(f"install() takes an MCPServer or a low-level Server of mcp 2.x, not {type(server).__name__}")
-
-
-def wire_result(result: object) -> JsonObject:
-    """What a middleware is given back, in its wire form."""
-    if isinstance(result, Mapping):
-        return dict(result)
-    return {} if result is None else mcp_v2.to_wire(cast("BaseModel", result))
+    raise TypeError(
+        "install() takes an MCPServer or a low-level Server of mcp 2.x, or a FastMCP of fastmcp 4.x, not "
+        f"{type(server).__name__}"
+    )
 
 
 def _with_arguments(

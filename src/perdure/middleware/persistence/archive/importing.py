@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -96,6 +96,8 @@ def import_from(
         for turn in turns:
             last = turn.place == conversation.turns
             clock.time = conversation.updated_at if last else conversation.created_at
+            if last and conversation.expires_at is not None:  # to be read until then, and not from now on
+                turn = replace(turn, expire_after=conversation.expires_at - clock.time)  # noqa: PLW2901
             if _begun(store, turn, done) and turn.outcome is not Outcome.RUNNING:
                 if turn.files:
                     with_files.append(turn)

@@ -24,6 +24,7 @@ def conversation_line(line: ConversationSummary) -> JsonObject:
         "minted": line.minted,
         "created_at": line.created_at.isoformat(),
         "updated_at": line.updated_at.isoformat(),
+        "expires_at": line.expires_at and line.expires_at.isoformat(),
     }
 
 
@@ -35,6 +36,8 @@ def conversation_of(line: JsonObject) -> ConversationSummary:
         minted=line["minted"],
         created_at=datetime.fromisoformat(line["created_at"]),
         updated_at=datetime.fromisoformat(line["updated_at"]),
+        # Archives of before had no end to tell of.
+        expires_at=datetime.fromisoformat(end) if (end := line.get("expires_at")) else None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from perdure.logs import log
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.sql_files import named_queries
-from perdure.middleware.persistence.sqlite_file.database import Database, explained, is_damage
+from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained, is_damage
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 
 __all__ = ["SpoolDatabase"]
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class SpoolDatabase:
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, connect: Connect | None = None) -> None:
         self.path = path.absolute()
         self.sql: Mapping[str, str] = named_queries("spool/queries.sql")
         self._clock = clock
-        self._database = Database(self.path, clock, schema="spool")
+        self._database = Database(self.path, clock, schema="spool", connect=connect)
         self._writer = GroupWriter(self._database.writing)
 
     def exists(self) -> bool:

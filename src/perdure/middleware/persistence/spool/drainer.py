@@ -67,16 +67,15 @@ class Drainer:
             if not self._threads:
                 self._start_thread()
 
-    def send_conversation(self, conversation: ConversationKey) -> None:
-        """Send what waits of one conversation now, in this thread.
+    def send_conversation(self, conversation: ConversationKey) -> bool:
+        """Send what waits of one conversation now, in this thread. Says whether all went: not if another is at it.
 
         Raises:
             StoreUnavailable: The store is away.
-            TurnsWaiting: The store does not take one of them, or somebody else is at it.
+            TurnsWaiting: The store does not take one of them.
         """
         try:
-            if not self._send_turns(conversation):
-                raise TurnsWaiting("Earlier turns of the conversation are being sent just now.", remedy="none: wait.")
+            return self._send_turns(conversation)
         except NotNow as error:
             raise error.reason from error
         except Stuck as error:

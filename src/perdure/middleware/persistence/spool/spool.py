@@ -1,6 +1,7 @@
 """The spool as the rest of perdure sees it."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from perdure.middleware.persistence.spool.spooled_turns import ConversationKey, 
 from perdure.middleware.persistence.turn import StoredFile, Turn, WaitingHistory, Window
 
 __all__ = ["Quarantined", "Spool", "Waiting"]
+
+_LONGEST_SETTLING, _PAUSE = 0.5, 0.01
+"""Seconds that a call waits for somebody else who is sending its conversation's turns, and looks again."""
 
 _MOST_AT_A_CALL = 8
 """Turns that a call sends for its conversation before its own; more are left to the threads that drain."""
@@ -100,14 +104,19 @@ class Spool:
         if not self._database.exists():
             return
         conversation = ConversationKey(principal, continuation_id)
-        waiting = self._turns.waiting(conversation, most=_MOST_AT_A_CALL + 1)
-        if waiting > _MOST_AT_A_CALL:
-            self._drainer.wake()
-            raise TurnsWaiting(
-                f"More than {_MOST_AT_A_CALL} earlier turns of the conversation are being sent.", remedy="none: wait."
-            )
-        if waiting:
-            self._drainer.send_conversation(conversation)
+        deadline = time.monotonic() + _LONGEST_SETTLING
+        while waiting := self._turns.waiting(conversation, most=_MOST_AT_A_CALL + 1):
+            if waiting > _MOST_AT_A_CALL:
+                self._drainer.wake()
+                raise TurnsWaiting(
+                    f"More than {_MOST_AT_A_CALL} earlier turns of the conversation are being sent.",
+                    remedy="none: wait.",
+                )
+            if self._drainer.send_conversation(conversation):
+                return
+            if time.monotonic() > deadline:
+                raise TurnsWaiting("Earlier turns of the conversation are being sent just now.", remedy="none: wait.")
+            time.sleep(_PAUSE)
 
     def history(self, turn: Turn, window: Window) -> WaitingHistory:
         """What waits of the conversation of `turn`."""

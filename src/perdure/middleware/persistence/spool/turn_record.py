@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from perdure.errors import StoreError
@@ -22,6 +22,7 @@ def write_turn(turn: Turn) -> str:
     record = _plain(turn)
     for name in _TIMES:
         record[name] = record[name] and record[name].isoformat()
+    record["expire_after"] = turn.expire_after and turn.expire_after.total_seconds()
     record["answer"] = turn.answer and _plain(turn.answer)
     record["files"] = [_plain(replace(file, created_at=None)) for file in turn.files]
     try:
@@ -41,6 +42,7 @@ def read_turn(text: str) -> Turn:
     record = json.loads(text)
     for name in _TIMES:
         record[name] = record[name] and datetime.fromisoformat(record[name])
+    record["expire_after"] = record["expire_after"] and timedelta(seconds=record["expire_after"])
     record["outcome"] = Outcome(record["outcome"])
     record["answer"] = record["answer"] and Answer(**record["answer"])
     record["files"] = tuple(StoredFile(**file) for file in record["files"])

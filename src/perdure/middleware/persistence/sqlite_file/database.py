@@ -4,7 +4,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,25 +14,29 @@ from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.sqlite_file.fork_gate import ForkGate
 from perdure.middleware.persistence.sqlite_file.process_turn import ProcessTurn
 
-__all__ = ["Database", "explained", "is_damage"]
+__all__ = ["Connect", "Database", "explained", "is_damage"]
 
 _BUSY_SECONDS = 3.0
 
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+Connect: TypeAlias = Callable[..., sqlite3.Connection]
+"""What `sqlite3.connect` is, or stands in its place."""
 
 _File: TypeAlias = tuple[int, int]
 """Device and inode: which file it is that a name stands for."""
 
 
 class Database:
-    """One database file in one process."""
+    """One database file in one process. `connect` puts something of a test's own beneath it, such as a failing disk."""
 
-    def __init__(self, path: Path, clock: Clock, schema: str = "sqlite") -> None:
+    def __init__(self, path: Path, clock: Clock, schema: str = "sqlite", connect: Connect | None = None) -> None:
         """`schema` names the folder of `sql/` whose migrations make it."""
         self.path = path
         self.gate = ForkGate(self.close)
         self._clock = clock
         self._schema = schema
+        self._connect_to = connect
         self._turn = ProcessTurn.on(path.with_name(path.name + "-writer"))
         self._writer: sqlite3.Connection | None = None
         self._file: _File | None = None
@@ -67,7 +71,7 @@ class Database:
         if connection is None:
             connection = self._connect("ro")
             try:
-                if not is_current(connection, str(self.path), self._schema):
+                if not self._is_ready(connection):
                     with self.writing():
                         pass  # opening for writing brings the schema up to date
             except BaseException:
@@ -152,8 +156,16 @@ class Database:
                 connection.close()
         return None
 
+    def _is_ready(self, connection: sqlite3.Connection) -> bool:
+        try:
+            return is_current(connection, str(self.path), self._schema)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+            return False  # A power loss cut a write short, and only who may write can take it back.
+
     def _connect(self, mode: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
+        connection = (self._connect_to or sqlite3.connect)(
             f"{self.path.as_uri()}?mode={mode}",
             uri=True,
             timeout=_BUSY_SECONDS,

@@ -4,6 +4,7 @@ import bisect
 import copy
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -37,11 +38,11 @@ class MemoryStore:
         with self._lock:
             conversation, place, replay = self._place(turn)
             return BegunTurn(
-                continuation_id=conversation.continuation_id,
+                continuation_id=conversation.name_for(turn),
                 place=place,
                 replay=replay,
                 outcome=conversation.turns[place - 1].outcome,
-                history=copy.deepcopy(conversation.window(place, window)),
+                history=() if self._has_expired(conversation) else copy.deepcopy(conversation.window(place, window)),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
@@ -61,7 +62,7 @@ class MemoryStore:
                 if kept.outcome is Outcome.ANSWERED:
                     bisect.insort(conversation.answered, place)
             return FinishedTurn(
-                continuation_id=conversation.continuation_id,
+                continuation_id=conversation.name_for(turn),
                 place=place,
                 outcome=kept.outcome,
                 files=tuple(file for _, file in self._files if file.turn_id == turn.id) if turn.files else (),
@@ -69,7 +70,7 @@ class MemoryStore:
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         with self._lock:
-            conversation = self._conversations[principal].get(continuation_id)
+            conversation = self._living(principal, continuation_id)
             page = conversation.turns[max(after, 0) : max(after, 0) + limit] if conversation else []
             return copy.deepcopy(page)
 
@@ -88,13 +89,14 @@ class MemoryStore:
                 if principal is None or owner == principal
                 for conversation in owned.values()
                 if continuation_id is None or conversation.continuation_id == continuation_id
+                if not self._has_expired(conversation)
             ]
         lines.sort(key=_newest_first, reverse=True)
         return [line for line in lines if before is None or _newest_first(line) < before][:limit]
 
     def file(self, principal: str, key: str) -> StoredFile | None:
         with self._lock:
-            return next((file for owner, file in reversed(self._files) if owner == principal and file.key == key), None)
+            return next((file for file in self._files_of(principal) if file.key == key), None)
 
     def files(
         self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
@@ -102,13 +104,26 @@ class MemoryStore:
         with self._lock:
             found = [
                 file
-                for owner, file in reversed(self._files)
-                if owner == principal and continuation_id in (None, file.continuation_id) and name in (None, file.name)
+                for file in self._files_of(principal)
+                if continuation_id in (None, file.continuation_id) and name in (None, file.name)
             ]
         return found[:limit]
 
     def close(self) -> None:
         pass
+
+    def _has_expired(self, conversation: "_Conversation") -> bool:
+        return conversation.expires_at is not None and conversation.expires_at <= self._clock.now()
+
+    def _living(self, principal: str, continuation_id: str) -> "_Conversation | None":
+        conversation = self._conversations[principal].get(continuation_id)
+        return None if conversation is None or self._has_expired(conversation) else conversation
+
+    def _files_of(self, principal: str) -> Iterator[StoredFile]:
+        """Newest first."""
+        for owner, file in reversed(self._files):
+            if owner == principal and not self._has_expired(self._places[file.turn_id][0]):
+                yield file
 
     def _keep_files(self, conversation: "_Conversation", turn: Turn, kept: Turn) -> None:
         for file in {(file.name, file.key): file for file in turn.files}.values():
@@ -139,7 +154,10 @@ class MemoryStore:
             return conversation, place, True
         conversation = self._conversation(turn)
         place = len(conversation.turns) + 1
-        conversation.updated_at = max(conversation.updated_at, self._clock.now())
+        now = self._clock.now()
+        conversation.updated_at = max(conversation.updated_at, now)
+        if turn.expire_after is not None:
+            conversation.expires_at = now + turn.expire_after
         conversation.turns.append(
             replace(
                 turn,
@@ -150,6 +168,7 @@ class MemoryStore:
                 outcome=Outcome.RUNNING,
                 answer=None,
                 ended_at=None,
+                expire_after=None,
                 tokens=0,
             )
         )
@@ -158,16 +177,19 @@ class MemoryStore:
 
     def _conversation(self, turn: Turn) -> "_Conversation":
         owned = self._conversations[turn.principal]
-        conversation = owned.get(turn.continuation_id)
+        conversation = self._living(turn.principal, turn.continuation_id)
         if conversation is not None and (turn.adopt or conversation.minted):
             return conversation
         adopted = turn.adopt or turn.minted
-        if not adopted and turn.fresh_id in owned:
-            return owned[turn.fresh_id]
+        if not adopted and (fresh := self._living(turn.principal, turn.fresh_id)) is not None:
+            return fresh
         now = self._clock.now()
+        wanted = turn.continuation_id if adopted else turn.fresh_id
+        if (expired := owned.get(wanted)) is not None:
+            expired.set_aside = True
         conversation = _Conversation(
             principal=turn.principal,
-            continuation_id=turn.continuation_id if adopted else turn.fresh_id,
+            continuation_id=wanted,
             minted=turn.minted or not adopted,
             created_at=now,
             updated_at=now,
@@ -183,11 +205,18 @@ class _Conversation:
     minted: bool
     created_at: datetime
     updated_at: datetime
+    expires_at: datetime | None = None
+    set_aside: bool = False
+    """It has expired, and another has its name by now."""
     turns: list[Turn] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
     """Places of the answered turns, sorted."""
     versions: dict[str, tuple[int, str]] = field(default_factory=dict)
     """The newest version and its hash, by logical name."""
+
+    def name_for(self, turn: Turn) -> str:
+        """Under which whoever writes `turn` knows this conversation."""
+        return turn.continuation_id if self.set_aside else self.continuation_id
 
     def window(self, place: int, window: Window) -> tuple[Turn, ...]:
         kept: list[Turn] = []
@@ -209,6 +238,7 @@ class _Conversation:
             created_at=self.created_at,
             updated_at=self.updated_at,
             minted=self.minted,
+            expires_at=self.expires_at,
         )
 
 

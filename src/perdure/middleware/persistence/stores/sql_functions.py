@@ -125,7 +125,7 @@ class SqlFunctionStore:
     ) -> list[ConversationSummary]:
         before_at, before_user, before_id = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
         lines = self._read(
-            "list_conversations",
+            "list_conversations_with_ends",
             "conversations",
             user_id=principal,
             continuation_id=continuation_id,
@@ -178,6 +178,7 @@ class SqlFunctionStore:
     def _whole(self, turn: Turn) -> JsonObject:
         """All that makes a turn known that was not known before."""
         prompt = encode_prompt(turn.prompt, turn.arguments, turn.metadata)
+        now = self._clock.now()
         return {
             "turn_id": turn.id,
             "user_id": turn.principal,
@@ -194,7 +195,8 @@ class SqlFunctionStore:
             "fresh_id": turn.fresh_id or None,
             "after_place": turn.after_place,
             "deferred": turn.deferred,
-            "at": self._clock.now().isoformat(),
+            "at": now.isoformat(),
+            "expires_at": (now + turn.expire_after).isoformat() if turn.expire_after else None,
         }
 
     def _ending(self, turn: Turn) -> JsonObject:
@@ -266,6 +268,7 @@ def _summary(line: JsonObject) -> ConversationSummary:
         created_at=_time(line["created_at"]),
         updated_at=_time(line["updated_at"]),
         minted=line["minted"],
+        expires_at=_time(line["expires_at"]) if line["expires_at"] else None,
     )
 
 

@@ -18,7 +18,7 @@ from perdure.middleware.persistence.serialization import (
     exact_json,
 )
 from perdure.middleware.persistence.sql_files import named_queries
-from perdure.middleware.persistence.sqlite_file.database import Database, explained
+from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.turn import (
@@ -44,11 +44,11 @@ class SqliteStore:
 
     blocking = True
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, *, connect: Connect | None = None) -> None:
         self.path = path.absolute()
         self._clock = clock or SystemClock()
         self._sql = named_queries("sqlite/queries.sql")
-        self._database = Database(self.path, self._clock)
+        self._database = Database(self.path, self._clock, connect=connect)
         self._writer = GroupWriter(self._database.writing)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
@@ -66,7 +66,7 @@ class SqliteStore:
             with self._database.reading() as reader:
                 rows = reader.execute(self._sql["history"], wanted).fetchall()
             with decoded(self.path):
-                history = tuple(_turn(row, turn.principal, continuation_id) for row in rows)
+                history = () if begun["expired"] else tuple(_turn(row, turn.principal, continuation_id) for row in rows)
         return BegunTurn(
             continuation_id=continuation_id,
             place=begun["place"],
@@ -85,6 +85,7 @@ class SqliteStore:
             "continuation_id": continuation_id,
             "after": min(max(after, 0), _LAST_PLACE),
             "limit": limit,
+            "now": self._now(),
         }
         return self._read(
             self._sql["read_turns"], wanted, lambda rows: [_turn(row, principal, continuation_id) for row in rows]
@@ -106,19 +107,28 @@ class SqliteStore:
             "before_user": before_user,
             "before_id": before_id,
             "limit": limit,
+            "now": self._now(),
         }
         return self._read(self._sql["list_conversations"], wanted, lambda rows: [_summary(row) for row in rows])
 
     def file(self, principal: str, key: str) -> StoredFile | None:
         found = self._read(
-            self._sql["find_file"], {"user_id": principal, "key": key}, lambda rows: [_file(row) for row in rows]
+            self._sql["find_file"],
+            {"user_id": principal, "key": key, "now": self._now()},
+            lambda rows: [_file(row) for row in rows],
         )
         return found[0] if found else None
 
     def files(
         self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
     ) -> list[StoredFile]:
-        wanted = {"user_id": principal, "continuation_id": continuation_id, "name": name, "limit": limit}
+        wanted = {
+            "user_id": principal,
+            "continuation_id": continuation_id,
+            "name": name,
+            "limit": limit,
+            "now": self._now(),
+        }
         return self._read(self._sql["list_files"], wanted, lambda rows: [_file(row) for row in rows])
 
     def close(self) -> None:
@@ -136,23 +146,36 @@ class SqliteStore:
             with decoded(self.path):
                 return made_of(rows)
 
+    def _now(self) -> str:
+        return self._clock.now().isoformat()
+
     def _begin(self, connection: sqlite3.Connection, turn: Turn) -> dict[str, Any]:
-        """Find or give the turn's place. Returns session_id, continuation_id, place, replay, outcome."""
+        """Find or give the turn's place. Returns session_id, continuation_id, place, replay, outcome, expired."""
+        now = self._clock.now()
         found = connection.execute(self._sql["find_turn"], {"turn_id": turn.id}).fetchone()
         if found is not None:
             if found["user_id"] != turn.principal or found["digest"] != turn.digest:
                 raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
             return {
                 "session_id": found["id"],
-                "continuation_id": found["continuation_id"],
+                # One that was set aside has no name of its own any more, but the caller knows it by the old one.
+                "continuation_id": found["continuation_id"] or turn.continuation_id,
                 "place": found["turn_seq"],
                 "replay": True,
                 "outcome": Outcome(found["outcome"] or Outcome.RUNNING),
+                "expired": found["expires_at"] is not None and found["expires_at"] <= now.isoformat(),
             }
-        now = self._clock.now().isoformat()
-        session_id, last_place, continuation_id = self._session(connection, turn, now)
+        session_id, last_place, continuation_id = self._session(connection, turn, now.isoformat())
         place = last_place + 1
-        connection.execute(self._sql["take_place"], {"id": session_id, "place": place, "now": now})
+        connection.execute(
+            self._sql["take_place"],
+            {
+                "id": session_id,
+                "place": place,
+                "now": now.isoformat(),
+                "expires_at": (now + turn.expire_after).isoformat() if turn.expire_after else None,
+            },
+        )
         prompt = encode_prompt(turn.prompt, turn.arguments)
         connection.execute(
             self._sql["add_prompt"],
@@ -177,11 +200,12 @@ class SqliteStore:
             "place": place,
             "replay": False,
             "outcome": Outcome.RUNNING,
+            "expired": False,
         }
 
     def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> tuple[int, int, str]:
         """Find or make the conversation. Returns its key, its last place and its continuation id."""
-        wanted = {"user_id": turn.principal, "continuation_id": turn.continuation_id, "adopt": turn.adopt}
+        wanted = {"user_id": turn.principal, "continuation_id": turn.continuation_id, "adopt": turn.adopt, "now": now}
         session = connection.execute(self._sql["find_session"], wanted).fetchone()
         if session is not None:
             return session["id"], session["last_place"], session["continuation_id"]
@@ -193,6 +217,7 @@ class SqliteStore:
             ).fetchone()
             if session is not None:
                 return session["id"], session["last_place"], session["continuation_id"]
+        connection.execute(self._sql["set_aside"], {**wanted, "continuation_id": continuation_id})
         added = connection.execute(
             self._sql["add_session"],
             {
@@ -264,6 +289,7 @@ def _summary(row: sqlite3.Row) -> ConversationSummary:
         created_at=datetime.fromisoformat(row["created_at"]),
         updated_at=datetime.fromisoformat(row["updated_at"]),
         minted=bool(row["minted"]),
+        expires_at=datetime.fromisoformat(row["expires_at"]) if row["expires_at"] else None,
     )
 
 

@@ -1,0 +1,388 @@
+"""All that the seams know of the MCP Python SDK, version 1."""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import cache
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
+
+import anyio.from_thread
+import anyio.lowlevel
+import pydantic_core
+import wrapt
+
+from perdure.errors import DecoratorError
+from perdure.middleware.call_files import Report
+from perdure.middleware.call_reader import Caller
+from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.tool_schema import satisfies
+
+if TYPE_CHECKING:
+    from mcp.server.fastmcp import Context
+    from mcp.server.fastmcp.tools import Tool
+    from mcp.server.fastmcp.utilities.func_metadata import FuncMetadata
+    from mcp.server.session import ServerSession
+    from mcp.shared.context import RequestContext
+    from mcp.types import CallToolResult, ClientRequestType, ContentBlock, Result
+    from typing_extensions import TypeIs
+
+    AnyRequestContext: TypeAlias = "RequestContext[ServerSession, Any, Any]"
+
+__all__ = [
+    "RegisteredTool",
+    "caller_of",
+    "context_type",
+    "current_request",
+    "event_loop",
+    "incoming",
+    "is_block",
+    "is_question",
+    "is_result",
+    "jsonable",
+    "registered_tool",
+    "reporter",
+    "request_of",
+    "result_from_wire",
+    "text_block",
+    "to_wire",
+    "tool_of_server",
+    "was_registered",
+    "watch_registrations",
+    "with_request_state",
+]
+
+
+def context_type() -> type:
+    """The class by whose annotation the SDK recognises a parameter that takes the request."""
+    from mcp.server.fastmcp import Context  # noqa: PLC0415 - a server has it imported; a bare `import perdure` need not
+
+    return Context
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def request_of(context: object) -> IncomingRequest | None:
+    """The request behind a high-level context; None outside of one, and for the context of another request.
+
+    Raises:
+        LookupError: This version of the SDK does not show us what it serves.
+    """
+    try:
+        native = cast("Context[Any, Any, Any]", context).request_context
+    except (AttributeError, ValueError):
+        return None
+    request = current_request()
+    return request if request is not None and request.native is native else None
+
+
+def current_request() -> IncomingRequest | None:
+    """The request that is being served here, for a handler that is not given it.
+
+    Raises:
+        LookupError: This version of the SDK does not show us what it serves.
+    """
+    native = current_context()
+    if native is None:
+        return None
+    served = _served.get()
+    if served is None:
+        raise LookupError("this version of mcp serves requests elsewhere, so that no call of a decorated tool is kept")
+    return incoming(native, served)
+
+
+def current_context() -> "AnyRequestContext | None":
+    from mcp.server.lowlevel.server import request_ctx  # noqa: PLC0415
+
+    return request_ctx.get(None)
+
+
+def incoming(native: "AnyRequestContext", request: "ClientRequestType") -> IncomingRequest:
+    """`native` is one object during one request; the session is not, it is that of the connection."""
+    params = getattr(request, "params", None)
+    meta = getattr(params, "meta", None)
+    wire: JsonObject = {
+        name: value for name in ("name", "arguments") if (value := getattr(params, name, None)) is not None
+    }
+    if meta is not None:
+        wire["_meta"] = meta.model_dump(by_alias=True, exclude_unset=True)
+    if (uri := getattr(params, "uri", None)) is not None:
+        wire["uri"] = str(uri)
+    about_client = native.session.client_params
+    return IncomingRequest(native, wire, str(about_client.protocolVersion) if about_client else None, native)
+
+
+def caller_of(request: IncomingRequest | None) -> Caller:
+    """Who calls, by the request's own authentication.
+
+    The subject of its token; a token that names none is known by its client. On stdio nobody authenticates.
+    """
+    from mcp.server.auth.middleware.auth_context import get_access_token  # noqa: PLC0415
+
+    http_request = getattr(request.native, "request", None) if request is not None else None
+    if http_request is None:
+        token = get_access_token()
+    else:
+        # Never the context variable: in a session it is that of whoever began the session.
+        token = getattr(http_request.scope.get("user"), "access_token", None)
+    if token is None:
+        return Caller(remote=http_request is not None)
+    subject: str | None = token.subject
+    if subject:
+        # So that no subject can pass for a client.
+        return Caller(f"subject:{subject}" if subject.startswith(("client:", "subject:")) else subject, remote=True)
+    return Caller(f"client:{token.client_id}", remote=True)
+
+
+_event_loop: ContextVar[object] = ContextVar("perdure_event_loop", default=None)
+
+_served: "ContextVar[ClientRequestType | None]" = ContextVar("perdure_served", default=None)
+
+
+def event_loop() -> object:
+    """A token for the event loop that serves this request, for a thread that wants to tell it something."""
+    return _event_loop.get()
+
+
+def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
+    """Reports the work on a call's files as MCP progress; None where nobody asked for it.
+
+    What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
+    the progress of one call must only ever rise (MCP specification, Progress).
+    """
+    progress_token = (request.params.get("_meta") or {}).get("progressToken") if request is not None else None
+    if request is None or progress_token is None:
+        return None
+    native: AnyRequestContext = request.native
+    watched = _WatchedSession(native.session)
+    watched._self_token = progress_token
+    native.session = cast("ServerSession", watched)
+    loop = event_loop()
+
+    async def send(fraction: float, text: str) -> None:
+        # Of several files each begins anew: then only a little further.
+        told = watched._self_told = max(watched._self_last + 0.99 * fraction, watched._self_told + 1e-6)
+        await watched.__wrapped__.send_progress_notification(
+            progress_token, told, None, text, related_request_id=str(native.request_id)
+        )
+
+    def report(fraction: float, text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
+            anyio.from_thread.run(send, fraction, text, token=cast("Any", loop))
+
+    return report
+
+
+class _WatchedSession(wrapt.ObjectProxy[Any]):
+    """The session as one request sees it: notes how far the tool says that it is."""
+
+    _self_token: str | int | None = None
+    _self_last = -1.0
+    _self_told = -1.0
+
+    async def send_progress_notification(
+        self, progress_token: str | int, progress: float, *rest: Any, **named: Any
+    ) -> None:
+        if progress_token == self._self_token:
+            self._self_last = self._self_told = max(self._self_last, progress)
+        await self.__wrapped__.send_progress_notification(progress_token, progress, *rest, **named)
+
+
+# ── servers and their tools ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class RegisteredTool:
+    """A tool as its server knows it."""
+
+    def __init__(self, tool: "Tool") -> None:
+        metadata: Any = tool.fn_metadata
+        if type(metadata) is not _PassingOn:
+            tool.fn_metadata = cast("FuncMetadata", _PassingOn(metadata))
+        self._tool = tool
+        self.name: str = tool.name
+        self.input_schema: Mapping[str, Any] = tool.parameters
+        self.output_schema: Mapping[str, Any] | None = tool.output_schema
+        self.function: Callable[..., Any] = tool.fn
+
+    def validated(self, arguments: JsonObject) -> dict[str, Any]:
+        """The handler's keyword arguments, made of `arguments` as the SDK itself makes them.
+
+        Raises:
+            ValidationError: They do not fit the tool's schema.
+        """
+        metadata = self._tool.fn_metadata
+        return metadata.arg_model.model_validate(metadata.pre_parse_json(arguments)).model_dump_one_level()
+
+    def result_of(self, value: object) -> JsonObject:
+        """What the SDK makes of the handler's value, on the wire.
+
+        Raises:
+            Exception: As the SDK itself will when it is given this value.
+        """
+        from mcp.types import CallToolResult  # noqa: PLC0415
+
+        converted: Any = self._tool.fn_metadata.convert_result(value)
+        if is_result(converted):
+            return to_wire(converted)
+        blocks, structured = converted if isinstance(converted, tuple) else (converted, None)
+        # As the low-level server does with what is no result yet.
+        if self.output_schema is not None and not satisfies(self.output_schema, structured):
+            raise ValueError("the structured content does not fit the tool's output schema")
+        return to_wire(CallToolResult(content=list(blocks), structuredContent=structured, isError=False))
+
+    def answering(self, wire: JsonObject) -> "CallToolResult":
+        """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
+        return _own_result().model_validate(wire)
+
+    def error(self, error: Exception) -> Exception:
+        """What the handler raises so that the client reads the message as the tool's own error."""
+        from mcp.server.fastmcp.exceptions import ToolError  # noqa: PLC0415
+
+        return ToolError(str(error))
+
+
+@cache
+def _own_result() -> "type[CallToolResult]":
+    from mcp.types import CallToolResult  # noqa: PLC0415
+
+    class PersistedResult(CallToolResult):
+        """Already converted: an output type may not be able to read again what it wrote."""
+
+    return PersistedResult
+
+
+class _PassingOn(wrapt.ObjectProxy[Any]):
+    """A tool's metadata that leaves results alone which are converted already."""
+
+    def convert_result(self, result: object) -> Any:
+        return result if isinstance(result, _own_result()) else self.__wrapped__.convert_result(result)
+
+
+def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
+    """The tool of the context's server whose function satisfies `is_handler`; under `name`, if that is given.
+
+    Raises:
+        LookupError: This version of the SDK keeps its tools where we do not find them.
+    """
+    try:
+        server = cast("Context[Any, Any, Any]", context).fastmcp
+    except (AttributeError, ValueError):
+        return None
+    if not hasattr(server, "_tool_manager"):
+        raise LookupError("this version of mcp keeps its tools elsewhere, so that no call of a decorated one is kept")
+    return tool_of_server(server, is_handler, name)
+
+
+def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
+    # The SDK has no public way from a tool's name to the tool. A low-level server has no tools of its own at all.
+    manager = getattr(server, "_tool_manager", None)
+    if manager is None:
+        return None
+    candidates = manager.list_tools() if name is None else [manager.get_tool(name)]
+    return next((RegisteredTool(tool) for tool in candidates if tool is not None and is_handler(tool.fn)), None)
+
+
+_registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
+
+
+def was_registered(function: object) -> bool:
+    """Whether `function` itself, or a method that binds it, is some server's tool already."""
+    return isinstance(function, FunctionType) and function in _registered
+
+
+def watch_registrations() -> None:
+    """Notice from now on what the SDK tells nobody: which functions become tools, and which request is served."""
+
+    def note_tool(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tool = wrapped(*args, **kwargs)
+        function = getattr(tool.fn, "__func__", tool.fn)
+        if isinstance(function, FunctionType):
+            _registered.add(function)
+        return tool
+
+    async def note_request(
+        wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        token = _served.set(args[1] if len(args) > 1 else kwargs.get("req"))
+        loop_token = _event_loop.set(anyio.lowlevel.current_token())
+        try:
+            return await wrapped(*args, **kwargs)
+        finally:
+            _event_loop.reset(loop_token)
+            _served.reset(token)
+
+    def refuse_dispatcher(
+        wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        register = wrapped(*args, **kwargs)
+
+        def registering(function: Any) -> Any:
+            if hasattr(function, "__perdure__"):
+                raise DecoratorError(
+                    f"@persisted was given {function.__qualname__}, a low-level server's handler of all its tools.",
+                    remedy="call perdure.install(server, tools=[…]), or decorate the method that answers for one tool.",
+                )
+            return register(function)
+
+        return registering
+
+    def wrap_tools(module: Any) -> None:
+        wrapt.wrap_function_wrapper(module, "Tool.from_function", note_tool)
+
+    def wrap_server(module: Any) -> None:
+        if hasattr(module.Server, "_handle_request"):  # private; without it see `current_request`
+            wrapt.wrap_function_wrapper(module, "Server._handle_request", note_request)
+        wrapt.wrap_function_wrapper(module, "Server.call_tool", refuse_dispatcher)
+
+    wrapt.register_post_import_hook(wrap_tools, "mcp.server.fastmcp.tools.base")
+    wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")
+
+
+# ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def to_wire(result: "Result") -> JsonObject:
+    wire: JsonObject = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return wire
+
+
+def result_from_wire(wire: JsonObject) -> "CallToolResult":
+    from mcp.types import CallToolResult  # noqa: PLC0415
+
+    return CallToolResult.model_validate(wire)
+
+
+def is_result(value: object) -> "TypeIs[CallToolResult]":
+    from mcp.types import CallToolResult  # noqa: PLC0415
+
+    return isinstance(value, CallToolResult)
+
+
+def is_block(value: object) -> "TypeIs[ContentBlock]":
+    from mcp.types import ContentBlock  # noqa: PLC0415
+
+    return isinstance(value, get_args(ContentBlock))
+
+
+def is_question(_value: object) -> bool:
+    """Whether a tool that gives this value wants something of the client first: not in this protocol's versions."""
+    return False
+
+
+def with_request_state(question: object, _state: str | None) -> object:
+    return question
+
+
+def text_block(text: str) -> "ContentBlock":
+    from mcp.types import TextContent  # noqa: PLC0415
+
+    return TextContent(type="text", text=text)
+
+
+def jsonable(value: object) -> Json:
+    """`value` as JSON, for an argument that never was on the wire."""
+    json: Json = pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True, bytes_mode="base64")
+    return json
