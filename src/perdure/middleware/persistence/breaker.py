@@ -88,7 +88,7 @@ class Breaker:
                 return
             if self._now() < until + grace:
                 raise StoreLeftAlone(
-                    f"The store failed {self._failures} times in a row and is left alone for a while ({self._reason}).",
+                    f"The store failed several times in a row and is left alone for a while ({self._reason}).",
                     remedy="look at the store; what waits is sent when it is back.",
                 )
             self._open_until = self._now() + self._pause  # This one is the probe; the others go on waiting.
