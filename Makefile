@@ -70,7 +70,7 @@ check: .venv/dev.stamp .venv/mcp1.stamp  ## Style, types, floors.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/server_hook/mcp_v1.py
+	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py
 	$(BIN)/lint-imports --no-cache
 
 bench: .venv/dev.stamp  ## What perdure adds to a call, beside a bare floor in the same run.

@@ -31,8 +31,8 @@ def _runs_in_processes(metafunc: pytest.Metafunc, world: World) -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What one server process can serve comes in a row, on one worker: see `open_servers`. Files stay in order."""
-    files = list(dict.fromkeys(item.path for item in items))
-    items.sort(key=lambda item: (files.index(item.path), *_process_of(item)))
+    place = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (place[item.path], *_process_of(item)))
     for item in items:
         if any(process := _process_of(item)):
             item.add_marker(pytest.mark.xdist_group(" ".join((item.path.stem, *process))))

@@ -1,12 +1,15 @@
 """What an operator switches."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 from seams.suite.conversing_tools import conversing
-from seams.worlds.world import Json, Limit, World
+from seams.worlds.world import Json, Limit, ToolClient, World
 from wire_form import text_of, without_announcement
+
+from perdure import settings_watch
 
 
 async def _seen(
@@ -35,6 +38,32 @@ async def test_other_tools_go_on_when_one_is_switched_off(world: World) -> None:
         await client.call_tool("chat", {"prompt": "a"})
         await client.call_tool("chat_plainly", {"prompt": "a"})
     assert [turn.tool for turn in world.turns()] == ["chat_plainly"]
+
+
+async def test_a_tool_switched_off_while_its_server_runs_is_listed_as_without_perdure_and_switched_on_as_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_watch, "_EVERY", 0.0)  # a server in another process looks once a second
+    async with world.bare.serve(conversing) as client:
+        bare = {entry["name"]: entry for entry in await client.list_tools()}
+    async with world.serve(conversing, alone=True) as client:
+        before = {entry["name"]: entry for entry in await client.list_tools()}
+        assert (before["chat"] == bare["chat"]) is world.has(Limit.NOT_IN_LIST)
+        world.write_settings({"tools": {"chat": {"enabled": False}}})
+        await _until_chat_is(client, kept=False)
+        assert {entry["name"]: entry for entry in await client.list_tools()} == {**before, "chat": bare["chat"]}
+        world.write_settings()
+        await _until_chat_is(client, kept=True)
+        assert {entry["name"]: entry for entry in await client.list_tools()} == before
+
+
+async def _until_chat_is(client: ToolClient, *, kept: bool) -> None:
+    for _ in range(200):
+        result = await client.call_tool("chat", {"prompt": "a"})
+        if ("perdure/turn-id" in result.get("_meta", {})) is kept:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the settings were not followed")
 
 
 async def test_perdure_switched_off_changes_nothing_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ The rest they have in common.
 
 from collections.abc import Callable
 
-from perdure.middleware.sdk import fastmcp_v4, mcp_v2
+from perdure.middleware.sdk import fastmcp_v4, fastmcp_v4_listing, mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest, RegisteredTool
 from perdure.middleware.sdk.mcp_v2 import (
     caller_of,
@@ -52,6 +52,7 @@ __all__ = [
 def watch_registrations() -> None:
     mcp_v2.watch_registrations()
     fastmcp_v4.watch_registrations()
+    fastmcp_v4_listing.follow_every_server()
 
 
 def is_of_fastmcp(server: object) -> bool:

@@ -18,6 +18,7 @@ from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import Json, JsonObject
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v1_listing import follow, note_functions_of, offering_changes
 from perdure.middleware.tool_schema import satisfies
 
 if TYPE_CHECKING:
@@ -304,8 +305,10 @@ def watch_registrations() -> None:
         return tool
 
     async def note_request(
-        wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+        wrapped: Callable[..., Any], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if len(args) > 2:
+            args = (await follow(server, *args[:3]), *args[1:])
         token = _served.set(args[1] if len(args) > 1 else kwargs.get("req"))
         loop_token = _event_loop.set(anyio.lowlevel.current_token())
         try:
@@ -313,6 +316,13 @@ def watch_registrations() -> None:
         finally:
             _event_loop.reset(loop_token)
             _served.reset(token)
+
+    def offer_changes(wrapped: Callable[..., Any], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return offering_changes(server, wrapped(*args, **kwargs))
+
+    def note_server(wrapped: Callable[..., Any], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wrapped(*args, **kwargs)
+        note_functions_of(server)
 
     def refuse_dispatcher(
         wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -336,9 +346,14 @@ def watch_registrations() -> None:
         if hasattr(module.Server, "_handle_request"):  # private; without it see `current_request`
             wrapt.wrap_function_wrapper(module, "Server._handle_request", note_request)
         wrapt.wrap_function_wrapper(module, "Server.call_tool", refuse_dispatcher)
+        wrapt.wrap_function_wrapper(module, "Server.get_capabilities", offer_changes)
+
+    def wrap_server_of_functions(module: Any) -> None:
+        wrapt.wrap_function_wrapper(module, "FastMCP.__init__", note_server)
 
     wrapt.register_post_import_hook(wrap_tools, "mcp.server.fastmcp.tools.base")
     wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")
+    wrapt.register_post_import_hook(wrap_server_of_functions, "mcp.server.fastmcp.server")
 
 
 # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────

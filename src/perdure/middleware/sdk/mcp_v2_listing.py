@@ -1,7 +1,7 @@
 """What servers of the MCP Python SDK, version 2, show of their tools follows the settings; clients are told."""
 
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -59,22 +59,23 @@ class FollowedListing:
                 self._note(ctx)
                 return self._offering_changes(result)
             case "tools/list":
-                return self._amended(ctx, result)
+                return await self._amended(ctx, result)
             case _:
                 return result
 
-    def _amended(self, ctx: "ServerRequestContext[Any, Any]", result: "HandlerResult") -> "HandlerResult":
+    async def _amended(self, ctx: "ServerRequestContext[Any, Any]", result: "HandlerResult") -> "HandlerResult":
         wire = wire_result(result)
-        shown = self.listing.amended(wire, self._function_of, IN_CODE)
+        functions = await self._functions([tool["name"] for tool in wire.get("tools", [])])
+        shown = self.listing.amended(wire, functions.get, IN_CODE)
         if ctx.request is None and META_OPTIONS in (ctx.params or {}).get("_meta", {}):  # over HTTP it may be anybody
             names = [tool["name"] for tool in shown.get("tools", [])]
             options = self.listing.options_in_code(names)
             shown = {**shown, "_meta": {**(shown.get("_meta") or {}), META_OPTIONS: options}}
         return result if shown is wire else cast("HandlerResult", shown)
 
-    def _function_of(self, tool: str) -> object | None:
-        found = self._tools().get(tool)
-        return None if found is None else found.fn
+    async def _functions(self, tools: Iterable[str]) -> Mapping[str, object]:
+        registered = self._tools()
+        return {tool: registered[tool].fn for tool in tools if tool in registered}
 
     def _tools(self) -> Mapping[str, Any]:
         """Those of the `MCPServer` behind this low-level one, if there is one: nothing public leads there."""

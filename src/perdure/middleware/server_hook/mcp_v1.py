@@ -15,6 +15,8 @@ from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v1
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.mcp_v1_listing import followed
+from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
 
 if TYPE_CHECKING:
@@ -56,7 +58,9 @@ class _Handlers(UserDict[type, "Handler"]):
     def __init__(self, server: object, handlers: "dict[type, Handler]", named: dict[str, ToolSettings]) -> None:
         super().__init__()
         self.data = handlers
-        self.persisted = PersistedServer(_Behind(server, handlers), named)
+        listing = followed(lowlevel_server(server))
+        shown = listing.listing if listing is not None and isinstance(listing.listing, ShownTools) else None
+        self.persisted = PersistedServer(_Behind(server, handlers), named, shown)
 
     def __getitem__(self, request_type: type) -> Any:
         return self._around(request_type, self.data[request_type])
