@@ -118,7 +118,10 @@ def serve(line: str) -> None:
         case "initialize":
             result = {
                 "protocolVersion": message["params"]["protocolVersion"],
-                "capabilities": {"tools": {"listChanged": True}, "experimental": {"x": {}}},
+                "capabilities": {
+                    "tools": {} if os.environ.get("RAW_SAME_LIST") else {"listChanged": True},
+                    "experimental": {"x": {}},
+                },
                 "serverInfo": {"name": "raw", "version": "1", "future": 1.10},
             }
             send(id=number, result=result)

@@ -113,6 +113,7 @@ class Relay:
             await self._upstream.send(request.message)
             return
         self._open[key] = request
+        await self._tell_of_changes()
         match request.message.method:
             case "tools/call":
                 await self._start(self._call, request)
@@ -303,9 +304,32 @@ class Relay:
 
     def _initialized(self, answer: Message) -> Message:
         result = answer.body.get("result")
-        if isinstance(result, dict) and isinstance(version := result.get("protocolVersion"), str):
+        if not isinstance(result, dict):
+            return answer
+        if isinstance(version := result.get("protocolVersion"), str):
             self._negotiated = version
-        return answer
+        match result:
+            case {"capabilities": {"tools": dict(tools)} as others} if not tools.get("listChanged"):
+                if not runtime().settings.enabled:
+                    return answer
+                # A client that is not told that the list may change does not listen for it.
+                offered = {**others, "tools": {**tools, "listChanged": True}}
+                return answer.changed(result={**result, "capabilities": offered})
+            case _:
+                return answer
+
+    async def _tell_of_changes(self) -> None:
+        """A client that was shown its tools otherwise than settings have them by now is told to look again.
+
+        One without a handshake would have to have subscribed, with the server.
+        """
+        try:
+            changed = self._negotiated is not None and self._persisted.shown.have_changed()
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            runtime().say("tools.change_not_told", error)
+            return
+        if changed:
+            await self._client.write(_LIST_CHANGED)
 
     def _incoming(self, request: Request) -> IncomingRequest:
         params = request.message.params
@@ -320,6 +344,9 @@ class Relay:
 
     def _notify(self, message: Message) -> None:
         self._client.write_now(message.raw)
+
+
+_LIST_CHANGED = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
 
 
 def _with_own_state(params: JsonObject) -> JsonObject:
