@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -282,7 +283,8 @@ class World:
         command, text = self.command(toolbox), self._settings_text(settings)
         key = (*command, text)
         try:
-            server = await OPEN_SERVERS.take(key, text, lambda: self.kind.connect_to_process(command, dict(os.environ)))
+            start = partial(self.kind.connect_to_process, command)
+            server = await OPEN_SERVERS.take(key, text, start, behaviour=self)
             yield server.client
         except BaseException:
             await OPEN_SERVERS.drop(key)
