@@ -167,6 +167,7 @@ class Limit(Enum):
     NO_PROTOCOL_ERROR = "what a tool raises is always a result, never an error of the protocol"
     CRASH_TEXT_IS_SENT = "the text of any exception is sent to the client"
     CRASH_TEXT_IS_LOST = "the record has the SDK's word for a crash, not the exception's own"
+    RESULTS_ARE_NOT_CHECKED = "a result that its own schema refuses is sent, and refused by the client"
     SYNC_ON_THE_EVENT_LOOP = "synchronous tools run on the event loop, one at a time"
     NO_TOOL_DECORATOR = "there is no decorator of the SDK's for a tool, so none that could stand in the wrong place"
     NO_RESOURCES = "the server does not answer resources/read for stored files"
