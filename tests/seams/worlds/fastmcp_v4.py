@@ -59,6 +59,7 @@ class _FastMCP:
     kit = _Kit
     limits: Mapping[Limit, str] = {
         Limit.NO_PROTOCOL_ERROR: "fastmcp makes a result of whatever a tool raises",
+        Limit.RESULTS_ARE_NOT_CHECKED: "fastmcp leaves that to clients",
         Limit.CRASH_TEXT_IS_SENT: "fastmcp sends the text of whatever a tool raises, unless it is told to mask it",
     }
     limits_when_decorated: Mapping[Limit, str] = {

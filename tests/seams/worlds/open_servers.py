@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OPEN_SERVERS", "OpenServer", "OpenServers"]
 
-Start = Callable[[], AbstractAsyncContextManager["ToolClient"]]
-"""Starts a server in the environment of this process, and gives a client of it."""
+Start = Callable[[dict[str, str]], AbstractAsyncContextManager["ToolClient"]]
+"""Starts a server in this environment, and gives a client of it."""
 
 _T = TypeVar("_T")
 
@@ -33,8 +33,11 @@ class OpenServers:
         self._most = most
         self._open: OrderedDict[Hashable, OpenServer] = OrderedDict()
 
-    async def take(self, key: Hashable, settings: str, start: Start) -> "OpenServer":
-        """The server known by `key`, with nothing in its record; its folder is that of this process's environment."""
+    async def take(self, key: Hashable, settings: str, start: Start, behaviour: object) -> "OpenServer":
+        """The server known by `key`, with nothing in its record but what this `behaviour` has put there.
+
+        Its folder is that of this process's environment from here on.
+        """
         server = self._open.get(key)
         if server is None:
             server = self._open[key] = OpenServer(settings, start)
@@ -44,7 +47,7 @@ class OpenServers:
             _, oldest = self._open.popitem(last=False)
             await asyncio.to_thread(oldest.close)
         server.become_this_processes_own()
-        server.empty()
+        server.begin(behaviour)
         return server
 
     def close(self) -> None:
@@ -66,6 +69,7 @@ class OpenServer:
         self._folder = Path(tempfile.mkdtemp(prefix="perdure-suite-"))
         (self._folder / "perdure.toml").write_text(settings)
         self._start = start
+        self._behaviour: object = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()), daemon=True)
         self._started = threading.Event()
         self._failure: BaseException | None = None
@@ -79,7 +83,11 @@ class OpenServer:
         os.environ["PERDURE_CONFIG"] = str(self._folder / "perdure.toml")
         os.environ["PERDURE_DATA_DIR"] = str(self._folder / "data")
 
-    def empty(self) -> None:
+    def begin(self, behaviour: object) -> None:
+        """Empty the record, unless it is this one's own."""
+        if self._behaviour is behaviour:
+            return
+        self._behaviour = behaviour
         database = self._folder / "data" / "perdure.db"
         if not database.exists():
             return
@@ -108,7 +116,7 @@ class OpenServer:
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         try:
-            async with self._start() as client:
+            async with self._start(dict(os.environ)) as client:
                 self._client = _FromAnyLoop(client, self._loop)
                 self._started.set()
                 await self._ended.wait()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -166,6 +167,7 @@ class Limit(Enum):
     NO_PROTOCOL_ERROR = "what a tool raises is always a result, never an error of the protocol"
     CRASH_TEXT_IS_SENT = "the text of any exception is sent to the client"
     CRASH_TEXT_IS_LOST = "the record has the SDK's word for a crash, not the exception's own"
+    RESULTS_ARE_NOT_CHECKED = "a result that its own schema refuses is sent, and refused by the client"
     SYNC_ON_THE_EVENT_LOOP = "synchronous tools run on the event loop, one at a time"
     NO_TOOL_DECORATOR = "there is no decorator of the SDK's for a tool, so none that could stand in the wrong place"
     NO_RESOURCES = "the server does not answer resources/read for stored files"
@@ -282,7 +284,8 @@ class World:
         command, text = self.command(toolbox), self._settings_text(settings)
         key = (*command, text)
         try:
-            server = await OPEN_SERVERS.take(key, text, lambda: self.kind.connect_to_process(command, dict(os.environ)))
+            start = partial(self.kind.connect_to_process, command)
+            server = await OPEN_SERVERS.take(key, text, start, behaviour=self)
             yield server.client
         except BaseException:
             await OPEN_SERVERS.drop(key)
