@@ -48,7 +48,7 @@ def main():
     import uvicorn
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    listening.listen(64)  # before anybody is told where
+    listening.listen()  # whoever comes before uvicorn is ready waits
     with open(sys.argv[2], "w") as file:
         file.write(f"{listening.getsockname()[1]}\\n")
     config = uvicorn.Config(mcp.streamable_http_app(), log_level="warning")
