@@ -14,6 +14,7 @@ from backends import Backend
 
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.ports import Clock, FileStore, Store
+from perdure.middleware.persistence.spool.drainer import _all_drainers
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
@@ -46,6 +47,8 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("PERDURE_DATA_DIR", str(home / "data"))
     with wiring.activated(None):  # type: ignore[arg-type]  # made anew from the settings when first asked for
         yield
+        for drainer in list(_all_drainers):
+            drainer.stop()  # else it goes on asking a server that is there no more, beside the tests that come next
         if (made := wiring._runtime) is not None:
             if made.spool is not None:
                 made.spool.close()

@@ -48,6 +48,8 @@ class SignedPlace:
         )
         made = wiring.build(settings)
         self._until_the_end.callback(made.engine.store.close)
+        if made.spool is not None:
+            self._until_the_end.callback(made.spool.close)
         self._until_the_end.enter_context(wiring.activated(made))
 
     async def given_out(self, value: Any, annotation: Any = str) -> Json:
@@ -129,9 +131,9 @@ async def test_an_address_is_over_after_its_time_and_the_next_answer_has_a_new_o
     path = signed.file("a.csv", CONTENT)
     (address,) = texts(await signed.given_out(str(path)))
     try:
-        signed.stack.advance(59)
+        signed.stack.advance(20)
         assert httpx.get(address).status_code == 200
-        signed.stack.advance(2)
+        signed.stack.advance(41)
         assert httpx.get(address).status_code == 400
         (again,) = texts(await signed.given_out(str(path)))
         assert httpx.get(again).content == CONTENT
@@ -207,12 +209,12 @@ async def test_of_two_files_of_which_one_cannot_be_signed_the_client_can_still_u
     assert result["_meta"]["perdure/fault"] == "store_unavailable"
 
 
-async def test_a_turn_that_was_not_recorded_gives_out_no_address(signed: SignedPlace) -> None:
+async def test_a_turn_that_waits_for_its_store_gives_out_no_address(signed: SignedPlace) -> None:
     signed.stack.order(answer(401, body='{"code":"PGRST301","message":"no"}').on("/rest/v1/rpc/finish", times=None))
     path = str(signed.file("a.csv", CONTENT))
     result = await signed.given_out(path)
-    assert result["_meta"]["perdure/persisted"] is False
-    assert texts(result) == [path]
+    assert (result["_meta"]["perdure/persisted"], result["_meta"]["perdure/deferred"]) == (True, True)
+    assert texts(result) == [uri_of(CONTENT, "a.csv")]
     assert not [one for one in signed.stack.requests if one.path.startswith(SIGN)]
 
 

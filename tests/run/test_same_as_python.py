@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 import zipfile
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_signals_reach_the_program_itself_and_end_it_as_ever(number: signal.Sign
         try:
             assert process.stdout is not None
             assert int(process.stdout.readline()) == process.pid
+            time.sleep(0.5)  # until it is past that line
             process.send_signal(number)
             ends.append((*process.communicate(timeout=60), process.returncode))
         finally:

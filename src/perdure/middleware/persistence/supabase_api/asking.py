@@ -17,6 +17,8 @@ T = TypeVar("T")
 _ATTEMPTS = 5
 _FIRST_PAUSE = 0.1
 
+_spread = random.Random()  # noqa: S311 - spreads load; the module's own would change what an application has seeded
+
 
 def asked(api: SupabaseApi, work: Callable[[], T], *, deadline: float) -> T:
     """What `work`, which makes requests, returned by `deadline` (on `time.monotonic()`).
@@ -35,7 +37,7 @@ def asked(api: SupabaseApi, work: Callable[[], T], *, deadline: float) -> T:
                 fault = sorted_out(error, last_reply(), api.where)
                 if fault is None:
                     raise
-                wait = max(pause * random.uniform(0.5, 1.0), fault.retry_after or 0.0)  # noqa: S311 - spreads load
+                wait = max(pause * _spread.uniform(0.5, 1.0), fault.retry_after or 0.0)
                 left = deadline - time.monotonic()
                 if fault.treatment is not Treatment.RETRY or attempt == _ATTEMPTS or wait >= left:
                     raise fault.error from error
