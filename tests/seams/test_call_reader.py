@@ -55,7 +55,7 @@ def test_the_principal_is_the_tokens_subject_before_all_settings(
 ) -> None:
     made = Settings(**settings)
     assert principal_of(caller, made, made.policy("").user_id) == principal
-    assert read(settings=made, caller=caller).turn.principal == principal
+    assert read(settings=made, policy=made.policy(""), caller=caller).turn.principal == principal
 
 
 def test_nothing_in_a_call_says_who_calls() -> None:
