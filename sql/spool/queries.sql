@@ -90,6 +90,9 @@ INSERT INTO spool_leases (what, owner, until) VALUES (:what, :owner, :now + :sec
 ON CONFLICT (what) DO UPDATE SET owner = excluded.owner, until = excluded.until
  WHERE owner = excluded.owner OR until < :now OR until > :now + 2 * :seconds;
 
+-- lease_owner: who works on something
+SELECT owner FROM spool_leases WHERE what = :what;
+
 -- release: a lease
 DELETE FROM spool_leases WHERE what = :what AND owner = :owner;
 

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -441,3 +444,20 @@ def test_a_call_waits_a_little_for_whoever_is_sending_its_turns_already(
     threading.Timer(0.1, hang.release).start()
     second.settle("alice", "c")
     assert prompts(store.inner) == ["waits"]
+
+
+def test_the_lease_of_a_process_that_was_killed_holds_nothing_up(make_spool: MakeSpool, store: FaultyStore) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    owners = (f"{ended.pid}-gone-1", f"{os.getpid()}-before-1")  # the second had our number before us
+    for owner in owners:
+        store.fail()
+        spool = make_spool()
+        spool._drainer.stop()
+        spool.keep(an_answered_turn(owner))
+        lease = ("here\0turns\0alice\0c", owner, time.time() + 14)
+        with contextlib.closing(sqlite3.connect(spool.folder / "spool.db")) as connection, connection:
+            connection.execute("INSERT OR REPLACE INTO spool_leases VALUES (?, ?, ?)", lease)
+        store.heal()
+        spool.settle("alice", "c")
+    assert prompts(store.inner) == list(owners)
