@@ -3,6 +3,7 @@
 import math
 import uuid
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,3 +211,24 @@ def test_where_history_goes(asked: str, takes: bool, arguments: dict[str, Any], 
 def test_a_text_fits_where_the_tools_schema_lets_it_stand(schema: dict[str, Any] | None, fits: bool) -> None:
     request = ToolRequest(tool="chat", arguments={}, input_schema=schema)
     assert prompt_fits(request, "prompt", "12345") is fits
+
+
+@pytest.mark.parametrize(
+    ("subject", "claims", "principal"),
+    [
+        ("alice", None, "alice"),
+        (None, {"sub": "alice"}, "alice"),
+        ("alice", {"sub": "mallory"}, "alice"),
+        (None, {"sub": 7}, "7"),
+        (None, {}, "client:app"),
+        ("", None, "client:app"),
+        ("client:app", None, "subject:client:app"),
+        (None, {"sub": "client:app"}, "subject:client:app"),
+        ("subject:alice", None, "subject:subject:alice"),
+    ],
+)
+def test_a_tokens_subject_is_worded_once_for_every_sdk(
+    subject: str | None, claims: dict[str, Any] | None, principal: str
+) -> None:
+    token: Any = SimpleNamespace(client_id="app", subject=subject, claims=claims)
+    assert Caller.by_token(token) == Caller(principal, remote=True)

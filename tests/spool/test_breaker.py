@@ -56,6 +56,17 @@ def test_what_a_store_refuses_or_what_is_not_set_up_does_not_open_it(breaker: Br
     attempt(breaker)
 
 
+def test_a_refusal_between_failures_is_an_answer(breaker: Breaker, hours: Hours) -> None:
+    fail(breaker, 2)
+    fail(breaker, 1, TurnConflict)
+    fail(breaker, 2)
+    attempt(breaker)
+    fail(breaker, 3)
+    hours.now += 10.0
+    fail(breaker, 1, TurnConflict)
+    assert not breaker.is_open
+
+
 def test_after_the_pause_one_probe_goes_through_and_the_others_go_on_waiting(breaker: Breaker, hours: Hours) -> None:
     fail(breaker, 3)
     hours.now += 1.9

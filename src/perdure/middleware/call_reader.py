@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, in_use
 from perdure.middleware.persistence.turn import (
@@ -48,6 +48,25 @@ class Caller:
     """Of the verified token; None where no request is authenticated."""
     remote: bool = False
     """Over HTTP: then whoever is not authenticated may be anybody."""
+
+    @classmethod
+    def by_token(cls, token: "VerifiedToken") -> "Caller":
+        """The subject of the token that the server verified; one that names none is known by its client."""
+        # Verifiers written before the SDKs knew subjects leave theirs among the claims.
+        subject = token.subject or (token.claims or {}).get("sub")
+        if not subject:
+            return cls(f"client:{token.client_id}", remote=True)
+        subject = str(subject)
+        # So that no subject can pass for a client.
+        return cls(f"subject:{subject}" if subject.startswith(("client:", "subject:")) else subject, remote=True)
+
+
+class VerifiedToken(Protocol):
+    """As every SDK has it."""
+
+    client_id: str
+    subject: str | None
+    claims: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

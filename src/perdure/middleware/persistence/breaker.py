@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from perdure.errors import StoreLeftAlone, StoreMisconfigured, StoreUnavailable, TurnsWaiting
+from perdure.errors import StoreError, StoreLeftAlone, StoreMisconfigured, StoreUnavailable, TurnsWaiting
 
 __all__ = ["Breaker"]
 
@@ -68,6 +68,9 @@ class Breaker:
             raise  # They are known at once: there is no need to spare anybody a wait.
         except StoreUnavailable as error:
             self.failed(error.what)
+            raise
+        except StoreError:
+            self.succeeded()  # It answers, if with a refusal.
             raise
         else:
             self.succeeded()

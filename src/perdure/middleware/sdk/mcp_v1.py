@@ -117,10 +117,7 @@ def incoming(native: "AnyRequestContext", request: "ClientRequestType") -> Incom
 
 
 def caller_of(request: IncomingRequest | None) -> Caller:
-    """Who calls, by the request's own authentication.
-
-    The subject of its token; a token that names none is known by its client. On stdio nobody authenticates.
-    """
+    """Who calls, by the request's own authentication. On stdio nobody authenticates."""
     from mcp.server.auth.middleware.auth_context import get_access_token  # noqa: PLC0415
 
     http_request = getattr(request.native, "request", None) if request is not None else None
@@ -129,13 +126,7 @@ def caller_of(request: IncomingRequest | None) -> Caller:
     else:
         # Never the context variable: in a session it is that of whoever began the session.
         token = getattr(http_request.scope.get("user"), "access_token", None)
-    if token is None:
-        return Caller(remote=http_request is not None)
-    subject: str | None = token.subject
-    if subject:
-        # So that no subject can pass for a client.
-        return Caller(f"subject:{subject}" if subject.startswith(("client:", "subject:")) else subject, remote=True)
-    return Caller(f"client:{token.client_id}", remote=True)
+    return Caller(remote=http_request is not None) if token is None else Caller.by_token(token)
 
 
 _event_loop: ContextVar[object] = ContextVar("perdure_event_loop", default=None)

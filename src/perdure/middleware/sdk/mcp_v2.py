@@ -86,24 +86,13 @@ def incoming(request: "ServerRequestContext[Any, Any]") -> IncomingRequest:
 
 
 def caller_of(request: IncomingRequest | None) -> Caller:
-    """Who calls, by the request's own authentication.
-
-    The subject of its token; a token that names none is known by its client. On stdio nobody authenticates.
-    """
+    """Who calls, by the request's own authentication. On stdio nobody authenticates."""
     from mcp.server.auth.middleware.auth_context import get_access_token  # noqa: PLC0415
 
     http_request = getattr(request.native, "request", None) if request is not None else None
     user = getattr(http_request, "scope", {}).get("user")
     token = getattr(user, "access_token", None) or get_access_token()
-    if token is None:
-        return Caller(remote=http_request is not None)
-    # Verifiers written before the SDK knew subjects leave theirs among the claims.
-    subject = token.subject or (token.claims or {}).get("sub")
-    if subject:
-        subject = str(subject)
-        # So that no subject can pass for a client.
-        return Caller(f"subject:{subject}" if subject.startswith(("client:", "subject:")) else subject, remote=True)
-    return Caller(f"client:{token.client_id}", remote=True)
+    return Caller(remote=http_request is not None) if token is None else Caller.by_token(token)
 
 
 class RegisteredTool:

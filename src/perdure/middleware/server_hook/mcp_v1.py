@@ -10,7 +10,7 @@ from perdure.errors import StoreError
 from perdure.middleware.active_call import active_call
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
-from perdure.middleware.persisted_handler import persisted_handler_of
+from perdure.middleware.persisted_handler import options_of
 from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v1
@@ -138,9 +138,8 @@ class _Behind:
         self._handlers = handlers
 
     def in_code(self, tool: str) -> ToolSettings | None:
-        found = mcp_v1.tool_of_server(self._server, lambda function: persisted_handler_of(function) is not None, tool)
-        decorated = persisted_handler_of(found.function) if found is not None else None
-        return decorated.in_code if decorated is not None else None
+        found = mcp_v1.tool_of_server(self._server, lambda function: options_of(function) is not None, tool)
+        return options_of(found.function) if found is not None else None
 
     async def entries(self, request: IncomingRequest) -> dict[str, JsonObject]:
         from mcp.types import ListToolsRequest, PaginatedRequestParams  # noqa: PLC0415
