@@ -17,6 +17,7 @@ from perdure.errors import DecoratorError
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.middleware.rising_progress import RisingProgress
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v1_listing import follow, note_functions_of, offering_changes
 from perdure.middleware.tool_schema import satisfies
@@ -140,25 +141,20 @@ def event_loop() -> object:
 
 
 def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
-    """Reports the work on a call's files as MCP progress; None where nobody asked for it.
-
-    What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
-    the progress of one call must only ever rise (MCP specification, Progress).
-    """
+    """Reports the work on a call's files as MCP progress; None where nobody asked for it."""
     progress_token = (request.params.get("_meta") or {}).get("progressToken") if request is not None else None
     if request is None or progress_token is None:
         return None
     native: AnyRequestContext = request.native
     watched = _WatchedSession(native.session)
     watched._self_token = progress_token
+    watched._self_rising = rising = RisingProgress()
     native.session = cast("ServerSession", watched)
     loop = event_loop()
 
     async def send(fraction: float, text: str) -> None:
-        # Of several files each begins anew: then only a little further.
-        told = watched._self_told = max(watched._self_last + 0.99 * fraction, watched._self_told + 1e-6)
         await watched.__wrapped__.send_progress_notification(
-            progress_token, told, None, text, related_request_id=str(native.request_id)
+            progress_token, rising.next(fraction), None, text, related_request_id=str(native.request_id)
         )
 
     def report(fraction: float, text: str) -> None:
@@ -172,14 +168,13 @@ class _WatchedSession(wrapt.ObjectProxy[Any]):
     """The session as one request sees it: notes how far the tool says that it is."""
 
     _self_token: str | int | None = None
-    _self_last = -1.0
-    _self_told = -1.0
+    _self_rising: RisingProgress
 
     async def send_progress_notification(
         self, progress_token: str | int, progress: float, *rest: Any, **named: Any
     ) -> None:
         if progress_token == self._self_token:
-            self._self_last = self._self_told = max(self._self_last, progress)
+            self._self_rising.tool_told(progress)
         await self.__wrapped__.send_progress_notification(progress_token, progress, *rest, **named)
 
 

@@ -18,6 +18,7 @@ from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.request_state import is_envelope, own_state
+from perdure.middleware.rising_progress import RisingProgress
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v2_listing import followed
 
@@ -189,35 +190,26 @@ def result_from_wire(wire: JsonObject) -> "CallToolResult":
 
 
 def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
-    """Reports the work on a call's files as MCP progress; None where there is no request.
-
-    What is reported before the tool's body lies below 0 and what comes after it above the tool's own last value, since
-    the progress of one call must only ever rise (MCP specification, Progress).
-    """
+    """Reports the work on a call's files as MCP progress; None where there is no request."""
     if request is None or request.native is None:
         return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
     session: Any = request.native.session
     tools_own, tools_own_notification = session.report_progress, session.send_progress_notification
     loop = event_loop()
-    last = told = -1.0
+    rising = RisingProgress()
 
     async def noted(progress: float, total: float | None = None, message: str | None = None) -> None:
-        nonlocal last, told
-        last = told = max(last, progress)
+        rising.tool_told(progress)
         await tools_own(progress, total, message)
 
     async def noted_notification(progress_token: str | int, progress: float, *args: Any, **kwargs: Any) -> None:
-        nonlocal last, told
-        last = told = max(last, progress)
+        rising.tool_told(progress)
         await tools_own_notification(progress_token, progress, *args, **kwargs)
 
     session.report_progress, session.send_progress_notification = noted, noted_notification
 
     async def send(fraction: float, text: str) -> None:
-        nonlocal told
-        # Of several files each begins anew: then only a little further.
-        told = max(last + 0.99 * fraction, told + 1e-6)
-        await tools_own(told, None, text)
+        await tools_own(rising.next(fraction), None, text)
 
     def report(fraction: float, text: str) -> None:
         with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
