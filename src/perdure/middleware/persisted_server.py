@@ -33,7 +33,7 @@ from perdure.middleware.tool_schema import (
 from perdure.policy_sources import IN_CODE, Origin, Source
 from perdure.settings import Policy, ToolSettings
 
-__all__ = ["PersistedServer", "Proceed", "ServerBehind"]
+__all__ = ["PersistedServer", "Proceed", "ServerBehind", "listed_tools"]
 
 
 class Proceed(Protocol):
@@ -69,6 +69,18 @@ class ServerBehind(Protocol):
     def report(self, request: IncomingRequest) -> Report | None:
         """Where to tell how far the work on a call's files is."""
         ...
+
+
+async def listed_tools(page: Callable[[str | None], Awaitable[JsonObject]]) -> dict[str, JsonObject]:
+    """All tools by name, page by page; `page` gives the one at a cursor. A server that never stops is left at that."""
+    found: dict[str, JsonObject] = {}
+    cursor: str | None = None
+    while True:
+        answer = await page(cursor)
+        found |= {tool["name"]: tool for tool in answer.get("tools", [])}
+        cursor = answer.get("nextCursor")
+        if not cursor or len(found) > _MOST_TOOLS:
+            return found
 
 
 class PersistedServer:

@@ -10,6 +10,7 @@ import anyio.lowlevel
 
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
+from perdure.middleware.persisted_server import listed_tools
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.proxy.json_rpc import Message
 from perdure.middleware.proxy.requests import Request
@@ -20,9 +21,6 @@ __all__ = ["Behind"]
 
 _LISTING_SECONDS = 5.0
 """For which a call waits until its server has listed the tools, which no client has asked for yet."""
-
-_MOST_TOOLS = 10_000
-"""A server that never stops paging is left at that."""
 
 _OF_THE_PROTOCOL = "io.modelcontextprotocol/"
 """How the names begin in `_meta` that say who asks, and by which version."""
@@ -67,14 +65,13 @@ class Behind:
     async def _all_pages(self, asking: Request) -> dict[str, JsonObject]:
         meta = {name: value for name, value in asking.message.meta.items() if name.startswith(_OF_THE_PROTOCOL)}
         params: JsonObject = {"_meta": meta} if meta else {}
-        found: dict[str, JsonObject] = {}
-        while True:
-            page = (await self._ask("tools/list", params)).body["result"]
-            found |= {tool["name"]: tool for tool in page.get("tools", [])}
-            cursor = page.get("nextCursor")
-            if not cursor or len(found) > _MOST_TOOLS:
-                return found
-            params = {**params, "cursor": cursor}
+
+        async def page(cursor: str | None) -> JsonObject:
+            asked = params if cursor is None else {**params, "cursor": cursor}
+            result: JsonObject = (await self._ask("tools/list", asked)).body["result"]
+            return result
+
+        return await listed_tools(page)
 
     def wire(self, answer: Any) -> JsonObject:
         result: JsonObject = answer.body["result"]

@@ -7,13 +7,12 @@ object that takes the answer.
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
-import anyio
 import anyio.lowlevel
 import wrapt
 
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
-from perdure.middleware.sdk.listing import META_OPTIONS, Listing, new_listing
+from perdure.middleware.sdk.listing import META_OPTIONS, Listing, new_listing, tell_clients
 from perdure.policy_sources import IN_CODE
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from mcp.types import ClientRequestType, ServerCapabilities
 
 __all__ = ["FollowedListing", "follow", "followed", "note_functions_of", "offering_changes"]
-
-_LONGEST_NOTICE = 1.0
-"""Seconds that clients have to take the notice: one that does not read may not hold up the call of another."""
 
 _followed: "weakref.WeakKeyDictionary[Server[Any, Any], FollowedListing]" = weakref.WeakKeyDictionary()
 
@@ -80,7 +76,7 @@ class FollowedListing:
 
     async def look(self, session: "ServerSession") -> None:
         if self.listing.have_changed():
-            await self._tell()
+            await tell_clients(self._open, lambda session: session.send_tool_list_changed())
         self._open[session] = anyio.lowlevel.current_token()
 
     def amended(self, page: JsonObject) -> JsonObject:
@@ -92,22 +88,6 @@ class FollowedListing:
         reference = _high_level.get(server) if server is not None else None
         manager = getattr(reference and reference(), "_tool_manager", None)
         return [] if manager is None else manager.list_tools()
-
-    async def _tell(self) -> None:
-        here = anyio.lowlevel.current_token()
-        with anyio.move_on_after(_LONGEST_NOTICE):
-            async with anyio.create_task_group() as group:
-                for session, loop in list(self._open.items()):
-                    if loop == here:
-                        group.start_soon(self._tell_one, session)
-
-    async def _tell_one(self, session: "ServerSession") -> None:
-        try:
-            await session.send_tool_list_changed()
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            self._open.pop(session, None)  # that client has gone
-        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-            runtime().say("tools.change_not_told", error)
 
 
 class _Amending(wrapt.ObjectProxy[Any]):

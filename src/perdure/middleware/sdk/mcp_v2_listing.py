@@ -9,7 +9,7 @@ import anyio.lowlevel
 
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
-from perdure.middleware.sdk.listing import META_OPTIONS, Listing, new_listing
+from perdure.middleware.sdk.listing import LONGEST_NOTICE, META_OPTIONS, Listing, new_listing, tell_clients
 from perdure.policy_sources import IN_CODE
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = ["FollowedListing", "followed", "wire_result"]
-
-_LONGEST_NOTICE = 1.0
-"""Seconds that clients have to take the notice: one that does not read may not hold up the call of another."""
 
 
 def followed(server: "Server[Any]") -> "FollowedListing | None":
@@ -102,14 +99,10 @@ class FollowedListing:
 
     async def _tell(self) -> None:
         """Sessions that began with a handshake get a notification; later ones have subscribed, or want none."""
-        here = anyio.lowlevel.current_token()
+        await tell_clients(self._open, lambda connection: connection.send_tool_list_changed())
         try:
-            with anyio.move_on_after(_LONGEST_NOTICE):
-                async with anyio.create_task_group() as group:
-                    for connection, loop in list(self._open.items()):
-                        if loop == here:
-                            group.start_soon(connection.send_tool_list_changed)
-                    group.start_soon(self._publish)
+            with anyio.move_on_after(LONGEST_NOTICE):
+                await self._publish()
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             runtime().say("tools.change_not_told", error)
 

@@ -11,7 +11,7 @@ from perdure.middleware.active_call import active_call
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persisted_handler import options_of
-from perdure.middleware.persisted_server import PersistedServer
+from perdure.middleware.persisted_server import PersistedServer, listed_tools
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v1
 from perdure.middleware.sdk.interface import IncomingRequest
@@ -145,16 +145,14 @@ class _Behind:
         from mcp.types import ListToolsRequest, PaginatedRequestParams  # noqa: PLC0415
 
         handler = self._handlers.get(ListToolsRequest)
-        found: dict[str, JsonObject] = {}
-        cursor: str | None = None
-        while handler is not None:
+        if handler is None:
+            return {}
+
+        async def page(cursor: str | None) -> JsonObject:
             asked = ListToolsRequest(params=None if cursor is None else PaginatedRequestParams(cursor=cursor))
-            page = self.wire(await handler(asked))
-            found |= {tool["name"]: tool for tool in page.get("tools", [])}
-            cursor = page.get("nextCursor")
-            if not cursor or len(found) > _MOST_TOOLS:
-                break
-        return found
+            return self.wire(await handler(asked))
+
+        return await listed_tools(page)
 
     def wire(self, answer: Any) -> JsonObject:
         from mcp.types import CreateTaskResult  # noqa: PLC0415
@@ -172,10 +170,6 @@ class _Behind:
 
     def report(self, request: IncomingRequest) -> Report | None:
         return mcp_v1.reporter(request, anyio.lowlevel.current_token)
-
-
-_MOST_TOOLS = 10_000
-"""A server that never stops paging is left at that."""
 
 
 def lowlevel_server(server: object) -> "Server[Any, Any]":

@@ -11,7 +11,7 @@ from perdure.errors import StoreError
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persisted_handler import options_of
-from perdure.middleware.persisted_server import PersistedServer
+from perdure.middleware.persisted_server import PersistedServer, listed_tools
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest
@@ -123,17 +123,15 @@ class Behind:
         from mcp_types import PaginatedRequestParams  # noqa: PLC0415
 
         entry = self.lowlevel.get_request_handler("tools/list")
-        found: dict[str, JsonObject] = {}
-        cursor: str | None = None
-        while entry is not None:
+        if entry is None:
+            return {}
+
+        async def page(cursor: str | None) -> JsonObject:
             params = {} if cursor is None else {"cursor": cursor}
             asked = replace(request.native, method="tools/list", params=params)
-            page = wire_result(await entry.handler(asked, PaginatedRequestParams(cursor=cursor)))
-            found |= {tool["name"]: tool for tool in page.get("tools", [])}
-            cursor = page.get("nextCursor")
-            if not cursor or len(found) > _MOST_TOOLS:
-                break
-        return found
+            return wire_result(await entry.handler(asked, PaginatedRequestParams(cursor=cursor)))
+
+        return await listed_tools(page)
 
     def wire(self, answer: Any) -> JsonObject:
         return wire_result(answer)
@@ -148,10 +146,6 @@ class Behind:
 
     def report(self, request: IncomingRequest) -> Report | None:
         return mcp_v2.reporter(request, anyio.lowlevel.current_token)
-
-
-_MOST_TOOLS = 10_000
-"""A server that never stops paging is left at that."""
 
 
 def lowlevel_server(server: object) -> "Server[Any]":
