@@ -103,20 +103,24 @@ class Child:
 
     async def _receive_all(self, receive: Receive) -> None:
         async for line in self._stdout:
-            try:
-                message = read(line)
-            except Unreadable:
-                message = None
-            except RecursionError:  # JSON perhaps, and the client may be able to read it.
-                message = Message(line, None)
-            if message is not None and (message.value is None or _may_be_json_rpc(message)):
-                await receive(message)
-            elif line.strip():
-                log.warning(
-                    "proxy.no_message",
-                    what=f"{self._name} wrote to its stdout what is no message of the protocol: {_shown(line)}",
-                    remedy="the client was not given it; a stdio server must print to stderr.",
-                )
+            await self._receive_one(line, receive)
+            del line  # It may be large, and the next one too.
+
+    async def _receive_one(self, line: bytes, receive: Receive) -> None:
+        try:
+            message = read(line)
+        except Unreadable:
+            message = None
+        except RecursionError:  # JSON perhaps, and the client may be able to read it.
+            message = Message(line, None)
+        if message is not None and (message.value is None or _may_be_json_rpc(message)):
+            await receive(message)
+        elif line.strip():
+            log.warning(
+                "proxy.no_message",
+                what=f"{self._name} wrote to its stdout what is no message of the protocol: {_shown(line)}",
+                remedy="the client was not given it; a stdio server must print to stderr.",
+            )
 
     async def _watch(self) -> None:
         await anyio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)

@@ -42,12 +42,11 @@ class LineReader:
             *whole, rest = chunk.split(b"\n")
             for line in whole:
                 parts.append(line)
-                yield b"".join(parts)
-                parts.clear()
+                yield _joined(parts)
             if rest:
                 parts.append(rest)
         if parts:
-            yield b"".join(parts)
+            yield _joined(parts)
 
     def finish(self) -> None:
         """Read what has been written until now, and no more: whoever else has the pipe open is not waited for."""
@@ -165,6 +164,13 @@ class LineWriter:
         self._pending.clear()
         self._size = 0
         self._written.set()
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    """Them as one, and none of them any more: a large line is not there twice while it is worked on."""
+    line = b"".join(parts)
+    parts.clear()
+    return line
 
 
 def _is_hung_up(descriptor: int) -> bool:

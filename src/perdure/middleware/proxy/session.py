@@ -129,6 +129,7 @@ class _Session:
     async def _serve_client(self, relay: Relay) -> None:
         async for line in self._reader:
             await relay.from_client(line)
+            del line  # It may be large, and the next one too.
         relay.heard.set()
         self._finish(_ClientGone(still_reads=True))
 
