@@ -132,6 +132,12 @@ def running(mark: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline"]) if mark in (process.info["cmdline"] or [])]
 
 
+def left(mark: str) -> list[psutil.Process]:
+    """The same, but for those that are about to die: what was killed needs a moment of the processor for that."""
+    _, alive = psutil.wait_procs(running(mark), timeout=10)
+    return alive
+
+
 def behind(command: list[str] = RAW_SERVER) -> AbstractAsyncContextManager[RawClient]:
     return proxied(partial(child.started, command))
 

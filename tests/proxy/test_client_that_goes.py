@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from mcp_wire import kept
-from proxy.conftest import PATIENCE, RAW_SERVER, ProxyProcess, behind, running, turns_in_store
+from proxy.conftest import PATIENCE, RAW_SERVER, ProxyProcess, behind, left, running, turns_in_store
 
 from perdure import Outcome
 from perdure.middleware.persistence.wiring import Runtime
@@ -44,7 +44,7 @@ async def test_a_client_that_closes_stdin_ends_the_session_and_what_runs_is_canc
         await client.call("echo", {"prompt": "x"})
         client.request("tools/call", {"name": "slow"})
     assert client.exit_code == 0
-    assert running(mark) == []
+    assert left(mark) == []
     assert sorted(turn.outcome for turn in kept(all_kept)) == [Outcome.ANSWERED, Outcome.CANCELLED]
 
 
@@ -61,7 +61,7 @@ async def test_a_client_on_sockets_that_dies_before_it_has_read_everything_is_go
             await asyncio.sleep(0.01)
         ours.close()  # with an answer in it: the other end's next read fails
         assert await asyncio.wait_for(session, PATIENCE) == 0
-    assert running(mark) == []
+    assert left(mark) == []
 
 
 async def test_what_was_asked_before_stdin_closed_is_still_answered(all_kept: Runtime) -> None:
@@ -96,7 +96,7 @@ async def test_a_client_that_closed_stdin_and_then_ends_the_proxy_does_not_wait_
         await asyncio.sleep(0.1)
         os.kill(os.getpid(), signal.SIGTERM)
     assert client.exit_code == 128 + signal.SIGTERM
-    assert running(mark) == []
+    assert left(mark) == []
     assert [turn.outcome for turn in kept(all_kept)] == [Outcome.CANCELLED]
 
 
@@ -109,7 +109,7 @@ def test_a_proxy_that_is_told_to_end_records_what_runs_and_ends_its_server(
         proxy.wait_for("slow has begun")
         proxy.process.send_signal(number)
         assert proxy.process.wait(PATIENCE) == 128 + number
-        assert running(mark) == []
+        assert left(mark) == []
     [turn] = turns_in_store()
     assert (turn.prompt, turn.outcome) == ("x", Outcome.CANCELLED)
 
@@ -123,7 +123,7 @@ def test_a_server_that_ignores_every_wish_to_end_is_killed(tmp_path: Path, mark:
         else:
             proxy.process.terminate()
         proxy.process.wait(PATIENCE)
-        assert running(mark) == []
+        assert left(mark) == []
 
 
 def test_a_client_that_dies_with_both_pipes_is_noticed_though_its_server_is_stuck(tmp_path: Path, mark: str) -> None:
@@ -143,7 +143,7 @@ def test_a_client_that_dies_with_both_pipes_is_noticed_though_its_server_is_stuc
             pass
         stdout.close()  # and stdin stays open, as where another process has inherited it
         proxy.process.wait(PATIENCE)
-        assert running(mark) == []
+        assert left(mark) == []
 
 
 def test_a_proxy_that_is_killed_leaves_no_orphan_and_an_interrupted_turn(tmp_path: Path, mark: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mcp_wire import kept
-from proxy.conftest import RAW_SERVER, RawClient, behind, running
+from proxy.conftest import RAW_SERVER, RawClient, behind, left, running
 
 from perdure import Outcome
 from perdure.middleware.persistence.wiring import Runtime
@@ -93,7 +93,7 @@ async def test_a_process_that_a_dead_server_left_behind_is_ended_with_it(all_kep
         assert answer["result"]["content"][0]["text"] == "forked"
         await client.rest()
     assert client.exit_code == 5
-    assert running(mark) == []
+    assert left(mark) == []
 
 
 @pytest.mark.parametrize(
