@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import anyio
-from mcp import ClientSession, StdioServerParameters, stdio_client
+from mcp import ClientSession, StdioServerParameters, stdio_client, types
 from mcp.server.fastmcp import Context, FastMCP, Image
 from mcp.server.fastmcp.exceptions import ToolError
 from mcp.server.fastmcp.tools import Tool as FunctionTool
@@ -20,45 +20,29 @@ from mcp.types import (
     CancelledNotification,
     CancelledNotificationParams,
     ClientNotification,
-    ContentBlock,
     ErrorData,
     TextContent,
     Tool,
 )
-from pydantic import AnyUrl, BaseModel, TypeAdapter
+from pydantic import AnyUrl, BaseModel
+from seams.worlds.alike import HighLevelServers, LowLevelServers, SdkClient, SdkKit, Told
 from seams.worlds.class_based import ClassBasedTool, class_based_tool, context_of_this_call
-from seams.worlds.world import CallRefused, Json, Limit, Persist, ToolClient
+from seams.worlds.world import Json, Limit, Persist, ToolClient
 from seams.worlds.world import Tool as Handler
 
 __all__ = ["KINDS"]
 
 
-class _Kit:
-    def __init__(self, persist: Persist) -> None:
-        self.persist = persist
-
+class _Kit(SdkKit):
     Context = Context
     CallToolResult = CallToolResult
+    ContentBlock = types.ContentBlock
     TextContent = TextContent
     Image = Image
-
-    def result(self, wire: Json) -> CallToolResult:
-        return CallToolResult.model_validate(wire)
-
-    def block(self, wire: Json) -> Any:
-        return TypeAdapter(ContentBlock).validate_python(wire)
-
-    def image(self, data: bytes, media_format: str) -> Image:
-        return Image(data=data, format=media_format)
-
-    def tool_error(self, message: str) -> Exception:
-        return ToolError(message)
+    ToolError = ToolError
 
     def protocol_error(self, code: int, message: str) -> Exception:
         return McpError(ErrorData(code=code, message=message))
-
-    async def report_progress(self, context: Any, progress: float, message: str) -> None:
-        await context.report_progress(progress, message=message)
 
     def meta_of(self, context: Any) -> Mapping[str, Any]:
         meta = context.request_context.meta
@@ -91,36 +75,20 @@ class _Sdk:
             yield _Client(session)
 
 
-class _HighLevel(_Sdk):
+class _HighLevel(_Sdk, HighLevelServers):
     name = "FastMCP"
-    decorates = True
 
-    def server(self, tools: Sequence[Handler], persist: Persist) -> FastMCP:
-        server = FastMCP("suite")
-        for tool in tools:
-            self.add(server, tool, persist)
-        return server
-
-    def add(self, server: FastMCP, tool: Handler, persist: Persist) -> None:
-        server.add_tool(persist(tool))
-
-    def run_on_stdio(self, server: FastMCP) -> None:
-        server.run()
+    def new(self) -> FastMCP:
+        return FastMCP("suite")
 
 
-class _LowLevel(_Sdk):
-    name = "low-level"
-    decorates = False
-    limits: Mapping[Limit, str] = {
-        **_Sdk.limits,
-        Limit.NO_TOOL_DECORATOR: "one handler answers for all tools of such a server",
-    }
+class _LowLevel(_Sdk, LowLevelServers):
+    limits: Mapping[Limit, str] = {**_Sdk.limits, **LowLevelServers.own_limits}
     limits_when_decorated: Mapping[Limit, str] = {
         **_Sdk.limits_when_decorated,
-        Limit.NOT_IN_LIST: "the list is the server's own code, which a decorator does not see",
-        Limit.NOT_IN_STRUCTURED: "the output schema is the server's own code, which a decorator does not see",
-        Limit.NO_HISTORY_PARAMETER: "its method takes one dictionary; see current_conversation()",
+        **LowLevelServers.own_limits_when_decorated,
     }
+    stdio_server = staticmethod(stdio_server)
 
     def server(self, tools: Sequence[Handler], persist: Persist) -> Server[Any, Any]:
         by_name: dict[str, ClassBasedTool] = {}
@@ -146,13 +114,6 @@ class _LowLevel(_Sdk):
         made = class_based_tool(FunctionTool.from_function(tool), persist, _as_result)
         server.tools_of_the_suite[made.tool.name] = made
 
-    def run_on_stdio(self, server: Server[Any, Any]) -> None:
-        async def run() -> None:
-            async with stdio_server() as (read, write):
-                await server.run(read, write, server.create_initialization_options())
-
-        anyio.run(run)
-
 
 def _entry(tool: Any) -> Tool:
     return Tool(
@@ -167,37 +128,22 @@ def _as_result(value: Any) -> Any:
     return CallToolResult(content=blocks, structuredContent=structured)
 
 
-class _Client:
+class _Client(SdkClient):
+    Refused = McpError
+
     def __init__(self, session: ClientSession) -> None:
         self._session = session
 
-    async def list_tools(self) -> list[Json]:
-        return [_wire(tool) for tool in (await self._session.list_tools()).tools]
+    async def tools(self) -> Sequence[BaseModel]:
+        return (await self._session.list_tools()).tools
 
-    async def call_tool(
-        self,
-        name: str,
-        arguments: Json | None = None,
-        meta: Json | None = None,
-        *,
-        on_progress: Callable[[float, str | None], None] | None = None,
-        timeout: float | None = None,
-    ) -> Json:
-        async def told(progress: float, _total: float | None, message: str | None) -> None:
-            if on_progress is not None:
-                on_progress(progress, message)
-
-        try:
-            result = await self._session.call_tool(
-                name,
-                arguments,
-                read_timeout_seconds=None if timeout is None else timedelta(seconds=timeout),
-                progress_callback=told if on_progress is not None else None,
-                meta=meta,
-            )
-        except McpError as error:
-            raise CallRefused(error.error.code, error.error.message) from error
-        return _wire(result)
+    async def result(
+        self, name: str, arguments: Json | None, meta: Json | None, told: Told | None, timeout: float | None
+    ) -> BaseModel:
+        seconds = None if timeout is None else timedelta(seconds=timeout)
+        return await self._session.call_tool(
+            name, arguments, read_timeout_seconds=seconds, progress_callback=told, meta=meta
+        )
 
     async def give_up(self, name: str, arguments: Json, when: Callable[[], Awaitable[None]]) -> None:
         async with anyio.create_task_group() as calling:
@@ -208,15 +154,8 @@ class _Client:
             await self._session.send_notification(ClientNotification(CancelledNotification(params=params)))
             calling.cancel_scope.cancel()
 
-    async def read_resource(self, uri: str) -> Json:
-        try:
-            return _wire(await self._session.read_resource(AnyUrl(uri)))
-        except McpError as error:
-            raise CallRefused(error.error.code, error.error.message) from error
-
-
-def _wire(value: BaseModel) -> Json:
-    return value.model_dump(by_alias=True, mode="json", exclude_none=True)
+    async def resource(self, uri: str) -> BaseModel:
+        return await self._session.read_resource(AnyUrl(uri))
 
 
 KINDS = [_HighLevel(), _LowLevel()]
