@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from backends import Backend
 
+from perdure import settings_watch
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.ports import Clock, FileStore, Store
 from perdure.middleware.persistence.spool.drainer import _all_drainers
@@ -88,6 +89,14 @@ def runtime(activate: Activate) -> Runtime:
 
 
 # ── real databases ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def live_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """perdure keeps turns in memory, and sees changed settings with the next request."""
+    monkeypatch.setenv("PERDURE_BACKEND", "memory")
+    monkeypatch.setattr(settings_watch, "_EVERY", 0.0)
+    monkeypatch.setattr(settings_watch, "_AT_REST", 0.0)
 
 
 @pytest.fixture(scope="session")

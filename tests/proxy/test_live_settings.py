@@ -7,16 +7,11 @@ import pytest
 from proxy.conftest import STATELESS, RawClient, behind
 from proxy.test_transparent import HANDSHAKE
 
-from perdure import settings_watch
-
 LIST_CHANGED = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERDURE_BACKEND", "memory")
-    monkeypatch.setattr(settings_watch, "_EVERY", 0.0)
-    monkeypatch.setattr(settings_watch, "_AT_REST", 0.0)
+def _on(live_settings: None) -> None:
     switch("true")
 
 

@@ -14,6 +14,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.subscriptions import ToolsListChanged
 from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool, ToolListChangedNotification
 from mcp_wire import AnyServer, Json, called, kept, listed, wire
+from seams.switching import OFF, ON, echo, ways, write
 from shapes import SHAPES, Shape, bare
 
 from perdure import install, persisted, settings_watch
@@ -21,42 +22,14 @@ from perdure.middleware.persistence.wiring import runtime
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 
-OFF = "[defaults]\nenabled = false"
-ON = "[defaults]\nenabled = true"
+pytestmark = pytest.mark.usefixtures("live_settings")
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERDURE_BACKEND", "memory")
-    monkeypatch.setattr(settings_watch, "_EVERY", 0.0)
-    monkeypatch.setattr(settings_watch, "_AT_REST", 0.0)
+def _add(server: Any, handler: Any) -> None:
+    server.add_tool(handler, name="chat")
 
 
-def write(text: str) -> None:
-    Path(os.environ["PERDURE_CONFIG"]).write_text(text)
-
-
-async def _echo(text: str) -> str:
-    return text
-
-
-def hooked() -> AnyServer:
-    server = MCPServer("hooked")
-    server.add_tool(_echo, name="chat")
-    install(server, tools=["chat"])
-    return server
-
-
-def decorated() -> AnyServer:
-    server = MCPServer("decorated")
-    server.add_tool(persisted(_echo), name="chat")
-    return server
-
-
-def both() -> AnyServer:
-    server = decorated()
-    install(server, tools=["chat"])
-    return server
+hooked, decorated, both = ways(MCPServer, _add)
 
 
 class LowLevel:
@@ -135,7 +108,7 @@ async def test_a_tool_below_another_decorator_is_followed_too() -> None:
         return shell
 
     server = MCPServer("wrapped")
-    server.add_tool(logged(persisted(_echo)), name="chat")
+    server.add_tool(logged(persisted(echo)), name="chat")
     assert "continuation_id" in (await listed(server))[0]["inputSchema"]["properties"]
     write(OFF)
     assert "continuation_id" not in (await listed(server))[0]["inputSchema"]["properties"]
@@ -385,7 +358,7 @@ async def test_a_client_that_has_gone_or_does_not_read_holds_up_nobody(monkeypat
 
 async def test_a_server_without_a_tool_of_ours_promises_no_changes() -> None:
     server = MCPServer("plain")
-    server.add_tool(_echo, name="chat")
+    server.add_tool(echo, name="chat")
     async with Client(server, mode="legacy") as client:
         assert not client.server_capabilities.tools.list_changed
 

@@ -23,14 +23,7 @@ def _in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERDURE_BACKEND", "memory")
 
 
-@pytest.fixture
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call looks at the file, and takes it as it is."""
-    monkeypatch.setattr(settings_watch, "_EVERY", 0.0)
-    monkeypatch.setattr(settings_watch, "_AT_REST", 0.0)
-
-
-at_once = pytest.mark.usefixtures("_at_once")
+at_once = pytest.mark.usefixtures("live_settings")
 
 
 @pytest.fixture

@@ -1,53 +1,24 @@
 """Clients of fastmcp are told when a tool of theirs was switched off or on, and are shown what holds then."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastmcp import Client, FastMCP
 from fastmcp.tools import Tool
 from mcp_types import ToolListChangedNotification
+from seams.switching import OFF, ON, echo, ways, write
 
-from perdure import install, persisted, settings_watch
+from perdure import persisted
 
-OFF = "[defaults]\nenabled = false"
-ON = "[defaults]\nenabled = true"
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERDURE_BACKEND", "memory")
-    monkeypatch.setattr(settings_watch, "_EVERY", 0.0)
-    monkeypatch.setattr(settings_watch, "_AT_REST", 0.0)
+pytestmark = pytest.mark.usefixtures("live_settings")
 
 
-def write(text: str) -> None:
-    Path(os.environ["PERDURE_CONFIG"]).write_text(text)
+def _add(server: Any, handler: Any) -> None:
+    server.add_tool(Tool.from_function(handler, name="chat"))
 
 
-async def _echo(text: str) -> str:
-    return text
-
-
-def decorated() -> FastMCP:
-    server = FastMCP("decorated")
-    server.add_tool(Tool.from_function(persisted(_echo), name="chat"))
-    return server
-
-
-def hooked() -> FastMCP:
-    server = FastMCP("hooked")
-    server.add_tool(Tool.from_function(_echo, name="chat"))
-    install(server, tools=["chat"])
-    return server
-
-
-def both() -> FastMCP:
-    server = decorated()
-    install(server, tools=["chat"])
-    return server
+hooked, decorated, both = ways(FastMCP, _add)
 
 
 def mounted() -> FastMCP:
@@ -58,7 +29,7 @@ def mounted() -> FastMCP:
 
 def transformed() -> FastMCP:
     server = FastMCP("transformed")
-    inner = Tool.from_function(persisted(_echo), name="inner")
+    inner = Tool.from_function(persisted(echo), name="inner")
     server.add_tool(Tool.from_tool(inner, name="chat", description="Another one."))
     return server
 

@@ -1,9 +1,7 @@
 """Clients of mcp 1.x are told when a tool of theirs was switched off or on, and are shown what holds then."""
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,46 +17,19 @@ from mcp.types import (
     ToolListChangedNotification,
     ToolsCapability,
 )
+from seams.switching import OFF, ON, echo, ways, write
 
-from perdure import install, persisted, settings_watch
+from perdure import install, persisted
 from perdure.middleware.sdk.listing import META_OPTIONS
 
-OFF = "[defaults]\nenabled = false"
-ON = "[defaults]\nenabled = true"
+pytestmark = pytest.mark.usefixtures("live_settings")
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERDURE_BACKEND", "memory")
-    monkeypatch.setattr(settings_watch, "_EVERY", 0.0)
-    monkeypatch.setattr(settings_watch, "_AT_REST", 0.0)
+def _add(server: Any, handler: Any) -> None:
+    server.add_tool(handler, name="chat")
 
 
-def write(text: str) -> None:
-    Path(os.environ["PERDURE_CONFIG"]).write_text(text)
-
-
-async def _echo(text: str) -> str:
-    return text
-
-
-def decorated() -> FastMCP:
-    server = FastMCP("decorated")
-    server.add_tool(persisted(_echo), name="chat")
-    return server
-
-
-def hooked() -> FastMCP:
-    server = FastMCP("hooked")
-    server.add_tool(_echo, name="chat")
-    install(server, tools=["chat"])
-    return server
-
-
-def both() -> FastMCP:
-    server = decorated()
-    install(server, tools=["chat"])
-    return server
+hooked, decorated, both = ways(FastMCP, _add)
 
 
 every_way = pytest.mark.parametrize("make", [hooked, decorated, both], ids=lambda make: make.__name__)
@@ -117,7 +88,7 @@ async def test_a_server_with_a_tool_of_ours_promises_to_tell(make: Callable[[], 
 
 async def test_a_server_without_a_tool_of_ours_promises_no_changes() -> None:
     server = FastMCP("plain")
-    server.add_tool(_echo, name="chat")
+    server.add_tool(echo, name="chat")
     assert await promised(server) == ToolsCapability(listChanged=False)
 
 
@@ -160,7 +131,7 @@ async def test_a_client_that_has_gone_or_does_not_read_holds_up_nobody(monkeypat
 
 async def test_a_local_client_that_asks_is_told_what_the_code_says_of_its_tools() -> None:
     server = FastMCP("options")
-    server.add_tool(persisted(max_turns=3)(_echo), name="chat")
+    server.add_tool(persisted(max_turns=3)(echo), name="chat")
     async with connected(server) as client:
         params = PaginatedRequestParams.model_validate({"_meta": {META_OPTIONS: True}})
         asked = await client.list_tools(params=params)
