@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Self
 
 from docker.compose_file import REPOSITORY
-from servers.unprivileged import Ground, free_port, start, wait_until
+from servers.unprivileged import Ground, LocalServer, free_port, start, wait_until
 
 FETCHED = Path(sys.prefix) / "caddy" / "usr" / "bin" / "caddy"
 """Where fetch_caddy.sh unpacks Debian's package."""
 CADDYFILE = REPOSITORY / "docker" / "Caddyfile"
 
 
-class Caddy:
+class Caddy(LocalServer):
     """Listens on 127.0.0.1:`port`."""
 
     def __init__(self, *, rest: str, storage: str, beside: str = "") -> None:
@@ -56,16 +56,6 @@ class Caddy:
     def close(self) -> None:
         self.stop()
         self._ground.close()
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _answers(self) -> bool:
         try:

@@ -11,13 +11,13 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from servers.postgres_cluster import PostgresCluster
-from servers.unprivileged import Ground, ServerFailed, ServerMissing, free_port, start, wait_until
+from servers.unprivileged import Ground, LocalServer, ServerFailed, ServerMissing, free_port, start, wait_until
 
 FETCHED = Path(sys.prefix) / "pgbouncer"
 """Where fetch_pgbouncer.sh unpacks Debian's package."""
 
 
-class PgBouncer:
+class PgBouncer(LocalServer):
     """PgBouncer on 127.0.0.1 before every database of `cluster`, which must be running."""
 
     def __init__(
@@ -87,16 +87,6 @@ class PgBouncer:
             self._process.wait(10)
             self._process = None
         self._ground.close()
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def url(
         self, database: str = "postgres", *, user: str = "postgres", password: str | None = None, **query: str

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import psutil
 import psycopg
 from psycopg import sql
-from servers.unprivileged import Ground, ServerFailed, ServerMissing, free_port, run, start, wait_until
+from servers.unprivileged import Ground, LocalServer, ServerFailed, ServerMissing, free_port, run, start, wait_until
 
 WHEEL_VERSIONS = {16: "pginstall", 18: "pginstall18"}
 DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -20,7 +20,7 @@ DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
 Setting = str | int | float | bool
 
 
-class PostgresCluster:
+class PostgresCluster(LocalServer):
     """One Postgres on 127.0.0.1, with its data in a folder that `close` removes.
 
     Not thread-safe as a whole, but `kill` and `restart` may be called from another thread than the one that queries.
@@ -120,16 +120,6 @@ class PostgresCluster:
         self.stop()
         self._remove_interlock()
         self._ground.close()
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def url(
         self, database: str = "postgres", *, user: str = "postgres", password: str | None = None, **query: str

@@ -19,7 +19,7 @@ from servers.gateway import CONTROL, Gateway, GatewayConfig, GatewayOptions
 from servers.gateway_faults import Fault
 from servers.gateway_keys import Keys
 from servers.postgres_cluster import PostgresCluster
-from servers.unprivileged import ServerFailed, free_port, wait_until
+from servers.unprivileged import LocalServer, ServerFailed, free_port, wait_until
 
 from perdure.middleware.persistence.migrations import postgres as migrations
 
@@ -46,7 +46,7 @@ class Chunk(NamedTuple):
     kept: int
 
 
-class SupabaseStack:
+class SupabaseStack(LocalServer):
     """`url` and the keys are what a user's settings hold; `db_url` is the owner's way to the database.
 
     Its roles are the cluster's, so the cluster should be one of its own and not one for plain Postgres. Several stacks
@@ -145,16 +145,6 @@ class SupabaseStack:
     def stop(self) -> None:
         """Nobody listens any more, until `restart`."""
         self._stop()
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # ── for tests ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,14 +19,8 @@ OBJECT = "/storage/v1/object/mcp-files/local/a"
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster(fsync=False) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def project(cluster: PostgresCluster) -> Iterator[SupabaseStack]:
-    with SupabaseStack(cluster) as project:
+def project(supabase_cluster: PostgresCluster) -> Iterator[SupabaseStack]:
+    with SupabaseStack(supabase_cluster) as project:
         project.execute(
             "create table public.notes (id uuid primary key); grant all on public.notes to service_role;"
             "create function public.note(id uuid) returns json language sql as"
@@ -176,8 +170,8 @@ def test_chance_is_the_same_with_the_same_seed(project: SupabaseStack, http: htt
     assert notes(project) == 80
 
 
-def test_a_gateway_of_its_own_process_takes_orders_and_can_be_killed(cluster: PostgresCluster) -> None:
-    with SupabaseStack(cluster, process=True) as project:
+def test_a_gateway_of_its_own_process_takes_orders_and_can_be_killed(supabase_cluster: PostgresCluster) -> None:
+    with SupabaseStack(supabase_cluster, process=True) as project:
         url, headers = f"{project.url}/storage/v1/bucket", {"Authorization": f"Bearer {project.secret_key}"}
         project.order(faults.answer(503).on("/storage"))
         assert [httpx.get(url, headers=headers).status_code for _ in range(2)] == [503, 400]
@@ -196,8 +190,8 @@ def test_only_a_process_can_be_killed(project: SupabaseStack) -> None:
         project.kill()
 
 
-def test_closing_ends_what_hangs(cluster: PostgresCluster) -> None:
-    with SupabaseStack(cluster, migrated=False) as project:
+def test_closing_ends_what_hangs(supabase_cluster: PostgresCluster) -> None:
+    with SupabaseStack(supabase_cluster, migrated=False) as project:
         project.order(faults.hang())
         with pytest.raises(httpx.ReadTimeout):
             httpx.get(project.url, timeout=0.1)

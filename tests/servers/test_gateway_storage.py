@@ -20,14 +20,8 @@ Connect = Callable[..., Client]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster(fsync=False) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def project(cluster: PostgresCluster) -> Iterator[SupabaseStack]:
-    with SupabaseStack(cluster) as project:
+def project(supabase_cluster: PostgresCluster) -> Iterator[SupabaseStack]:
+    with SupabaseStack(supabase_cluster) as project:
         project.execute(
             "insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types) values"
             " ('small', 'small', false, 1000, array['text/*', 'image/png']), ('open', 'open', true, null, null)"
@@ -122,13 +116,13 @@ def test_upsert_is_asked_for_and_leaves_one_version(project: SupabaseStack, conn
 
 
 def test_a_file_of_many_megabytes_goes_through_in_pieces(
-    cluster: PostgresCluster, http: httpx.Client, tmp_path: Path
+    supabase_cluster: PostgresCluster, http: httpx.Client, tmp_path: Path
 ) -> None:
     big = tmp_path / "big"
     with big.open("wb") as file:
         for n in range(48):
             file.write(bytes([n]) * MEGABYTE)
-    with SupabaseStack(cluster, process=True) as project:
+    with SupabaseStack(supabase_cluster, process=True) as project:
         gateway = psutil.Process(project._gateway.pid)
         headers = by(project.service_key)
         url = f"{project.url}/storage/v1/object/{BUCKET}/local/big"
@@ -164,17 +158,17 @@ def test_a_user_reaches_what_is_under_its_own_name_only(project: SupabaseStack, 
     assert project.object_bytes(BUCKET, "ann/a") == b"hers"
 
 
-def test_with_row_security_off_a_user_reads_anybodys(cluster: PostgresCluster, http: httpx.Client) -> None:
-    with SupabaseStack(cluster, rls=False) as project:
+def test_with_row_security_off_a_user_reads_anybodys(supabase_cluster: PostgresCluster, http: httpx.Client) -> None:
+    with SupabaseStack(supabase_cluster, rls=False) as project:
         url = f"{project.url}/storage/v1/object/{BUCKET}/ann/a"
         http.post(url, headers=by(project.service_key), content=b"hers")
         assert http.get(url, headers=by(project.user_token("bob"))).content == b"hers"
 
 
 def test_where_the_owner_may_not_make_policies_users_reach_nothing(
-    cluster: PostgresCluster, http: httpx.Client
+    supabase_cluster: PostgresCluster, http: httpx.Client
 ) -> None:
-    with SupabaseStack(cluster, policies=False) as project:
+    with SupabaseStack(supabase_cluster, policies=False) as project:
         url = f"{project.url}/storage/v1/object/{BUCKET}/ann/a"
         assert http.post(url, headers=by(project.service_key), content=b"hers").status_code == 200
         assert http.get(url, headers=by(project.user_token("ann"))).json()["message"] == "Object not found"
@@ -249,8 +243,8 @@ def test_limits_of_a_bucket_are_413_and_415(project: SupabaseStack, connect: Con
     assert [line["name"] for line in small.list()] == ["fits", "type"]
 
 
-def test_the_projects_own_limit_holds_in_every_bucket(cluster: PostgresCluster, http: httpx.Client) -> None:
-    with SupabaseStack(cluster, options=GatewayOptions(file_size_limit=10)) as project:
+def test_the_projects_own_limit_holds_in_every_bucket(supabase_cluster: PostgresCluster, http: httpx.Client) -> None:
+    with SupabaseStack(supabase_cluster, options=GatewayOptions(file_size_limit=10)) as project:
         url = f"{project.url}/storage/v1/object/{BUCKET}/local/a"
         assert http.post(url, headers=by(project.service_key), content=b"x" * 11).json()["statusCode"] == "413"
 
@@ -268,8 +262,8 @@ def test_what_is_asked_wrongly_is_refused_by_its_form(project: SupabaseStack, ht
     assert message("GET", "elsewhere") == "Route GET:/storage/v1/elsewhere not found"
 
 
-def test_a_signed_url_ends_and_is_for_one_object_only(cluster: PostgresCluster, http: httpx.Client) -> None:
-    with SupabaseStack(cluster) as project:
+def test_a_signed_url_ends_and_is_for_one_object_only(supabase_cluster: PostgresCluster, http: httpx.Client) -> None:
+    with SupabaseStack(supabase_cluster) as project:
         base = f"{project.url}/storage/v1"
         for key in ("a", "b"):
             http.post(f"{base}/object/{BUCKET}/{key}", headers=by(project.service_key), content=b"1")

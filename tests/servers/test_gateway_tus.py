@@ -24,14 +24,8 @@ CONTENT = os.urandom(2 * CHUNK + MEGABYTE)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster(fsync=False) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def project(cluster: PostgresCluster) -> Iterator[SupabaseStack]:
-    with SupabaseStack(cluster) as project:
+def project(supabase_cluster: PostgresCluster) -> Iterator[SupabaseStack]:
+    with SupabaseStack(supabase_cluster) as project:
         project.execute(
             "insert into storage.buckets (id, name, file_size_limit, allowed_mime_types)"
             " values ('small', 'small', 1000, array['text/plain'])"
@@ -122,8 +116,8 @@ def test_a_broken_chunk_is_gone_on_with_from_where_it_broke(project: SupabaseSta
     assert sum(chunk.received for chunk in project.chunks(f"{BUCKET}/local/big")) == len(CONTENT)
 
 
-def test_where_partial_chunks_are_dropped_one_chunk_is_sent_again(cluster: PostgresCluster) -> None:
-    with SupabaseStack(cluster, options=GatewayOptions(tus=TusRules(keeps_partial=False))) as project:
+def test_where_partial_chunks_are_dropped_one_chunk_is_sent_again(supabase_cluster: PostgresCluster) -> None:
+    with SupabaseStack(supabase_cluster, options=GatewayOptions(tus=TusRules(keeps_partial=False))) as project:
         uploader = Uploader(project)
         uploader.create("local/big")
         project.order(cut_upload(4 * MEGABYTE).on("/storage/v1/upload/resumable/"))
@@ -147,8 +141,8 @@ def test_a_lost_acknowledgement_is_seen_by_asking(project: SupabaseStack, upload
     assert refused(uploader.create("local/big", CHUNK)) == (409, "The resource already exists")
 
 
-def test_uploads_survive_a_restart_and_a_kill_of_the_gateway(cluster: PostgresCluster) -> None:
-    with SupabaseStack(cluster, process=True) as project:
+def test_uploads_survive_a_restart_and_a_kill_of_the_gateway(supabase_cluster: PostgresCluster) -> None:
+    with SupabaseStack(supabase_cluster, process=True) as project:
         uploader = Uploader(project)
         uploader.create("local/big")
         uploader.send(0)
@@ -202,12 +196,12 @@ def test_a_chunk_is_refused_that_does_not_fit(project: SupabaseStack, uploader: 
     assert project.object_bytes(BUCKET, "local/big") is None
 
 
-def test_an_upload_ends_on_order_and_by_its_age(cluster: PostgresCluster, uploader: Uploader) -> None:
+def test_an_upload_ends_on_order_and_by_its_age(supabase_cluster: PostgresCluster, uploader: Uploader) -> None:
     uploader.create("local/big")
     assert uploader.http.delete(uploader.location).status_code == 204
     assert uploader.http.head(uploader.location).status_code == 404
     assert refused(uploader.send(0)) == (404, "The file for this url was not found")
-    with SupabaseStack(cluster) as other:
+    with SupabaseStack(supabase_cluster) as other:
         aged = Uploader(other)
         aged.create("local/big")
         other.advance(24 * 3600 - 60)
@@ -257,16 +251,16 @@ def test_two_at_once_on_one_upload_are_423_for_the_second(project: SupabaseStack
     assert uploader.offset() == MEGABYTE
 
 
-def test_or_the_first_is_ended_and_the_second_goes_on(cluster: PostgresCluster) -> None:
+def test_or_the_first_is_ended_and_the_second_goes_on(supabase_cluster: PostgresCluster) -> None:
     rules = TusRules(locking="hand-over", drain=0.2, patience=30)
-    with SupabaseStack(cluster, options=GatewayOptions(tus=rules)) as project:
+    with SupabaseStack(supabase_cluster, options=GatewayOptions(tus=rules)) as project:
         uploader = Uploader(project)
         uploader.create("local/big", CHUNK)
         with _half_a_chunk(project, uploader):
             began = time.monotonic()
             assert 0 < uploader.offset() <= MEGABYTE
             assert time.monotonic() - began > 0.15
-    with SupabaseStack(cluster, options=GatewayOptions(tus=replace(rules, drain=60, patience=0.1))) as project:
+    with SupabaseStack(supabase_cluster, options=GatewayOptions(tus=replace(rules, drain=60, patience=0.1))) as project:
         uploader = Uploader(project)
         uploader.create("local/big", CHUNK)
         with _half_a_chunk(project, uploader):

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 AS_ROOT = os.geteuid() == 0
 SERVANT = "nobody"
@@ -29,6 +31,26 @@ class ServerFailed(Exception):
 
 class ServerMissing(Exception):
     """The program is not on this machine; the message says how it is brought."""
+
+
+class LocalServer(ABC):
+    """Runs within a `with`: a start that fails leaves nothing behind."""
+
+    @abstractmethod
+    def start(self) -> Self: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Ground:
