@@ -1,7 +1,7 @@
 """A server behind streamable HTTP: with sessions, as up to 2025-11-25, and without, as since 2026-07-28."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -12,8 +12,9 @@ from httpx_sse import EventSource
 
 from perdure.logs import log
 from perdure.middleware.persistence.turn import Json
-from perdure.middleware.proxy.http_faults import HttpFault, of_error, of_redirect, of_status, shown
-from perdure.middleware.proxy.http_headers import MirroredArguments, headers_of, protocol_version, tools_of
+from perdure.middleware.proxy.http_endpoint import HttpEndpoint, content_type
+from perdure.middleware.proxy.http_faults import HttpFault, of_status
+from perdure.middleware.proxy.http_headers import protocol_version, tools_of
 from perdure.middleware.proxy.json_rpc import (
     CONNECTION_CLOSED,
     Key,
@@ -26,11 +27,6 @@ from perdure.middleware.proxy.json_rpc import (
 from perdure.middleware.proxy.upstream import Ended, Receive
 
 __all__ = ["HttpUpstream"]
-
-_TO_CONNECT = 30.0
-"""Seconds. How long an answer may take is the client's to say."""
-
-_MOST_REDIRECTS = 5
 
 _MOST_RESUMPTIONS = 5
 """One after the other in which nothing new came."""
@@ -74,19 +70,10 @@ class _Post(_Stream):
 
 class HttpUpstream:
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        self._url = httpx.URL(url)
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(_TO_CONNECT, read=None, pool=None),
-            limits=httpx.Limits(max_connections=None),
-        )
+        self._endpoint = HttpEndpoint(url, headers)
         self._posts: dict[Key, _Post] = {}
-        self._mirrored: dict[str, MirroredArguments] = {}
-        self._session: str | None = None
         self._handshake: list[Message] = []
         self._renewing = anyio.Lock()
-        self._version: str | None = None
-        """As negotiated in the handshake, if there was one."""
         self._tasks = anyio.create_task_group()
         self._receive: Receive = _to_nobody
         self._running = anyio.Event()
@@ -94,7 +81,7 @@ class HttpUpstream:
 
     async def run(self, receive: Receive) -> Ended:
         self._receive = receive
-        async with self._client, self._tasks:
+        async with self._endpoint, self._tasks:
             self._running.set()
             await self._ending.wait()
             self._tasks.cancel_scope.cancel()
@@ -106,10 +93,10 @@ class HttpUpstream:
         with anyio.move_on_after(patience):
             while self._posts:
                 await anyio.sleep(0.01)
-        if self._session is not None:
+        if self._endpoint.session is not None:
             with anyio.move_on_after(_TO_TAKE_LEAVE):
                 with suppress(httpx.HTTPError):  # It will notice by itself.
-                    await self._client.delete(self._url, headers=self._headers(None))
+                    await self._endpoint.end_session()
         self._ending.set()
 
     async def send(self, message: Message) -> None:
@@ -130,7 +117,7 @@ class HttpUpstream:
             return False
         post = self._posts.get(key_of(message.params.get("requestId")))
         if post is None:
-            return self._version is None  # There was no handshake; the answer was under way already.
+            return self._endpoint.version is None  # There was no handshake; the answer was under way already.
         if protocol_version(post.message) is None:
             return False
         post.scope.cancel()
@@ -145,13 +132,13 @@ class HttpUpstream:
                         await self._resume(post)
                     if post.waiting:
                         raise HttpFault(
-                            f"{shown(self._url)} ended its response without an answer.",
+                            f"{self._endpoint} ended its response without an answer.",
                             "try again; whether the server did what it was asked is not known.",
                         )
                 except HttpFault as fault:
                     await self._fail(post, fault)
                 except (httpx.HTTPError, httpx.StreamError) as error:
-                    await self._fail(post, of_error(error, self._url))
+                    await self._fail(post, self._endpoint.broken(error))
         finally:
             self._posts = {key: other for key, other in self._posts.items() if other is not post}
 
@@ -165,9 +152,8 @@ class HttpUpstream:
     # ── requests and their responses ─────────────────────────────────────────────────────────────────────────────
 
     async def _post(self, post: _Post) -> None:
-        session = self._session
-        headers = self._headers(post.message) | {"Content-Type": "application/json"}
-        async with self._responding("POST", headers, post.message.raw) as response:
+        session = self._endpoint.session
+        async with self._endpoint.posting(post.message) as response:
             if response.status_code == HTTPStatus.NOT_FOUND and session is not None and not post.renewed:
                 post.renewed = True
             elif response.status_code >= HTTPStatus.BAD_REQUEST:
@@ -184,12 +170,12 @@ class HttpUpstream:
     def _note_handshake(self, response: httpx.Response, message: Message) -> None:
         match message.method:
             case "initialize":
-                self._session = response.headers.get("mcp-session-id")
+                self._endpoint.session = response.headers.get("mcp-session-id")
                 self._handshake = [message]
             case "notifications/initialized":
                 self._handshake[1:] = [message]
-                if self._session is not None:
-                    self._tasks.start_soon(self._listen, self._session)
+                if self._endpoint.session is not None:
+                    self._tasks.start_soon(self._listen, self._endpoint.session)
             case _:
                 pass
 
@@ -200,17 +186,16 @@ class HttpUpstream:
             HttpFault: It begins none, either.
         """
         async with self._renewing:
-            if self._session != ended:
+            if self._endpoint.session != ended:
                 return  # Another request has renewed it meanwhile.
             log.warning(
                 "proxy.session_renewed",
-                what=f"{shown(self._url)} has ended the session, perhaps by a restart; another is begun.",
+                what=f"{self._endpoint} has ended the session, perhaps by a restart; another is begun.",
                 remedy="what the client had set in it, such as subscriptions, the server does not know any more.",
             )
-            self._session = None
+            self._endpoint.session = None
             for message in self._handshake:
-                headers = self._headers(message) | {"Content-Type": "application/json"}
-                async with self._responding("POST", headers, message.raw) as response:
+                async with self._endpoint.posting(message) as response:
                     if response.status_code >= HTTPStatus.BAD_REQUEST:
                         raise of_status(response, in_session=True)
                     self._note_handshake(response, message)
@@ -221,26 +206,26 @@ class HttpUpstream:
         Raises:
             HttpFault: What came is no answer.
         """
-        match _content_type(response):
+        match content_type(response):
             case "application/json":
                 try:
                     await self._take_text(await response.aread(), post)
                 except Unreadable as error:
                     raise HttpFault(
-                        f"{shown(self._url)} sent what is no JSON: {error}.", "report it to whoever runs the server."
+                        f"{self._endpoint} sent what is no JSON: {error}.", "report it to whoever runs the server."
                     ) from error
             case "text/event-stream":
                 await self._take_events(response, post)
             case _:
-                raise of_status(response, in_session=self._session is not None)
+                raise self._endpoint.refused(response)
 
     async def _take_error(self, response: httpx.Response, post: _Post) -> None:
         """
         Raises:
             HttpFault: The response holds no JSON-RPC error of the server's own.
         """
-        fault = of_status(response, in_session=self._session is not None)
-        if _content_type(response) != "application/json" or len(post.waiting) != 1:
+        fault = self._endpoint.refused(response)
+        if content_type(response) != "application/json" or len(post.waiting) != 1:
             raise fault
         try:
             answer = read(await response.aread())
@@ -267,7 +252,7 @@ class HttpUpstream:
                     except Unreadable as error:
                         log.warning(
                             "proxy.no_message",
-                            what=f"{shown(self._url)} sent an event that is no message of the protocol: {error}.",
+                            what=f"{self._endpoint} sent an event that is no message of the protocol: {error}.",
                             remedy="the client was not given it; report it to whoever runs the server.",
                         )
                 if stream.is_complete:
@@ -296,9 +281,9 @@ class HttpUpstream:
                     stream.waiting.pop(key_of(value.get("id")), None)
             match stream.message.method:
                 case "tools/list":
-                    self._mirrored |= tools_of(message.body)
+                    self._endpoint.mirrored |= tools_of(message.body)
                 case "initialize" if isinstance(result := message.body.get("result"), dict):
-                    self._version = result.get("protocolVersion")
+                    self._endpoint.version = result.get("protocolVersion")
                 case _:
                     pass
         await self._deliver(message)
@@ -318,20 +303,20 @@ class HttpUpstream:
             before = post.last_event
             await anyio.sleep(post.retry_after)
             try:
-                async with self._listening(before) as response:
+                async with self._endpoint.listening(before) as response:
                     await self._take_events(response, post)
             except httpx.HTTPError as error:
-                log.warning("proxy.not_resumed", what=of_error(error, self._url).what, remedy="it is tried again.")
+                log.warning("proxy.not_resumed", what=self._endpoint.broken(error).what, remedy="it is tried again.")
             if not post.waiting or post.last_event != before:
                 return
-        raise HttpFault(f"{shown(self._url)} broke off, and did not go on.", "try again.")
+        raise HttpFault(f"{self._endpoint} broke off, and did not go on.", "try again.")
 
     async def _listen(self, session: str) -> None:
         """What the server sends of its own accord, as long as the session lasts."""
         stream = _Stream()
-        while self._session == session:
+        while self._endpoint.session == session:
             try:
-                async with self._listening(stream.last_event) as response:
+                async with self._endpoint.listening(stream.last_event) as response:
                     await self._take_events(response, stream)
             except HttpFault as fault:
                 if fault.status not in _NO_SUCH_STREAM:
@@ -340,54 +325,6 @@ class HttpUpstream:
             except (httpx.HTTPError, httpx.StreamError):
                 pass  # Whether the server is gone is told when it is asked something.
             await anyio.sleep(stream.retry_after)
-
-    @asynccontextmanager
-    async def _listening(self, last_event: str) -> AsyncIterator[httpx.Response]:
-        """
-        Raises:
-            HttpFault: There is no such stream.
-        """
-        headers = self._headers(None) | {"Accept": "text/event-stream"}
-        if last_event:
-            headers["Last-Event-ID"] = last_event
-        async with self._responding("GET", headers) as response:
-            if _content_type(response) != "text/event-stream":
-                raise of_status(response, in_session=self._session is not None)
-            yield response
-
-    # ── HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _headers(self, message: Message | None) -> dict[str, str]:
-        headers = {"Accept": "application/json, text/event-stream"}
-        if self._session is not None:
-            headers["Mcp-Session-Id"] = self._session
-        version = (protocol_version(message) if message is not None else None) or self._version
-        if version is not None and (message is None or message.method != "initialize"):
-            headers["MCP-Protocol-Version"] = version
-        return headers if message is None else headers | headers_of(message, self._mirrored)
-
-    @asynccontextmanager
-    async def _responding(
-        self, method: str, headers: Mapping[str, str], content: bytes | None = None
-    ) -> AsyncIterator[httpx.Response]:
-        """
-        Raises:
-            HttpFault: It redirects to where we do not follow.
-        """
-        request = self._client.build_request(method, self._url, headers=headers, content=content)
-        for _ in range(_MOST_REDIRECTS):
-            response = await self._client.send(request, stream=True, follow_redirects=False)
-            try:
-                following = response.next_request
-                if following is None:
-                    yield response
-                    return
-                if following.method != method or _origin(following.url) != _origin(self._url):
-                    raise of_redirect(response, following.url)
-                request = following
-            finally:
-                await response.aclose()
-        raise HttpFault(f"{shown(self._url)} redirects for ever.", "check the address in --url.")
 
 
 async def _to_nobody(message: Message) -> None:
@@ -401,12 +338,3 @@ def _requests_in(message: Message) -> dict[Key, Json]:
         for value in values
         if isinstance(value, dict) and "id" in value and "method" in value
     }
-
-
-def _content_type(response: httpx.Response) -> str:
-    text: str = response.headers.get("content-type", "")
-    return text.partition(";")[0].strip().lower()
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
