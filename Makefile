@@ -30,8 +30,9 @@ test-supabase: .venv/dev.stamp  ## The contracts on a real project: SUPABASE_URL
 soak-1: .venv/dev.stamp  ## 1,000 kills of processes that share a spool, while Postgres is killed. About 25 minutes. Goes on where it was interrupted, in .soak.
 	$(BIN)/python tests/soak/spool_kills.py --kills 1000
 
-soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store. About a minute. Goes on where it was interrupted, in .soak.
-	$(BIN)/python tests/soak/power_losses.py --losses 1000
+soak-2: .venv/dev.stamp  ## 1,000 power losses of the SQLite store, and of the spool. About 2 minutes. Goes on where it was interrupted, in .soak.
+	$(BIN)/python tests/soak/power_losses.py store --losses 1000
+	$(BIN)/python tests/soak/power_losses.py spool --losses 1000
 
 soak-3: .venv/dev.stamp  ## The store away for 10 minutes under load: refused, then hung. About half an hour.
 	$(BIN)/python tests/soak/outage.py --seconds 600

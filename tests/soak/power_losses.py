@@ -1,10 +1,12 @@
-"""Power losses of the SQLite store: what was not synced is dropped at a random moment, amid writes of several threads.
+"""Power losses of the SQLite store or the spool: what was not synced is dropped at a random moment, amid writes of
+several threads.
 
-    python tests/soak/power_losses.py --losses 1000 [--synchronous NORMAL]
+    python tests/soak/power_losses.py store --losses 1000 [--synchronous NORMAL]
+    python tests/soak/power_losses.py spool --losses 1000 [--synchronous NORMAL]
 
-The store itself writes, through a VFS of apsw. After each loss it is opened with Python's own `sqlite3`, on what a disk
-would hold: every acknowledged turn must be there, once, whole, in its place, and the database sound. Prints one line.
-The exit code is 1 if that does not hold, or if no write was dropped. With `--synchronous NORMAL` the store does not get
+They write themselves, through a VFS of apsw. After each loss the database is opened with Python's own `sqlite3`, on
+what a disk would hold: every acknowledged turn must be there, once, whole, in its place, and the database sound. Prints one
+line. The exit code is 1 if that does not hold, or if no write was dropped. With `--synchronous NORMAL` it does not get
 the syncs it asks for: the control, which must lose turns.
 """
 
@@ -18,92 +20,23 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
-from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from soak.apsw_as_sqlite3 import Connection
-from soak.evidence import PRINCIPAL, Evidence, answer_to
 from soak.losing_disk import LosingDisk, Way
+from soak.power_subjects import SUBJECTS, Subject
 from soak.progress import Progress
 
 from perdure.errors import StoreUnavailable
-from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.turn import Window
-from perdure.testing.turns import a_turn, answered
 
 ON_ONE_DATABASE = 20
 """Losses, one after the other; then a new database is made, amid whose making power may be lost too."""
 
-CONVERSATIONS = ("one", "two")
-WINDOW = Window(20, 8_000)
 THREADS = 3
-
-
-class Subject(Protocol):
-    """What keeps something in a SQLite database. It lives through all losses of one folder."""
-
-    database: str
-    """The name of the file."""
-
-    def start(self, folder: Path, connect: Callable[..., Any]) -> None:
-        """The machine runs, and the database is opened by `connect`."""
-        ...
-
-    def keep(self, prompt: str) -> None:
-        """Returns once it is acknowledged.
-
-        Raises:
-            StoreUnavailable: The power is gone.
-        """
-        ...
-
-    def stop(self) -> None: ...
-
-    def violations(self, folder: Path) -> Iterator[str]:
-        """Whatever was acknowledged since the first start, and is not there as it should be."""
-        ...
-
-    @property
-    def acknowledged(self) -> int: ...
-
-
-class SqliteTurns:
-    """Two stores on one file, as two processes have them."""
-
-    database = "perdure.db"
-
-    def __init__(self) -> None:
-        self._evidence = Evidence()
-        self._stores: list[SqliteStore] = []
-        self._numbers = count()
-
-    @property
-    def acknowledged(self) -> int:
-        return len(self._evidence.finished)
-
-    def start(self, folder: Path, connect: Callable[..., Any]) -> None:
-        self._stores = [SqliteStore(folder / self.database, connect=connect) for _ in range(2)]
-
-    def keep(self, prompt: str) -> None:
-        number = next(self._numbers)
-        store, name = self._stores[number % 2], CONVERSATIONS[number // 2 % 2]
-        turn = a_turn(prompt, continuation_id=name, principal=PRINCIPAL)
-        if number % 5:  # else it comes whole, as from a spool
-            store.begin(turn, WINDOW)
-        self._evidence.finished[name, prompt] = store.finish(answered(turn, answer_to(prompt))).place
-
-    def stop(self) -> None:
-        for store in self._stores:
-            store.close()
-
-    def violations(self, folder: Path) -> Iterator[str]:
-        with closing(SqliteStore(folder / self.database)) as store:
-            yield from self._evidence.violations(store, CONVERSATIONS)
 
 
 def lose_power(
@@ -194,25 +127,26 @@ def _shortened(violation: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("--losses", type=int, default=1000)
-    parser.add_argument("--synchronous", choices=["NORMAL"], help="what the store gets whatever it asks for")
+    parser.add_argument("--synchronous", choices=["NORMAL"], help="what it gets whatever it asks for")
     parser.add_argument("--seed", type=int, default=20261125)
     given = parser.parse_args()
-    progress = Progress("power_losses", vars(given))
+    progress = Progress(f"power_losses_{given.subject}", vars(given))
     while progress.counts["losses"] < given.losses:
         began = time.monotonic()
         figures, violations = lose_power(
             min(ON_ONE_DATABASE, given.losses - progress.counts["losses"]),
-            SqliteTurns(),
+            SUBJECTS[given.subject](),
             seed=f"{given.seed}:{progress.counts['losses']}",
             synchronous=given.synchronous,
         )
         progress.add(figures | {"seconds": time.monotonic() - began}, violations)
     counts, violations = progress.counts, progress.violations
     print(
-        f"{counts['losses']:,} power losses in {counts['seconds']:.0f} s, synchronous "
-        f"{given.synchronous or 'as the store asks'}: {counts['dropped']:,} unsynced writes dropped; "
-        f"{counts['acknowledged']:,} finished turns acknowledged, {len(violations)} violations"
+        f"{counts['losses']:,} power losses of the {given.subject} in {counts['seconds']:.0f} s, synchronous "
+        f"{given.synchronous or 'as it asks'}: {counts['dropped']:,} unsynced writes dropped; "
+        f"{counts['acknowledged']:,} ended turns acknowledged, {len(violations)} violations"
     )
     for violation in violations[:20]:
         print(_shortened(violation), file=sys.stderr)

@@ -7,25 +7,30 @@ import pytest
 from fuzz.swapped_names import ALL_SWAPS, Swap
 from properties.two_stores import SqliteAndMemory
 from soak import link_swaps, mutants, path_inputs
-from soak.power_losses import SqliteTurns, lose_power
+from soak.power_losses import lose_power
+from soak.power_subjects import SUBJECTS
 from soak.progress import Progress
 from soak.store_model import run_slice
 
 from perdure.middleware.persistence.ports import Store
 
 
-def test_no_acknowledged_turn_is_lost_with_the_power() -> None:
-    figures, violations = lose_power(40, SqliteTurns(), seed="short")
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_no_acknowledged_turn_is_lost_with_the_power(subject: str) -> None:
+    figures, violations = lose_power(40, SUBJECTS[subject](), seed="short")
     assert violations == []
     assert figures["losses"] == 40
     assert figures["dropped"] > 40
     assert figures["acknowledged"] > 200
 
 
-def test_without_the_syncs_that_the_store_asks_for_turns_are_lost() -> None:
+@pytest.mark.parametrize(("subject", "said"), [("store", "is not there"), ("spool", "does not wait")])
+def test_without_the_syncs_that_it_asks_for_turns_are_lost(subject: str, said: str) -> None:
     """The control: the disk does forget, and the campaign notices."""
-    found = [lose_power(10, SqliteTurns(), seed=f"short {number}", synchronous="NORMAL") for number in range(5)]
-    assert any("is not there" in said for _, violations in found for said in violations)
+    found = [
+        lose_power(10, SUBJECTS[subject](), seed=f"short {number}", synchronous="NORMAL")[1] for number in range(5)
+    ]
+    assert any(said in violation for violations in found for violation in violations)
 
 
 def test_a_slice_of_the_model_test_counts_what_it_did_and_finds_nothing() -> None:
