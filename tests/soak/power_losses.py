@@ -5,9 +5,9 @@ several threads.
     python tests/soak/power_losses.py spool --losses 1000 [--synchronous NORMAL]
 
 They write themselves, through a VFS of apsw. After each loss the database is opened with Python's own `sqlite3`, on
-what a disk would hold: every acknowledged turn must be there, once, whole, in its place, and the database sound. Prints one
-line. The exit code is 1 if that does not hold, or if no write was dropped. With `--synchronous NORMAL` it does not get
-the syncs it asks for: the control, which must lose turns.
+what a disk would hold: every acknowledged turn must be there, once, whole, in its place, and the database sound.
+Prints one line. The exit code is 1 if that does not hold, or if no write was dropped. With `--synchronous NORMAL` it
+does not get the syncs it asks for: the control, which must lose turns.
 """
 
 import argparse
