@@ -17,7 +17,7 @@ from mcp.server.mcpserver import MCPServer
 from soak.boundaries import Boundaries
 
 from perdure import History, install, persisted
-from perdure.middleware import persisted_call
+from perdure.middleware import call_steps
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.spool import delivery, drainer
 from perdure.middleware.persistence.wiring import runtime
@@ -162,7 +162,7 @@ def _hurry() -> None:
     pauses = Breaker.__init__.__kwdefaults__
     assert pauses is not None
     pauses |= {"first_pause": 0.05, "longest_pause": 0.2}
-    persisted_call._SPOOL_SECONDS = 0.5
+    call_steps._DISK_SECONDS = 0.5
     delivery._HOLD = drainer._SPOOL_UNUSABLE = drainer._LOOK_AGAIN = 0.1
     drainer._AT_EXIT = 0.3
 
