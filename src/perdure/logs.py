@@ -8,14 +8,16 @@ it decides nothing, warnings and errors go to stderr.
 import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
-import structlog
+if TYPE_CHECKING:
+    import structlog
 
 __all__ = ["log", "log_to_stderr"]
 
 
-def _sentence(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+def _sentence(_logger: object, _method: str, event: "structlog.typing.EventDict") -> str:
     """`store.unavailable: what happened. Remedy: what to do. key=value …`"""
     parts = [f"perdure: {event.pop('event')}:"]
     if what := event.pop("what", ""):
@@ -26,29 +28,35 @@ def _sentence(_logger: object, _method: str, event: structlog.typing.EventDict) 
     return " ".join(parts)
 
 
-_log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-    logging.getLogger("perdure"),
-    processors=[structlog.stdlib.filter_by_level, _sentence],
-    wrapper_class=structlog.stdlib.BoundLogger,
-    context_class=dict,
-)
+@cache
+def _log() -> "structlog.stdlib.BoundLogger":
+    """Made for the first line that is logged: structlog takes 40 ms to import, and most processes log nothing."""
+    import structlog  # noqa: PLC0415 - where it is used
+
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger("perdure"),
+        processors=[structlog.stdlib.filter_by_level, _sentence],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        context_class=dict,
+    )
+    return logger
 
 
 class _UnfailingLog:
     """Raises nothing: handlers are the application's, and a call must not end with what one of them trips over."""
 
     def debug(self, event: str, **said: object) -> None:
-        self._say(_log.debug, event, said)
+        self._say("debug", event, said)
 
     def warning(self, event: str, **said: object) -> None:
-        self._say(_log.warning, event, said)
+        self._say("warning", event, said)
 
     def error(self, event: str, **said: object) -> None:
-        self._say(_log.error, event, said)
+        self._say("error", event, said)
 
-    def _say(self, say: Callable[..., object], event: str, said: dict[str, object]) -> None:
+    def _say(self, level: str, event: str, said: dict[str, object]) -> None:
         try:
-            say(event, **said)
+            getattr(_log(), level)(event, **said)
         except Exception as error:  # noqa: BLE001 - see above
             with contextlib.suppress(Exception):
                 sentence = _sentence(None, "", {"event": event, **said})

@@ -1,6 +1,6 @@
 """What an operator may set: in `perdure.toml`, and above it by environment variables `PERDURE_…`.
 
-Only shapes and rules here; `perdure.settings_loader` finds the file and words what is wrong with it.
+Only shapes and rules here; `perdure.settings_loader` reads the file and the variables, and words what is wrong there.
 """
 
 import re
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ImportString, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from perdure.durations import as_duration
 from perdure.policy_sources import (
@@ -182,10 +181,9 @@ class Policy:
     """Seconds that the files of one call may take, in all."""
 
 
-class Settings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix="PERDURE_", env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=False
-    )
+class Settings(BaseModel):
+    # Deferred: a process that reads them from file and environment never makes one of these itself.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     enabled: bool = True
     """False makes perdure vanish."""

@@ -1,17 +1,14 @@
 """Finds the settings and words what is wrong with them: the file, the key, what is allowed there."""
 
-import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
-from pydantic_settings import SettingsError as SettingsSourceError
 
 from perdure.errors import SettingsError
 from perdure.policy_sources import Place
@@ -34,6 +31,8 @@ def load_settings(path: Path | None = None) -> Settings:
     Raises:
         SettingsError: With the file or variable, the key and what is allowed there.
     """
+    from perdure.settings_sources import GivenSettings, SettingsSourceError  # noqa: PLC0415 - see there
+
     file = path or settings_file()
     content = _read(file) if file else {}
     _refuse_unknown_variables()
@@ -41,12 +40,12 @@ def load_settings(path: Path | None = None) -> Settings:
     if use_supabase:
         content["backend"] = "supabase"
     try:
-        settings = _FromFile(**content)
+        settings = GivenSettings(**content)
         if settings.backend != "supabase":
             return settings
         if use_supabase is False:
             return settings.model_copy(update={"backend": Settings.model_fields["backend"].default})
-        return _FromFile(**content | _usual_variables())
+        return GivenSettings(**content | _usual_variables())
     except ValidationError as error:
         faults = "; ".join(
             f"{_source(detail, file)}: {_fault(detail, Settings if len(detail['loc']) == 1 else ToolSettings)}"
@@ -88,21 +87,6 @@ def _use_supabase() -> bool | None:
     return None
 
 
-class _FromFile(Settings):
-    """The file's content is given as arguments; here the environment stands above those."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
-
-
 def is_switched_on() -> bool:
     """Whether `PERDURE_ENABLED` lets perdure be in this process at all."""
     return os.environ.get("PERDURE_ENABLED", "").strip().lower() not in ("false", "0", "no", "off", "f", "n")
@@ -125,6 +109,8 @@ def usual_settings_file() -> Path:
 
 def variables_set() -> dict[Place, str]:
     """The settings that environment variables set, by their place in the file, and which variable does."""
+    from perdure.settings_sources import given_by_environment  # noqa: PLC0415 - see there
+
     variables = {name.upper(): name for name in os.environ}
     found: dict[Place, str] = {}
 
@@ -137,7 +123,7 @@ def variables_set() -> dict[Place, str]:
         names = ("PERDURE_" + "__".join(place[:length]).upper() for length in range(len(place), 0, -1))
         found[place] = next(variables[name] for name in names if name in variables)
 
-    look(EnvSettingsSource(_FromFile)(), ())
+    look(given_by_environment(), ())
     return found
 
 
@@ -185,8 +171,8 @@ def _refuse_unknown_variables() -> None:
     known = {f"PERDURE_{name.upper()}" for name in Settings.model_fields} | {"PERDURE_CONFIG"}
     for name in os.environ:
         if name.startswith("PERDURE_") and name.split("__")[0] not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            meant = f" Did you mean {close[0]}?" if close else ""
+            close = _closest(name, known)
+            meant = f" Did you mean {close}?" if close else ""
             raise SettingsError(
                 f"The environment variable {name} is not one of perdure's.{meant}",
                 remedy=f"use one of {', '.join(sorted(known))}.",
@@ -207,10 +193,16 @@ def _fault(detail: ErrorDetails, model: type[BaseModel]) -> str:
     """What is wrong, in words: `must be …`, or that there is no such setting and what there is."""
     if detail["type"] == "extra_forbidden":
         fields = sorted(model.model_fields)
-        close = difflib.get_close_matches(str(detail["loc"][-1]), fields, n=1)
-        meant = f'; did you mean "{close[0]}"?' if close else "."
+        close = _closest(str(detail["loc"][-1]), fields)
+        meant = f'; did you mean "{close}"?' if close else "."
         return f"there is no such setting{meant} Here there are: {', '.join(fields)}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if detail["loc"][-1] in ("database_url", "supabase_key", "request_state_key"):
         return message  # and not what it is: that may be the secret
     return f"{message}, not {detail['input']!r}"
+
+
+def _closest(name: str, among: Iterable[str]) -> str | None:
+    import difflib  # noqa: PLC0415 - only where something is amiss
+
+    return next(iter(difflib.get_close_matches(name, list(among), n=1)), None)

@@ -4,12 +4,14 @@ Everything here works on the wire form (`inputSchema`, `outputSchema`), as JSON 
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-import jsonschema
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from perdure.middleware.persistence.turn import Json, JsonObject
 from perdure.settings import Announce, Policy
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 __all__ = [
     "CONTINUATION_ID",
@@ -119,10 +121,18 @@ def accepts(schema: Mapping[str, Any] | None, text: str) -> bool:
 
 def satisfies(schema: Mapping[str, Any], value: Json) -> bool:
     """Whether `schema` admits `value`."""
+    validator = _validator()
     try:
-        return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
+        return bool(validator(schema).is_valid(value))
     except Exception:  # noqa: BLE001 - a schema that cannot be evaluated admits nothing
         return False
+
+
+@cache
+def _validator() -> "type[Draft202012Validator]":
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 - 20 ms, and most schemas are plain
+
+    return Draft202012Validator
 
 
 def _can_be_widened(schema: Mapping[str, Any]) -> bool:

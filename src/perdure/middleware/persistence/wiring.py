@@ -24,10 +24,7 @@ from perdure.middleware.persistence.history import estimate_tokens
 from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.signing_key import key_in
-from perdure.middleware.persistence.spool import Spool
-from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
-from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.unusable import UnusableStore
 from perdure.middleware.persistence.threads import Lane
 from perdure.middleware.persistence.turn import StoredFile
@@ -36,6 +33,7 @@ from perdure.settings_loader import data_directory, load_settings
 from perdure.settings_watch import SettingsWatch
 
 if TYPE_CHECKING:
+    from perdure.middleware.persistence.spool import Spool
     from perdure.middleware.persistence.supabase_api.client import SupabaseApi
 
 __all__ = [
@@ -65,7 +63,7 @@ class Runtime:
     keeper: FileKeeper
     own_folder: Path
     """Where our data is, the files among it."""
-    spool: Spool | None = None
+    spool: "Spool | None" = None
     """None where nothing is kept on a disk."""
     breaker: Breaker = field(default_factory=Breaker.never_opening)
     """Before the store."""
@@ -182,6 +180,8 @@ def build(
     file_store = file_store or LocalFileStore(folder, settings.bucket)
     spool = None
     if spooled:
+        from perdure.middleware.persistence.spool import Spool  # noqa: PLC0415 - where it is used
+
         spool = Spool(
             own_folder / "spool",
             store.where if isinstance(store, SqlFunctionStore) else settings.backend,
@@ -324,12 +324,16 @@ def _stores(settings: Settings, clock: Clock, folder: Path) -> tuple[Store, File
     local = LocalFileStore(folder, settings.bucket)
     match settings.backend:
         case "sqlite":
+            from perdure.middleware.persistence.stores.sqlite import SqliteStore  # noqa: PLC0415 - where it is used
+
             return SqliteStore(data_directory(settings) / "perdure.db", clock), local
         case "postgres":
             return _postgres(settings, clock), local
         case "supabase":
             return _supabase(settings, clock, folder)
         case "memory":
+            from perdure.middleware.persistence.stores.memory import MemoryStore  # noqa: PLC0415
+
             return MemoryStore(clock), local
 
 

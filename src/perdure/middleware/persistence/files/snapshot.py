@@ -8,11 +8,12 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
-
-import puremagic
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from perdure.middleware.persistence.files.allowed_roots import FileRefused, OpenFile
+
+if TYPE_CHECKING:
+    from puremagic import PureMagicWithConfidence
 
 __all__ = ["Limit", "Progress", "Snapshot", "take_snapshot"]
 
@@ -126,7 +127,9 @@ def _media_type(head: bytes, name: str) -> str:
     return by_name if by_name and (by_name.startswith("text/") or by_name in _TEXT_TYPES) else "text/plain"
 
 
-def _marks(head: bytes, name: str) -> list[puremagic.PureMagicWithConfidence]:
+def _marks(head: bytes, name: str) -> "list[PureMagicWithConfidence]":
+    import puremagic  # noqa: PLC0415 - reads its table of marks, and most processes keep no file
+
     try:
         return puremagic.magic_string(head, filename=name)
     except Exception:  # noqa: BLE001 - whatever it trips over, the file is kept

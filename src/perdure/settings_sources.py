@@ -1,0 +1,37 @@
+"""The settings as file and environment give them. Apart, since pydantic-settings takes a while to import, and a server
+needs it with its first call and not before."""
+
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SettingsSourceError
+
+from perdure.settings import Settings
+
+__all__ = ["GivenSettings", "SettingsSourceError", "given_by_environment"]
+
+
+class GivenSettings(Settings, BaseSettings):
+    """The file's content is given as arguments; here the environment stands above those."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PERDURE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+        defer_build=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+def given_by_environment() -> dict[str, object]:
+    return EnvSettingsSource(GivenSettings)()
