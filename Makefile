@@ -60,7 +60,7 @@ soak-9: .venv/dev.stamp  ## Three servers behind a load balancer, killed again a
 	$(BIN)/python tests/soak/replicas.py --kills 100 --protocol stateless
 	$(BIN)/python tests/soak/replicas.py --kills 100 --protocol sessions
 
-soak-10: .venv/dev.stamp  ## Breaks the modules for paths, principals and redaction in every small way; tests must notice 90 %.
+soak-10: .venv/dev.stamp  ## Breaks the modules for paths, principals, the spool and redaction in every small way; tests must notice 90 %.
 	$(BIN)/python tests/soak/mutants.py
 
 soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with. About 4 minutes.

@@ -1,4 +1,4 @@
-"""Breaks modules in every small way, and asks whether a test notices: those for paths, principals and redaction.
+"""Breaks modules in every small way, and asks whether a test notices: those for paths, principals, the spool and redaction.
 
     python tests/soak/mutants.py [MODULE ...] [--seconds 600]
 
@@ -67,6 +67,19 @@ MODULES: Mapping[str, Module] = {
             for name in ("copies", "in", "limits", "progress", "resources_read", "versions")
         ],
     ),
+    **{
+        name: Module(f"persistence/spool/{name}.py", ["tests/spool"])
+        for name in (
+            "spool",
+            "spooled_turns",
+            "spooled_files",
+            "turn_record",
+            "delivery",
+            "drainer",
+            "leases",
+            "database",
+        )
+    },
 }
 
 
