@@ -7,11 +7,13 @@ from perdure.middleware.persistence.history import TokenCounter, estimate_tokens
 from perdure.middleware.persistence.ports import Clock, Spool, Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.serialization import digest
+from perdure.middleware.persistence.telemetry import Telemetry
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
     ConversationSummary,
     FinishedTurn,
+    Outcome,
     StoredFile,
     Turn,
     WaitingHistory,
@@ -33,11 +35,13 @@ class Engine:
         clock: Clock,
         count_tokens: TokenCounter = estimate_tokens,
         spool: Spool | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
         self.spool = spool
         self._count_tokens = count_tokens
+        self._telemetry = telemetry or Telemetry("none", clock.now)
         self._last_places: dict[tuple[str, str], int] = {}
 
     def begin(self, turn: Turn, window: Window, redactor: Redactor) -> tuple[Turn, BegunTurn]:
@@ -48,10 +52,11 @@ class Engine:
         Raises:
             StoreUnavailable: … or earlier turns of the conversation wait in the spool, and could not be sent now.
         """
-        if self.spool is not None:
-            self.spool.settle(turn.principal, turn.continuation_id)
-        turn = self.prepared(turn, redactor)
-        begun = self.store.begin(turn, window)
+        with self._telemetry.operation("begin_turn", turn):
+            if self.spool is not None:
+                self.spool.settle(turn.principal, turn.continuation_id)
+            turn = self.prepared(turn, redactor)
+            begun = self.store.begin(turn, window)
         if len(self._last_places) >= _CONVERSATIONS_KNOWN:
             self._last_places.clear()
         self._last_places[turn.principal, begun.continuation_id] = begun.place
@@ -59,7 +64,10 @@ class Engine:
 
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""
-        return self.store.finish(self._ended(turn, redactor))
+        with self._telemetry.operation("finish_turn", turn):
+            finished = self.store.finish(self._ended(turn, redactor))
+        self._telemetry.kept(turn, "store")
+        return finished
 
     def defer(self, turn: Turn, redactor: Redactor) -> None:
         """Make `turn` durable in the spool, from where it goes to the store later: begun, ended, or both.
@@ -72,7 +80,10 @@ class Engine:
         if turn.place is None:
             last_place = self._last_places.get((turn.principal, turn.continuation_id))
             turn = turn.changed(deferred=True, after_place=turn.after_place or last_place)
-        self.spool.keep(self._ended(turn, redactor))
+        with self._telemetry.operation("spool_turn", turn):
+            self.spool.keep(self._ended(turn, redactor))
+        if turn.outcome is not Outcome.RUNNING:
+            self._telemetry.kept(turn, "spool")
 
     def waiting_history(self, turn: Turn, window: Window) -> WaitingHistory:
         """What can be told of the conversation of `turn` without its store: the turns that wait here."""

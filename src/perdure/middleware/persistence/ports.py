@@ -1,6 +1,7 @@
 """What the engine needs from the outside: a store, a spool, a clock. Synchronous, small, and all of it."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -15,7 +16,7 @@ from perdure.middleware.persistence.turn import (
     Window,
 )
 
-__all__ = ["Clock", "FileStore", "Spool", "Store", "SystemClock"]
+__all__ = ["Clock", "FileStore", "Spool", "Store", "SystemClock", "Waiting"]
 
 
 class Store(Protocol):
@@ -169,6 +170,29 @@ class Spool(Protocol):
     def file(self, principal: str, key: str) -> StoredFile | None:
         """The file that a turn which waits gave out to `principal` under `key`."""
         ...
+
+    def status(self) -> list["Waiting"]:
+        """What waits for each destination.
+
+        Raises:
+            StoreUnavailable: It cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What the spool keeps for one destination."""
+
+    destination: str
+    turns: int
+    conversations: int
+    quarantined_turns: int
+    files: int
+    file_bytes: int
+    quarantined_files: int
+    oldest: str | None
+    """When the first of it came, ISO 8601."""
 
 
 class Clock(Protocol):

@@ -26,6 +26,7 @@ from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.signing_key import key_in
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.stores.unusable import UnusableStore
+from perdure.middleware.persistence.telemetry import Telemetry
 from perdure.middleware.persistence.threads import Lane
 from perdure.middleware.persistence.turn import StoredFile
 from perdure.settings import NEEDS_RESTART, Policy, Settings, ToolSettings
@@ -73,6 +74,7 @@ class Runtime:
     disk_lane: Lane = field(default_factory=lambda: Lane("spool", size=8, hanging_after=5.0))
     """Apart, so that a store that hangs does not either. A disk that stalls for a second or two is waited for: there is
     nowhere else to keep a turn then."""
+    telemetry: Telemetry | None = None
     watch: SettingsWatch | None = None
     """Of the file that the settings came from; None where they came from none."""
     _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
@@ -122,6 +124,8 @@ class Runtime:
 
     def say(self, event: str, error: Exception) -> None:
         """Log a fault for the operator, once a minute each."""
+        if self.telemetry is not None:
+            self.telemetry.fault(event, error)
         what = error.what if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
         now = time.monotonic()
         if now - self._said.get(what, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
@@ -190,14 +194,18 @@ def build(
             clock,
             max_bytes=settings.spool_max_bytes,
         )
+    telemetry = Telemetry(settings.backend, clock.now)
+    if spool is not None:
+        telemetry.waiting = spool.status
     breaker, file_breaker = (spool.breaker, spool.file_breaker) if spool else (None, None)
     return Runtime(
         settings=settings,
-        engine=Engine(store, clock, settings.count_tokens or estimate_tokens, spool),
+        engine=Engine(store, clock, settings.count_tokens or estimate_tokens, spool, telemetry),
         own_folder=own_folder,
         keeper=FileKeeper(store, file_store, folder, spool, file_breaker, breaker),
         spool=spool,
         breaker=breaker or Breaker.never_opening(),
+        telemetry=telemetry,
     )
 
 

@@ -10,35 +10,20 @@ from typing import BinaryIO
 
 from perdure.errors import SpoolFull, TurnsWaiting
 from perdure.middleware.persistence.breaker import Breaker
-from perdure.middleware.persistence.ports import Clock, FileStore, Store
+from perdure.middleware.persistence.ports import Clock, FileStore, Store, Waiting
 from perdure.middleware.persistence.spool.database import SpoolDatabase
 from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.spool.spooled_files import SpooledFiles
 from perdure.middleware.persistence.spool.spooled_turns import ConversationKey, SpooledTurns
 from perdure.middleware.persistence.turn import StoredFile, Turn, WaitingHistory, Window
 
-__all__ = ["Quarantined", "Spool", "Waiting"]
+__all__ = ["Quarantined", "Spool"]
 
 _LONGEST_SETTLING, _PAUSE = 0.5, 0.01
 """Seconds that a call waits for somebody else who is sending its conversation's turns, and looks again."""
 
 _MOST_AT_A_CALL = 8
 """Turns that a call sends for its conversation before its own; more are left to the threads that drain."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What is kept for one destination."""
-
-    destination: str
-    turns: int
-    conversations: int
-    quarantined_turns: int
-    files: int
-    file_bytes: int
-    quarantined_files: int
-    oldest: str | None
-    """When the first of it came, ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True)

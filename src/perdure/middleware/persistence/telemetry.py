@@ -1,0 +1,161 @@
+"""What an application's OpenTelemetry is told: spans and durations of operations; counts of turns, files and faults.
+
+Through the API package alone, and only where the application has set up a provider; otherwise a call costs a look at
+the clock. Names are those of the semantic conventions for databases and generative AI where there are such.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from perdure.errors import PerdureError
+from perdure.middleware.persistence.ports import Waiting
+from perdure.middleware.persistence.turn import Turn
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.util.types import Attributes
+
+__all__ = ["Operation", "Telemetry"]
+
+Operation: TypeAlias = Literal["begin_turn", "finish_turn", "spool_turn"]
+
+_SCOPE = "perdure"
+
+_LOOK_EVERY = 1.0
+"""Seconds. An application may set its provider after its first call."""
+
+_DATABASES = {"sqlite": "sqlite", "postgres": "postgresql", "supabase": "postgresql"}
+
+_UNSEEN: AbstractContextManager[None] = nullcontext()
+
+
+class Telemetry:
+    def __init__(self, backend: str, now: Callable[[], datetime]) -> None:
+        """`now` tells the age of what waits."""
+        self.waiting: Callable[[], Iterable[Waiting]] | None = None
+        """What the spool holds, to be asked when metrics are collected. Blocks."""
+        self._backend = backend
+        self._now = now
+        self._is_on = False
+        self._looked_at = -_LOOK_EVERY
+
+    def operation(self, name: Operation, turn: Turn) -> AbstractContextManager[None]:
+        """Around what may take time, on whichever thread that is."""
+        return self._observed(name, turn) if self._is_wanted() else _UNSEEN
+
+    def kept(self, turn: Turn, by: Literal["store", "spool"]) -> None:
+        """`turn` has ended, and is acknowledged."""
+        if not self._is_wanted():
+            return
+        tool = {"gen_ai.tool.name": turn.tool}
+        self._instruments.turns.add(1, {**tool, "perdure.outcome": turn.outcome.value, "perdure.kept_by": by})
+        for file in turn.files:
+            self._instruments.file_size.record(file.size, tool)
+
+    def fault(self, event: str, error: Exception) -> None:
+        if self._is_wanted():
+            self._instruments.faults.add(1, {"perdure.event": event, "error.type": _kind(error)})
+
+    def _is_wanted(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_EVERY:
+            self._looked_at = now
+            self._is_on = _is_set_up()
+            if self._is_on:
+                self._instruments  # noqa: B018 - they are there from now on, so that what waits is told of too
+        return self._is_on
+
+    @contextmanager
+    def _observed(self, name: Operation, turn: Turn) -> Iterator[None]:
+        from opentelemetry import trace  # noqa: PLC0415 - only where it is set up
+
+        system = "sqlite" if name == "spool_turn" else _DATABASES.get(self._backend)
+        of_metric: dict[str, str] = {"db.operation.name": name} | ({"db.system.name": system} if system else {})
+        of_span = {
+            **of_metric,
+            "gen_ai.tool.name": turn.tool,
+            "gen_ai.conversation.id": turn.continuation_id,
+            "perdure.turn.id": turn.id,
+        }
+        began = time.perf_counter()
+        with trace.get_tracer(_SCOPE).start_as_current_span(
+            name, kind=trace.SpanKind.CLIENT, attributes=of_span, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield
+            except Exception as error:
+                of_metric["error.type"] = _kind(error)
+                span.set_attribute("error.type", _kind(error))
+                span.set_status(trace.StatusCode.ERROR, error.what if isinstance(error, PerdureError) else None)
+                raise
+            finally:
+                self._instruments.duration.record(time.perf_counter() - began, of_metric)
+
+    @cached_property
+    def _instruments(self) -> "_Instruments":
+        return _Instruments(self._observations)
+
+    def _observations(self) -> Iterator[tuple[str, float, "Attributes"]]:
+        """The name of a gauge, its value, and of which destination."""
+        for waiting in self.waiting() if self.waiting is not None else ():
+            where: Attributes = {"perdure.destination": waiting.destination}
+            age = (self._now() - datetime.fromisoformat(waiting.oldest)).total_seconds() if waiting.oldest else 0.0
+            yield "turns", waiting.turns, where
+            yield "files", waiting.files, where
+            yield "quarantined", waiting.quarantined_turns + waiting.quarantined_files, where
+            yield "age", max(age, 0.0), where
+
+
+class _Instruments:
+    def __init__(self, observations: "Callable[[], Iterator[tuple[str, float, Attributes]]]") -> None:
+        from opentelemetry import metrics  # noqa: PLC0415 - only where it is set up
+
+        meter = metrics.get_meter(_SCOPE)
+        self.duration = meter.create_histogram(
+            "db.client.operation.duration", unit="s", description="How long a store or the spool took."
+        )
+        self.turns = meter.create_counter(
+            "perdure.turns", unit="{turn}", description="Turns that have ended and were acknowledged."
+        )
+        self.file_size = meter.create_histogram(
+            "perdure.file.size", unit="By", description="The sizes of the files that tools gave out."
+        )
+        self.faults = meter.create_counter("perdure.faults", unit="{fault}", description="What went wrong, by event.")
+
+        def seen(gauge: str) -> "Callable[[CallbackOptions], Iterator[Observation]]":
+            def see(_options: "CallbackOptions") -> "Iterator[Observation]":
+                yield from (metrics.Observation(value, where) for name, value, where in observations() if name == gauge)
+
+            return see
+
+        for gauge, unit, description in _GAUGES:
+            meter.create_observable_gauge(
+                f"perdure.spool.{gauge}", callbacks=[seen(gauge)], unit=unit, description=description
+            )
+
+
+_GAUGES = (
+    ("turns", "{turn}", "Turns that wait in the spool."),
+    ("files", "{file}", "Files that wait in the spool."),
+    ("quarantined", "{record}", "Turns and files that no store would take."),
+    ("age", "s", "For how long the oldest of what waits has done so."),
+)
+
+
+def _is_set_up() -> bool:
+    """Whether the application has a provider: then it has imported the API, which is never imported for it."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return True
+    metrics = sys.modules.get("opentelemetry.metrics")
+    # The API has no public name for the provider that stands in for none.
+    return metrics is not None and not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
+
+
+def _kind(error: Exception) -> str:
+    return error.code if isinstance(error, PerdureError) else type(error).__name__
