@@ -161,7 +161,7 @@ _PUTS = {named.name: getattr(Turn, named.name).__set__ for named in fields(Turn)
 
 
 def _unrolled() -> "Callable[[Turn, Turn], object]":
-    """Puts every field of one turn into another. Written out, as `dataclasses` does: a loop takes three times as long."""
+    """Puts every field of one turn into another. Written out, as `dataclasses` does: a loop takes thrice the time."""
     puts = ", ".join(f"put_{name}(new, old.{name})" for name in _PUTS)
     made: Callable[[Turn, Turn], object] = eval(  # noqa: S307 - of names that stand above
         f"lambda old, new: ({puts})", {f"put_{name}": put for name, put in _PUTS.items()}
