@@ -122,7 +122,7 @@ class Redactor:
                 return value
 
     def finds_nothing_in(self, *values: Json) -> bool:
-        """Whether `json` would surely leave all of them as they are. In a fraction of its time, since nothing is made anew."""
+        """Whether `json` would surely leave all of them as they are: told in a fraction of its time, without copies."""
         harmless, plain_names = self._harmless, self._plain_names
         looked_at: set[str] = set()
         pending = list(values)
