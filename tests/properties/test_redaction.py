@@ -142,6 +142,7 @@ plain = st.recursive(
 @given(plain)
 def test_json_without_secrets_comes_out_as_it_went_in(value: Json) -> None:
     assert json.dumps(redactor.json(value)) == json.dumps(value)
+    assert redactor.finds_nothing_in(value)
 
 
 @given(plain, st.lists(st.sampled_from(["list", "member", "name"]), min_size=1, max_size=6))
@@ -159,6 +160,23 @@ def test_a_secret_is_replaced_at_any_depth_and_in_names(beside: Json, path: list
         return value
 
     assert json.dumps(redactor.json(around(TOKEN))) == json.dumps(around("[redacted:github-token]"))
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.integers()
+        | st.sampled_from(["a", "", 'say "so": yes', '{"password": "hunter2"}', "k: 1", "-_@"])
+        | st.sampled_from(sorted(SECRETS)).flatmap(lambda name: SECRETS[name][1]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["a", "token", "api_key", "AKIAQYLPMN5HHHFPZAM2"]), inner, max_size=3)
+        ),
+        max_leaves=5,
+    )
+)
+def test_nothing_is_found_only_in_what_would_come_out_as_it_went_in(value: Json) -> None:
+    assert Redactor().json(value) == value or not Redactor().finds_nothing_in(value)
 
 
 def test_the_value_given_in_is_not_changed() -> None:

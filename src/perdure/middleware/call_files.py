@@ -1,7 +1,7 @@
 """The files of one call: those that its arguments name by storage URIs, and those that its result names by paths."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ class CallFiles:
 
     def might_be_named_in(self, result: JsonObject) -> bool:
         """Whether anything in `result` could be a path: cheap, and never wrongly false."""
-        return self._policy.files and any("/" in text or "\\u002" in text.lower() for text in _strings(result))
+        if not self._policy.files:
+            return False
+        return any("/" in text or "\\u002" in text.lower() for text in _strings(result))
 
     def keep(self, result: JsonObject) -> None:
         """Keep the files that `result` names. Blocks. `settle` afterwards, however it ended.
@@ -218,18 +220,18 @@ class CallFiles:
         self.report(done / size, f"{doing} {what}: {done / 1e6:.0f} of {size / 1e6:.0f} MB")
 
 
-def _strings(value: Json) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case dict():
-            for item in value.values():
-                yield from _strings(item)
-        case list():
-            for item in value:
-                yield from _strings(item)
-        case _:
-            return
+def _strings(value: Json) -> list[str]:
+    """All texts within `value`, but for the names of members."""
+    found: list[str] = []
+    values = [value]
+    for item in values:  # which grows meanwhile
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict):
+            values += item.values()
+        elif isinstance(item, list):
+            values += item
+    return found
 
 
 def _sendable(path: str) -> str:

@@ -22,7 +22,7 @@ from perdure.middleware.persistence.wiring import runtime
 from perdure.middleware.sdk import sdk
 from perdure.middleware.serving import Arguments, HighLevel, LowLevel, Serving
 from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id, is_stray_id
-from perdure.settings import HistoryMode, ToolSettings
+from perdure.settings import HistoryMode, Settings, ToolSettings
 
 __all__ = ["PersistedHandler", "options_of", "persisted_handler_of"]
 
@@ -62,6 +62,8 @@ class PersistedHandler:
         self._warned = False
         self._was_on = False
         """As a class-based tool, in this process: a client may have an id of ours."""
+        self._off: dict[str | None, Settings] = {}
+        """The names under which it is switched off, and by which settings: then nothing else is looked at."""
         self._refuse_options_that_cannot_hold()
         self.function = handler if not switched_on and self.signature.history_parameter is None else self._function()
 
@@ -82,13 +84,18 @@ class PersistedHandler:
     def _function(self) -> Callable[..., Any]:
         """A real function: SDKs read from it what no proxy passes on."""
         shell: Any
+        handler, without_added, off = self.handler, self._without_added, self._off
         if _is_async(self.handler):
 
             async def shell(*args: Any, **kwargs: Any) -> Any:
+                if off and off.get(sdk.called_tool()) is runtime().settings:
+                    return await handler(*args, **without_added(kwargs))
                 return await self._serve_async(args, kwargs)
         else:
 
             def shell(*args: Any, **kwargs: Any) -> Any:
+                if off and off.get(sdk.called_tool()) is runtime().settings:
+                    return handler(*args, **without_added(kwargs))
                 return self._serve(args, kwargs)
 
         updated = functools.WRAPPER_UPDATES if inspect.isroutine(self.handler) else ()
@@ -180,6 +187,8 @@ class PersistedHandler:
         now = runtime()
         policy = now.policy(tool.name, self.in_code)
         if not policy.enabled:
+            if name == tool.name and self.signature.history_parameter is None:
+                self._off[name] = now.settings
             return None
         if request is not None:
             arguments = dict(params.get("arguments") or {})
@@ -283,14 +292,18 @@ class PersistedHandler:
 
     def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
         """What the handler itself declares: less what was added to its signature, and with its history."""
-        own = kwargs
-        if CONTEXT_PARAMETER in own or CONTINUATION_ID in own:
-            hidden = {CONTEXT_PARAMETER} if self.signature.declares_id else {CONTEXT_PARAMETER, CONTINUATION_ID}
-            own = {name: value for name, value in kwargs.items() if name not in hidden}
+        own = self._without_added(dict(kwargs))
         parameter = self.signature.history_parameter
         if parameter is not None and parameter not in own and not self._is_among(args, parameter):
             own = {**own, parameter: history}
         return args, own
+
+    def _without_added(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """`kwargs`, changed: less what was added to the handler's signature."""
+        kwargs.pop(CONTEXT_PARAMETER, None)
+        if not self.signature.declares_id:
+            kwargs.pop(CONTINUATION_ID, None)
+        return kwargs
 
     def parameter_of(self, argument: str | None) -> str | None:
         return self.signature.parameter_of(argument)

@@ -18,6 +18,7 @@ from perdure.middleware.persistence.turn import (
     Turn,
     WaitingHistory,
     Window,
+    copied,
 )
 
 __all__ = ["Engine"]
@@ -113,14 +114,12 @@ class Engine:
         """`turn` as it is stored, but for its answer: prompt and arguments without secrets, and their digest."""
         if turn.stored_form:
             return turn
-        redacted = redactor.remembering()
-        arguments = redactor.json(turn.arguments, redacted)
-        return turn.changed(
-            prompt=redacted(turn.prompt),
-            arguments=arguments,
-            digest=digest(turn.tool, arguments),
-            stored_form=True,
-        )
+        if redactor.finds_nothing_in(turn.prompt, turn.arguments):
+            prompt, arguments = turn.prompt, copied(turn.arguments)  # the tool gets the others, and may change them
+        else:
+            redacted = redactor.remembering()
+            prompt, arguments = redacted(turn.prompt), redactor.json(turn.arguments, redacted)
+        return turn.changed(prompt=prompt, arguments=arguments, digest=digest(turn.tool, arguments), stored_form=True)
 
     def _ended(self, turn: Turn, redactor: Redactor) -> Turn:
         """`turn`, which has ended, as it is stored."""
@@ -136,6 +135,8 @@ class Engine:
 
 
 def _redacted(answer: Answer, redactor: Redactor) -> Answer:
+    if redactor.finds_nothing_in(answer.text, answer.result, answer.error):
+        return answer
     redacted = redactor.remembering()
     return Answer(
         text=redacted(answer.text),

@@ -121,6 +121,29 @@ class Redactor:
             case _:
                 return value
 
+    def finds_nothing_in(self, *values: Json) -> bool:
+        """Whether `json` would surely leave all of them as they are: told in a fraction of its time, without copies."""
+        harmless, plain_names = self._harmless, self._plain_names
+        looked_at: set[str] = set()
+        pending = list(values)
+        for value in pending:  # which grows meanwhile
+            if isinstance(value, str):
+                if value in harmless or value in looked_at:
+                    continue
+                if self.text(value) != value:
+                    return False
+                looked_at.add(value)
+            elif isinstance(value, dict):
+                for name in value:
+                    if self._enabled and name not in plain_names and self._is_a_secrets_name(name):
+                        return False
+                    if name not in harmless and self.text(name) != name:
+                        return False
+                pending += value.values()
+            elif isinstance(value, list):
+                pending += value
+        return True
+
     def _object(self, value: dict[str, Any], redact: Callable[[str], str]) -> Json:
         found: dict[str, Json] = {}
         for number, (name, item) in enumerate(value.items()):
@@ -143,14 +166,11 @@ class Redactor:
 
 
 def _may_hold_a_shape(text: str) -> bool:
-    """Cheap, and never wrongly false: each shape has one of these in it, most of them a dash or an underscore."""
+    """Cheap, and never wrongly false: each shape has one of these in it."""
     if len(text) < _SHORTEST_SHAPE and "://" not in text:
         return False
-    for hint in _PLAIN_HINTS:
-        if hint in text:
-            return True
-    for mark, hints in _MARKED_HINTS.items():
-        if mark in text:
+    for rare, hints in _HINTS.items():
+        if rare in text:  # in a fiftieth of the time that a longer string takes
             for hint in hints:
                 if hint in text:
                     return True
@@ -160,17 +180,33 @@ def _may_hold_a_shape(text: str) -> bool:
 _SHORTEST_SHAPE = 15
 """Characters: of what has no `://` in it."""
 
-_MARKED_HINTS = {
-    mark: tuple(hint for _, hints, _ in _SHAPES for hint in hints if mark in hint and not (mark == "_" and "-" in hint))
-    for mark in "-_"
-}
-_PLAIN_HINTS = tuple(hint for _, hints, _ in _SHAPES for hint in hints if "-" not in hint and "_" not in hint)
+_RARE = "-_JKSzR"
+"""Characters: none of them is in every text."""
+
+_NEEDED_BESIDES = {"xox": "-", "://": "@"}
+"""By hint: what the rest of its shape always has."""
+
+
+def _by_rare_character() -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for hint in dict.fromkeys(hint for _, hints, _ in _SHAPES for hint in hints):
+        rare = _NEEDED_BESIDES.get(hint) or next((character for character in _RARE if character in hint), "")
+        found[rare] = (*found.get(rare, ()), hint)
+    return found
+
+
+_HINTS = _by_rare_character()
 
 _IN_NAMES_OF_SECRETS = ("pass", "secret", "key", "token", "authorization")
 
 
+_END_OF_A_NAME = re.compile(r'"\s{0,20}:')
+
+
 def _may_name_a_secret(text: str) -> bool:
     """Cheap, and never wrongly false."""
+    if _END_OF_A_NAME.search(text) is None:
+        return False
     lowered = text.lower()
     return any(word in lowered for word in _IN_NAMES_OF_SECRETS)
 

@@ -59,13 +59,17 @@ def decode_answer(message: StoredMessage) -> Answer:
 
 def digest(tool: str, arguments: JsonObject) -> str:
     """SHA-256 over tool and arguments, the order of keys apart."""
-    exact = json.dumps([tool, arguments], ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(exact.encode("ascii")).hexdigest()
+    return hashlib.sha256(_sorted_json([tool, arguments]).encode("ascii")).hexdigest()
 
 
 def exact_json(value: Json) -> str:
     """JSON text in ASCII: NUL and lone surrogates as escapes, key order kept."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return _compact_json(value)
+
+
+# Made once: `json.dumps` makes an encoder for each text that is not in its own style.
+_compact_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_sorted_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
 
 
 def readable_json(value: Json) -> Json:

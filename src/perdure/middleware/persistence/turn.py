@@ -1,10 +1,10 @@
 """The values that everything else passes around: a turn, what it answered, and what a store says of it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from operator import attrgetter
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Turn",
     "WaitingHistory",
     "Window",
+    "copied",
     "new_continuation_id",
     "new_turn_id",
 ]
@@ -27,6 +28,20 @@ Json: TypeAlias = Any
 """A JSON value as `json.loads` gives it: None, bool, int, float, str, list or dict with string keys."""
 
 JsonObject: TypeAlias = dict[str, Json]
+
+
+def copied(value: Json) -> Json:
+    """`value` with objects and arrays of its own, at any depth."""
+    match value:
+        case dict():
+            return {name: copied(item) if isinstance(item, _CONTAINERS) else item for name, item in value.items()}
+        case list():
+            return [copied(item) if isinstance(item, _CONTAINERS) else item for item in value]
+        case _:
+            return value
+
+
+_CONTAINERS = (dict, list)
 
 
 class Outcome(StrEnum):
@@ -120,17 +135,15 @@ class Turn:
     """Whether secrets were replaced and digest and tokens computed: no store takes a turn without."""
 
     def changed(self, **changes: Any) -> "Turn":
-        """As `dataclasses.replace`, in half its time: several times in every call.
+        """As `dataclasses.replace`, in a fifth of its time: several times in every call.
 
         Raises:
             KeyError: There is no such field.
         """
-        values = list(_values_of(self))
-        for name, value in changes.items():
-            values[_PLACES[name]] = value
         turn = _blank(Turn)
-        for put, value in zip(_PUTS, values, strict=True):
-            put(turn, value)
+        _put_all_of(self, turn)
+        for name, value in changes.items():
+            _PUTS[name](turn, value)
         return turn
 
     def ended(self, outcome: Outcome, at: datetime, answer: Answer) -> "Turn":
@@ -143,10 +156,20 @@ class Turn:
         return self
 
 
-_NAMES = tuple(named.name for named in fields(Turn))
-_PLACES = {name: place for place, name in enumerate(_NAMES)}
-_PUTS = tuple(getattr(Turn, name).__set__ for name in _NAMES)
-_values_of = attrgetter(*_NAMES)
+_PUTS = {named.name: getattr(Turn, named.name).__set__ for named in fields(Turn)}
+"""Past the frozen class's own refusal."""
+
+
+def _unrolled() -> "Callable[[Turn, Turn], object]":
+    """Puts every field of one turn into another. Written out, as `dataclasses` does: a loop takes thrice the time."""
+    puts = ", ".join(f"put_{name}(new, old.{name})" for name in _PUTS)
+    made: Callable[[Turn, Turn], object] = eval(  # noqa: S307 - of names that stand above
+        f"lambda old, new: ({puts})", {f"put_{name}": put for name, put in _PUTS.items()}
+    )
+    return made
+
+
+_put_all_of = _unrolled()
 _blank = object.__new__
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from perdure.middleware.sdk import fastmcp_v4, fastmcp_v4_listing, mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest, RegisteredTool
 from perdure.middleware.sdk.mcp_v2 import (
+    called_tool,
     caller_of,
     context_type,
     current_request,
@@ -27,6 +28,7 @@ from perdure.middleware.sdk.mcp_v2 import (
 )
 
 __all__ = [
+    "called_tool",
     "caller_of",
     "context_type",
     "current_request",

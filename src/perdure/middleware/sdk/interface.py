@@ -103,6 +103,10 @@ class Sdk(Protocol):
         """The request that is being served here, for a handler that is not given it."""
         ...
 
+    def called_tool(self) -> str | None:
+        """The name by which the client calls a tool here, at the cost of a look-up; None where none is known."""
+        ...
+
     def caller_of(self, request: IncomingRequest | None) -> Caller:
         """Who calls, by the request's own authentication."""
         ...

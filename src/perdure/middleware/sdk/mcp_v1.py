@@ -96,6 +96,11 @@ def current_request() -> IncomingRequest | None:
     return incoming(native, served)
 
 
+def called_tool() -> str | None:
+    name = getattr(getattr(_served.get(), "params", None), "name", None)
+    return name if isinstance(name, str) else None
+
+
 def current_context() -> "AnyRequestContext | None":
     from mcp.server.lowlevel.server import request_ctx  # noqa: PLC0415
 

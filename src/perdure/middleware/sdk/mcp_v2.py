@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RegisteredTool",
+    "called_tool",
     "caller_of",
     "context_type",
     "current_request",
@@ -260,6 +261,12 @@ def current_request() -> IncomingRequest | None:
     """The request that is being served here, for a handler that is not given it."""
     request = _current_request.get()
     return None if request is None else incoming(request)
+
+
+def called_tool() -> str | None:
+    request = _current_request.get()
+    name = None if request is None or request.params is None else request.params.get("name")
+    return name if isinstance(name, str) else None
 
 
 def event_loop() -> object:

@@ -1,7 +1,6 @@
 """Turns in memory: for tests, for trying out, and as the model that every other store is compared with."""
 
 import bisect
-import copy
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from datetime import datetime
 from perdure.errors import TurnConflict
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.turn import (
+    Answer,
     BegunTurn,
     ConversationSummary,
     FinishedTurn,
@@ -18,6 +18,7 @@ from perdure.middleware.persistence.turn import (
     StoredFile,
     Turn,
     Window,
+    copied,
 )
 
 __all__ = ["MemoryStore"]
@@ -42,7 +43,9 @@ class MemoryStore:
                 place=place,
                 replay=replay,
                 outcome=conversation.turns[place - 1].outcome,
-                history=() if self._has_expired(conversation) else copy.deepcopy(conversation.window(place, window)),
+                history=()
+                if self._has_expired(conversation)
+                else tuple(map(_own_copy, conversation.window(place, window))),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
@@ -50,10 +53,9 @@ class MemoryStore:
             conversation, place, _ = self._place(turn)
             kept = conversation.turns[place - 1]
             if kept.outcome is Outcome.RUNNING:
-                kept = replace(
-                    kept,
+                kept = kept.changed(
                     outcome=turn.outcome,
-                    answer=copy.deepcopy(turn.answer),
+                    answer=_copied_answer(turn.answer),
                     ended_at=turn.ended_at or self._clock.now(),
                     tokens=turn.tokens,
                 )
@@ -72,7 +74,7 @@ class MemoryStore:
         with self._lock:
             conversation = self._living(principal, continuation_id)
             page = conversation.turns[max(after, 0) : max(after, 0) + limit] if conversation else []
-            return copy.deepcopy(page)
+            return [_own_copy(turn) for turn in page]
 
     def conversations(
         self,
@@ -159,10 +161,9 @@ class MemoryStore:
         if turn.expire_after is not None:
             conversation.expires_at = now + turn.expire_after
         conversation.turns.append(
-            replace(
-                turn,
-                arguments=copy.deepcopy(turn.arguments),
-                metadata=copy.deepcopy(turn.metadata),
+            turn.changed(
+                arguments=copied(turn.arguments),
+                metadata=copied(turn.metadata),
                 place=place,
                 continuation_id=conversation.continuation_id,
                 outcome=Outcome.RUNNING,
@@ -240,6 +241,19 @@ class _Conversation:
             minted=self.minted,
             expires_at=self.expires_at,
         )
+
+
+def _own_copy(turn: Turn) -> Turn:
+    """Of which a reader may change what can be changed."""
+    return turn.changed(
+        arguments=copied(turn.arguments), metadata=copied(turn.metadata), answer=_copied_answer(turn.answer)
+    )
+
+
+def _copied_answer(answer: Answer | None) -> Answer | None:
+    if answer is None:
+        return None
+    return Answer(text=answer.text, result=copied(answer.result), error=copied(answer.error))
 
 
 def _newest_first(line: ConversationSummary) -> tuple[datetime, str, str]:
