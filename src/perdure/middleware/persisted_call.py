@@ -15,6 +15,7 @@ from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRe
 from perdure.middleware.call_steps import CallSteps, Step, Waits
 from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
 from perdure.middleware.persistence.history import Conversation, History, HistoryState
+from perdure.middleware.persistence.running_turns import HeldTurn
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -71,6 +72,8 @@ class PersistedCall:
         self._is_later_leg = False
         """The client answers a question of the tool's: an open turn is what it goes on with."""
         self._is_to_be_recorded = True
+        self._held: HeldTurn | None = None
+        """While the tool runs: its turn's lease is renewed."""
         self._finished: FinishedTurn | None = None
         self._turn_fault: Exception | None = None
         """Why the store has not taken the turn, last."""
@@ -126,6 +129,7 @@ class PersistedCall:
             yield Step(work=self._kept_turn, then=self._replay, failed=self._not_replayed)
         if self.refusal is not None or self.replayed is not None:
             return
+        self._held = self._engine.running.hold(self._turn)
         if self._may_be_deferred:
             yield Step(
                 work=lambda: self._deferred_with_history(window),
@@ -330,15 +334,27 @@ class PersistedCall:
 
     def finish(self) -> None:
         self._steps.take(self._finish_steps())
+        self._let_go()
 
     async def finish_async(self) -> None:
         await self._steps.take_async(self._finish_steps())
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.let_go()
 
     def _finish_steps(self) -> "Iterator[Step[Any]]":
         if not self._is_to_be_recorded:
             return
         if self._asks:
             yield Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, waits=Waits.DISK)
+            if self._envelope is not None and self._turn.place is not None:
+                yield Step(
+                    work=lambda: self._engine.leave_to_client(self._turn),
+                    then=lambda _: None,
+                    failed=self._not_left_to_client,
+                )
             return
         result = self._result
         if result is not None and self._files.might_be_named_in(result):
@@ -505,6 +521,10 @@ class PersistedCall:
     def _not_carried(self, error: Exception) -> None:
         """The next leg will be a turn of its own."""
         self._runtime.say("request_state.not_carried", error)
+
+    def _not_left_to_client(self, error: Exception) -> None:
+        """It is shown as interrupted while the client thinks; the next leg goes on with it all the same."""
+        self._runtime.say("turn.lease_not_renewed", error)
 
     @property
     def _binding(self) -> Binding:

@@ -1,13 +1,16 @@
 """Keeps turns: makes them fit to be stored, begins them, finishes them, reads them back. Knows no MCP."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
 from perdure.middleware.persistence.ports import Clock, Spool, Store
 from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.running_turns import RunningTurns
 from perdure.middleware.persistence.serialization import digest
 from perdure.middleware.persistence.turn import (
+    DEFAULT_LEASE,
+    LEASE_OF_A_QUESTION,
     Answer,
     BegunTurn,
     ConversationSummary,
@@ -33,10 +36,13 @@ class Engine:
         clock: Clock,
         count_tokens: TokenCounter = estimate_tokens,
         spool: Spool | None = None,
+        lease: timedelta = DEFAULT_LEASE,
     ) -> None:
         self.store = store
         self.clock = clock
         self.spool = spool
+        self.running = RunningTurns(store, clock, lease)
+        """Those whose tools run in this process."""
         self._count_tokens = count_tokens
         self._last_places: dict[tuple[str, str], int] = {}
 
@@ -60,6 +66,10 @@ class Engine:
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""
         return self.store.finish(self._ended(turn, redactor))
+
+    def leave_to_client(self, turn: Turn) -> None:
+        """`turn` has asked its client something: no process runs it until the answer comes, to any of them."""
+        self.store.renew({turn.principal: [turn.id]}, self.clock.now() + LEASE_OF_A_QUESTION)
 
     def defer(self, turn: Turn, redactor: Redactor) -> None:
         """Make `turn` durable in the spool, from where it goes to the store later: begun, ended, or both.
