@@ -113,6 +113,15 @@ def test_a_turn_that_is_over_at_the_first_look_is_never_renewed(running: Running
     assert store.calls("renew") == 0
 
 
+def test_a_turn_that_has_only_just_begun_is_left_for_the_next_look(store: FaultyStore) -> None:
+    running = RunningTurns(store, SystemClock(), timedelta(hours=1))
+    held = running.hold(begun(store))
+    pause = running.renew()
+    assert (pause, store.calls("renew")) == (1200, 0)
+    held.let_go()
+    assert running.renew() is None
+
+
 def test_one_thread_looks_after_all_ends_when_nothing_runs_and_starts_again(
     running: RunningTurns, store: FaultyStore
 ) -> None:
