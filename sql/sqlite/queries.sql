@@ -36,6 +36,12 @@ VALUES ((:session_id << 32) | (:place << 1) | 1, :session_id, :turn_id, :place, 
         :outcome, :tokens, :created_at)
 ON CONFLICT (id) DO NOTHING;
 
+-- renew_turn: the lease of a principal's turn that has no answer, never to an earlier time
+UPDATE chat_messages SET lease_until = :lease_until
+ WHERE turn_id = :turn_id AND part = 0 AND lease_until < :lease_until
+   AND EXISTS (SELECT 1 FROM chat_sessions s WHERE s.id = chat_messages.session_id AND s.user_id = :user_id)
+   AND NOT EXISTS (SELECT 1 FROM chat_messages a WHERE a.id = chat_messages.id + 1);
+
 -- history: the newest answered turns before a place, within a budget of turns and tokens, oldest first
 WITH newest AS MATERIALIZED (
     SELECT turn_seq, sum(tokens) OVER (ORDER BY turn_seq DESC) AS spent

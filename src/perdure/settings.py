@@ -42,7 +42,7 @@ __all__ = [
 NEEDS_RESTART = frozenset(
     {
         "backend", "database_url", "max_connections", "supabase_url", "supabase_key", "data_dir", "bucket",
-        "operation_timeout", "count_tokens", "spool_max_bytes", "request_state_key",
+        "operation_timeout", "count_tokens", "spool_max_bytes", "lease_seconds", "request_state_key",
     }
 )  # fmt: skip
 """What a running process has built its stores from: a change in the file has no effect on it."""
@@ -206,6 +206,8 @@ class Settings(BaseModel):
     """Seconds that one call may wait for the store, in all."""
     spool_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
     """Of the turns and files that wait on this machine's disk for a store that is away."""
+    lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """For which a turn counts as running without a word of the process that runs its tool."""
     request_state_key: Annotated[SecretStr, Field(min_length=32)] | None = None
     """Signs what travels through a client between the legs of a call. Replicas share it; None: a key in `data_dir`."""
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,62}$")] = "mcp-files"

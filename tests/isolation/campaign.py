@@ -60,6 +60,7 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
         "files continuation_id tool content body started_at lease_until metadata minted adopt fresh_id "
         "after_place deferred expires_at",
     ),
+    "renew_turns": ("turns lease_until", ""),
     "read_turns": ("user_id continuation_id", "after_place max_turns"),
     "list_conversations": ("user_id", "continuation_id before_at before_user before_id max_lines"),
     "list_conversations_with_ends": ("user_id", "continuation_id before_at before_user before_id max_lines"),
@@ -266,6 +267,8 @@ class Campaign:
             "update_granted": f"update public.chat_sessions t set last_place = 7, updated_at = now(), "
             f"continuation_id = 'stolen-' || t.id, expires_at = now() "
             f"{self._where_theirs(victim, 'public.chat_sessions')} returning t.*",
+            "update_lease": f"update public.chat_messages t set lease_until = '2400-01-01Z' "
+            f"{self._where_theirs(victim, 'public.chat_messages')} returning t.*",
             "give_away": f"update public.chat_sessions t set user_id = '{victim.name}' returning t.*",
             "delete": f"delete from {table} t {where} returning t.*",
             "truncate": f"truncate {table} cascade",
@@ -404,7 +407,12 @@ class Campaign:
                 return 100_000  # no limit on the loot
             case "before_at":
                 return pick((moment, None))
-            case "started_at" | "lease_until" | "ended_at" | "kept_at" | "since" | "until" | "at" | "expires_at":
+            case "turns":
+                name = pick((victim.name, "mallory")) if anybody else "mallory"
+                return json.dumps({name: victim.known_turn_ids})
+            case "lease_until":
+                return pick((moment, "2400-01-01Z"))
+            case "started_at" | "ended_at" | "kept_at" | "since" | "until" | "at" | "expires_at":
                 return moment
         return pick(("hello", *INJECTIONS))
 

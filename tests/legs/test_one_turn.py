@@ -198,10 +198,23 @@ async def test_a_call_that_nobody_goes_on_with_is_running_until_its_lease_is_ove
         await book_with(client)()
     [turn] = kept(runtime)
     assert (turn.outcome, turn.answer) == (Outcome.RUNNING, None)
+    assert runtime.engine.running.count == 0  # no process of ours runs it now
     clock.advance(timedelta(minutes=59))  # a person may have to think
     assert kept(runtime)[0].outcome is Outcome.RUNNING
     clock.advance(timedelta(minutes=2))
     assert kept(runtime)[0].outcome is Outcome.INTERRUPTED
+
+
+@every_way
+async def test_a_lease_that_cannot_be_had_for_a_question_keeps_neither_it_nor_its_answer_from_anybody(
+    make: Make, activate: Activate, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FaultyStore(MemoryStore())
+    runtime = activate(store)
+    store.fail("renew")
+    await _whole_call(make, Booking())
+    assert [turn.outcome for turn in kept(runtime)] == [Outcome.ANSWERED]
+    assert "turn.lease_not_renewed" in caplog.text
 
 
 @every_way

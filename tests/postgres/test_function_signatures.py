@@ -47,7 +47,7 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
         """)
     )
     called = {function for function, _ in heard.calls}
-    expected = {"begin_turn", "finish_turn", "read_turns", "list_conversations_with_ends", "list_files"}
+    expected = {"begin_turn", "finish_turn", "renew_turns", "read_turns", "list_conversations_with_ends", "list_files"}
     assert expected <= called <= declared.keys()
     for function, arguments in heard.calls:
         assert arguments <= set(declared[function]), function
@@ -81,6 +81,7 @@ def _do_everything(store: SqlFunctionStore) -> None:
         files=(StoredFile(key="k", bucket="b", name="n", sha256="0" * 64, size=1, media_type="text/plain"),),
     )
     begun = store.begin(turn, Window(turns=1, tokens=1))
+    store.renew({"alice": [turn.id]}, turn.lease_until)
     ending = answered(turn, "hello")
     store.finish(replace(ending, place=begun.place))  # the ending alone
     store.finish(ending)  # whole

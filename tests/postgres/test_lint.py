@@ -122,7 +122,7 @@ def test_in_the_database_every_function_is_bound_and_every_table_has_row_securit
     assert len(functions) == sum(migration.sql.count("\ncreate function ") for migration in postgres_migrations())
     assert [name for name, definer, _ in functions if definer] == []
     assert [name for name, _, settings in functions if "search_path=pg_catalog, pg_temp" not in (settings or "")] == []
-    writes = {"begin_turn", "finish_turn", "purge_expired", "delete_conversation"}
+    writes = {"begin_turn", "finish_turn", "renew_turns", "purge_expired", "delete_conversation"}
     assert {name for name, _, settings in functions if "lock_timeout=1500ms" in settings} == writes
     tables = database.execute("""
         select relname, relrowsecurity, relforcerowsecurity from pg_class

@@ -210,7 +210,7 @@ def _psql(database: Database, *arguments: str, text: str = "", fails: bool = Fal
 # ── a database that a newer perdure finds ────────────────────────────────────────────────────────────────────
 
 
-def test_before_0005_turns_are_kept_and_expire_and_a_list_names_perdure_migrate(database: Database) -> None:
+def test_before_0005_turns_are_kept_and_expire_and_what_is_newer_names_perdure_migrate(database: Database) -> None:
     for path in FILES[:4]:
         database.execute(path.read_text())
     clock = FrozenClock()
@@ -220,6 +220,8 @@ def test_before_0005_turns_are_kept_and_expire_and_a_list_names_perdure_migrate(
     assert [turn.prompt for turn in store.turns("alice", "c")] == ["kept"]
     with pytest.raises(StoreMisconfigured, match="perdure migrate"):
         store.conversations("alice")
+    with pytest.raises(StoreMisconfigured, match="perdure migrate"):
+        store.renew({"alice": [turn.id]}, clock.now())
     assert perdure("migrate", PERDURE_DATABASE_URL=database.url).returncode == 0
     (line,) = store.conversations("alice")
     assert line.expires_at == clock.now() + timedelta(days=1)

@@ -17,6 +17,7 @@ THEN = datetime(2026, 1, 1, tzinfo=UTC)
 OWN_CONVERSATIONS = {
     "begin_turn",
     "finish_turn",
+    "renew_turns",
     "read_turns",
     "list_conversations",
     "list_conversations_with_ends",
@@ -42,7 +43,10 @@ MAY_TOUCH = {
     "authenticated": READ_AND_ADD,
     "service_role": READ_AND_ADD | {("chat_sessions", "DELETE"), ("perdure_migrations", "SELECT")},
 }
-MAY_UPDATE = {("chat_sessions", column) for column in ("last_place", "continuation_id", "updated_at", "expires_at")}
+MAY_UPDATE = {
+    *(("chat_sessions", column) for column in ("last_place", "continuation_id", "updated_at", "expires_at")),
+    ("chat_messages", "lease_until"),
+}
 
 API = ["anon", "authenticated", "service_role"]
 
@@ -112,12 +116,18 @@ FINISH = """
 """
 
 
+RENEW = (
+    "select renew_turns(json_build_object(%(user)s::text, json_build_array(%(turn)s::text)), now() + interval '1 hour')"
+)
+
+
 def test_a_users_token_can_do_everything_with_what_is_its_own(project: Database) -> None:
     with project.connect() as connection:
         as_role(connection, "authenticated", json.dumps({"sub": "alice", "role": "authenticated"}))
         call = _caller(connection)
         begun = call(BEGIN, user="alice", id="c", until=None)
         assert (begun["status"], begun["place"]) == ("new", 1)
+        assert call(RENEW, user="alice", turn=begun["turn_id"]) == {"renewed": 1}
         assert call(FINISH, user="alice", turn=begun["turn_id"])["files"][0]["version"] == 1
         again = call(BEGIN, user=None, id="c", until=None)  # nobody named: the token says who it is
         assert [turn["answer"] for turn in again["history"]] == ["an answer"]
@@ -138,6 +148,7 @@ def test_a_token_of_somebody_else_or_of_nobody_can_do_nothing_with_it(project: D
         for statement in (
             BEGIN,
             FINISH,
+            RENEW,
             "select read_turns(%(user)s, %(id)s)",
             "select list_conversations(%(user)s)",
             "select list_files(%(user)s)",
@@ -153,6 +164,8 @@ def test_the_service_key_acts_for_whom_it_names_and_purges(project: Database) ->
     with project.connect() as connection:
         call = _caller(as_role(connection, "service_role"))
         begun = call(BEGIN, user="carol", id="brief", until=THEN + timedelta(days=1))
+        assert call(RENEW, user="dave", turn=begun["turn_id"]) == {"renewed": 0}
+        assert call(RENEW, user="carol", turn=begun["turn_id"]) == {"renewed": 1}
         assert call(FINISH, user="carol", turn=begun["turn_id"])["status"] == "finished"
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="user_id is required"):
             call(BEGIN, user=None, id="c", until=None)

@@ -148,6 +148,15 @@ class TwoStores(RuleBasedStateMachine):
         self._same(lambda store: store.begin(replace(self._known(turn), continuation_id="elsewhere"), window))
 
     @precondition(lambda self: self.turns)
+    @rule(chosen=st.lists(st.tuples(which, st.booleans()), max_size=4), seconds=st.sampled_from([-1, 600, 1000, 5000]))
+    def renew_leases(self, chosen: list[tuple[int, bool]], seconds: int) -> None:
+        wanted: dict[str, list[str]] = {}
+        for number, mine in chosen:
+            known = self._known(number)
+            wanted.setdefault(known.principal if mine else "mallory", []).append(known.id)
+        self._same(lambda store: store.renew(wanted, self.turns[0].started_at + timedelta(seconds=seconds)))
+
+    @precondition(lambda self: self.turns)
     @rule(turn=which, window=windows, finish=st.booleans(), mine=st.booleans())
     def use_an_id_for_another_call(self, turn: int, window: Window, finish: bool, mine: bool) -> None:
         known = self._known(turn)

@@ -136,9 +136,9 @@ def test_the_id_is_recorded_only_where_it_is_the_tools_own_argument(declares: bo
     assert list(arguments) == ["continuation_id", "prompt", "n"]  # the caller's stay as they are
 
 
-def test_a_turn_begins_now_and_is_running_for_a_quarter_of_an_hour() -> None:
+def test_a_turn_begins_now_and_is_running_for_a_minute_unless_it_is_renewed() -> None:
     turn = read().turn
-    assert (turn.tool, turn.started_at, turn.lease_until) == ("chat", NOW, NOW + timedelta(minutes=15))
+    assert (turn.tool, turn.started_at, turn.lease_until) == ("chat", NOW, NOW + timedelta(minutes=1))
     assert uuid.UUID(turn.id).int >> 80 == int(NOW.timestamp() * 1000)
 
 

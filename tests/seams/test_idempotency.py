@@ -15,7 +15,7 @@ from perdure import Outcome, install, persisted
 from perdure.errors import StoreUnavailable
 from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, turn_id_of
 from perdure.middleware.persistence.stores.memory import MemoryStore
-from perdure.middleware.persistence.turn import BegunTurn, Turn, Window, new_turn_id
+from perdure.middleware.persistence.turn import DEFAULT_LEASE, BegunTurn, Turn, Window, new_turn_id
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import ToolSettings
 from perdure.testing import FaultyStore, FrozenClock
@@ -187,6 +187,26 @@ async def test_a_call_that_runs_still_is_not_run_beside_itself(activate: Activat
     assert refused["isError"] is True
     assert "has no answer yet" in text_of(refused)
     assert counting.ran == 0
+    assert runtime.engine.running.count == 0  # or it would seem to run for as long as somebody asks for it
+
+
+async def test_a_call_whose_process_has_died_is_run_again_once_its_lease_is_over(
+    activate: Activate, counting: Counting
+) -> None:
+    store, clock = MemoryStore(), FrozenClock()
+    runtime = activate(store, clock=clock, defaults=ToolSettings(replay=True))
+    dead = replace(
+        a_turn("buy", continuation_id="c", principal="local", tool="order"),
+        id=turn_id_of("local", "order 7", 0),
+        started_at=clock.now(),
+        lease_until=clock.now() + DEFAULT_LEASE,
+    )
+    store.begin(dead, Window(0, 0))
+    clock.advance(DEFAULT_LEASE)
+    assert (await counting.call())["isError"] is True
+    clock.advance(1)
+    assert text_of(await counting.call()) == text_of(await counting.call()) == "run 1: buy"
+    assert turns(runtime) == [("run 1: buy", Outcome.ANSWERED)]
 
 
 async def test_an_answer_that_cannot_be_read_is_not_an_answer_that_was_never_given(

@@ -115,7 +115,7 @@ _PORTS = (
 
 _AWAY = ("stores.", "file_stores.")
 
-_HELD_IN = ("perdure-store", "perdure-files", "perdure-spool")
+_HELD_IN = ("perdure-store", "perdure-files", "perdure-spool", "perdure-leases")
 """The threads in which something may hang."""
 
 

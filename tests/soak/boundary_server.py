@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 from mcp.server.mcpserver import MCPServer
 from soak.boundaries import Boundaries
 
 from perdure import History, install, persisted
 from perdure.middleware import call_steps
+from perdure.middleware.persistence import running_turns
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.spool import delivery, drainer
 from perdure.middleware.persistence.wiring import runtime
@@ -165,6 +167,7 @@ def _hurry() -> None:
     call_steps._DISK_SECONDS = 0.5
     delivery._HOLD = drainer._SPOOL_UNUSABLE = drainer._LOOK_AGAIN = 0.1
     drainer._AT_EXIT = 0.3
+    running_turns._LOOKS_IN_A_LEASE, running_turns._TOO_YOUNG = 50, 0.0
 
 
 def _server(boundaries: Boundaries, folder: Path) -> MCPServer:
@@ -181,6 +184,12 @@ def _server(boundaries: Boundaries, folder: Path) -> MCPServer:
     @persisted(history="none")
     def plain(prompt: str) -> dict[str, str]:
         return {"answer": prompt}
+
+    @server.tool()
+    @persisted(history="none")
+    async def linger(prompt: str) -> str:
+        await anyio.sleep(0.1)  # its lease is renewed meanwhile
+        return prompt
 
     @server.tool()
     async def ask(prompt: str) -> str:

@@ -47,6 +47,7 @@ Json = dict[str, Any]
 
 SETTINGS = """
 operation_timeout = 1.0
+lease_seconds = 1.0
 [defaults]
 file_timeout = 1.0
 """
@@ -117,6 +118,7 @@ class Scenario:
         self._list(server)
         self._chat(server, "hello", "c")
         self._call(server, "plain", {"prompt": "hello"})
+        self._call(server, "linger", {"prompt": "hello"})
         self._call(server, "ask", {"prompt": "first"}, "asked")
         self._call(server, "ask", {"prompt": "second"}, "asked")
         self._write(server, "one.txt")
@@ -181,7 +183,7 @@ class Scenario:
     def _list(self, server: StdioServer) -> None:
         answer = server.ask("tools/list", {})
         names = {tool["name"] for tool in answer.get("result", {}).get("tools", [])}
-        if not {"chat", "plain", "ask", "write", "read"} <= names:
+        if not {"chat", "plain", "linger", "ask", "write", "read"} <= names:
             self.seen.wrong.append(f"tools/list says {answer}")
 
     def _chat(self, server: StdioServer, prompt: str, conversation: str | None, *, away: bool = False) -> Json:

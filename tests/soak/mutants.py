@@ -1,4 +1,4 @@
-"""Breaks modules in every small way, and asks whether a test notices: those for paths, principals, the spool and redaction.
+"""Breaks modules in every small way, and asks whether a test notices: for paths, principals, the spool and redaction.
 
     python tests/soak/mutants.py [MODULE ...] [--seconds 600]
 

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from perdure.cli.terminal import ago, console, excerpt, printable, write_json
 from perdure.errors import PerdureError
-from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.ports import Waiting
+from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.spool.spool import Quarantined
 from perdure.middleware.persistence.wiring import Runtime
 

@@ -8,14 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, in_use
-from perdure.middleware.persistence.turn import (
-    DEFAULT_LEASE,
-    LEASE_WITH_QUESTIONS,
-    JsonObject,
-    Turn,
-    new_continuation_id,
-    new_turn_id,
-)
+from perdure.middleware.persistence.turn import JsonObject, Turn, new_continuation_id, new_turn_id
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
 
@@ -128,7 +121,7 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         prompt=_prompt(arguments, prompt_argument),
         arguments=arguments,
         started_at=now,
-        lease_until=now + _lease(request.meta),
+        lease_until=now + timedelta(seconds=settings.lease_seconds),
         expire_after=policy.expire_after,
         metadata={"protocol_version": request.protocol_version} if request.protocol_version else {},
     )
@@ -139,17 +132,6 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
         prompt_argument=prompt_argument,
         idempotency_key=in_use(request.meta.get(META_IDEMPOTENCY_KEY)) if turn.adopt else None,
     )
-
-
-_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
-_ANSWERS = frozenset({"elicitation", "sampling", "roots"})
-
-
-def _lease(meta: Mapping[str, Any]) -> timedelta:
-    """Longer where the client says with the call that it answers questions: a turn stays open between the legs."""
-    declared = meta.get(_CAPABILITIES)
-    asks = isinstance(declared, Mapping) and not _ANSWERS.isdisjoint(declared)
-    return LEASE_WITH_QUESTIONS if asks else DEFAULT_LEASE
 
 
 def prompt_fits(request: ToolRequest, argument: str, text: str) -> bool:

@@ -8,6 +8,7 @@ from perdure.errors import PerdureError, StoreUnavailable
 from perdure.middleware.call_files import CallFiles
 from perdure.middleware.call_reader import Reading, ToolRequest, read_call
 from perdure.middleware.persistence.history import History
+from perdure.middleware.persistence.running_turns import HeldTurn
 from perdure.middleware.persistence.turn import Answer, FinishedTurn, JsonObject, Outcome, Turn
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
 from perdure.settings import Policy
@@ -36,6 +37,8 @@ class CallTurn:
         self.envelope: str | None = None
         """In which the turn travels to the next leg of its call, if there is one."""
         self.is_to_be_recorded = True
+        self.held: HeldTurn | None = None
+        """While the tool runs: its turn's lease is renewed."""
         self.intent_waits = False
         """The turn's intent is in the spool, to be sent before its end."""
         self.waits = False
@@ -81,6 +84,11 @@ class CallTurn:
         """The body has ended; with `result` if files that it names are to be kept."""
         self.turn = self.turn.ended(outcome, self.engine.clock.now(), answer)
         self.result = result
+
+    def let_go(self) -> None:
+        """The tool does not run any more."""
+        if self.held is not None:
+            self.held.let_go()
 
     def was_not_taken(self, error: Exception) -> None:
         self.fault = self.turn_fault = error

@@ -129,9 +129,11 @@ class PersistedCall:
 
     def finish(self) -> None:
         self._steps.take(TurnEnding(self._kept).steps())
+        self._kept.let_go()
 
     async def finish_async(self) -> None:
         await self._steps.take_async(TurnEnding(self._kept).steps())
+        self._kept.let_go()
 
     def with_id(self, result: JsonObject) -> JsonObject:
         """`result` with the conversation's id in place of the tool's own, where the policy says it has one.

@@ -62,6 +62,7 @@ class TurnBeginning:
             yield Step(work=self._kept_turn, then=self._replay, failed=self._not_replayed)
         if call.refusal is not None or call.replayed is not None:
             return
+        call.held = self._engine.running.hold(call.turn)
         if call.may_be_deferred:
             yield Step(
                 work=lambda: self._deferred_with_history(window),

@@ -25,6 +25,12 @@ class TurnEnding:
             return
         if call.asks:
             yield Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, waits=Waits.DISK)
+            if call.envelope is not None and call.turn.place is not None:
+                yield Step(
+                    work=lambda: self._engine.leave_to_client(call.turn),
+                    then=lambda _: None,
+                    failed=self._not_left_to_client,
+                )
             return
         result = call.result
         if result is not None and call.files.might_be_named_in(result):
@@ -71,6 +77,10 @@ class TurnEnding:
     def _not_carried(self, error: Exception) -> None:
         """The next leg will be a turn of its own."""
         self._runtime.say("request_state.not_carried", error)
+
+    def _not_left_to_client(self, error: Exception) -> None:
+        """It is shown as interrupted while the client thinks; the next leg goes on with it all the same."""
+        self._runtime.say("turn.lease_not_renewed", error)
 
     def _was_finished(self, finished: FinishedTurn) -> None:
         call = self._call

@@ -15,6 +15,7 @@ if (_pytest := sys.modules.get("pytest")) is not None:
                 "expiry_contract",
                 "file_store_contract",
                 "keeping_contract",
+                "lease_contract",
                 "reading_contract",
                 "store_bench",
                 "turn_contract",

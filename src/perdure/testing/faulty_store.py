@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias, TypeVar, get_args
@@ -23,7 +23,7 @@ __all__ = ["FaultyStore", "Hang", "Operation"]
 
 T = TypeVar("T")
 
-Operation: TypeAlias = Literal["begin", "finish", "turns", "conversations", "file", "files"]
+Operation: TypeAlias = Literal["begin", "finish", "renew", "turns", "conversations", "file", "files"]
 
 _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
@@ -92,6 +92,9 @@ class FaultyStore:
 
     def finish(self, turn: Turn) -> FinishedTurn:
         return self._through("finish", lambda: self.inner.finish(turn))
+
+    def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
+        self._through("renew", lambda: self.inner.renew(turns, lease_until))
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         return self._through("turns", lambda: self.inner.turns(principal, continuation_id, after=after, limit=limit))

@@ -11,11 +11,12 @@ pytest is imported.
 
 from perdure.testing.expiry_contract import ExpiryContract
 from perdure.testing.keeping_contract import KeepingContract
+from perdure.testing.lease_contract import LeaseContract
 from perdure.testing.reading_contract import ReadingContract
 from perdure.testing.turn_contract import TurnContract
 
 __all__ = ["StoreContract"]
 
 
-class StoreContract(TurnContract, ReadingContract, ExpiryContract, KeepingContract):
+class StoreContract(TurnContract, LeaseContract, ReadingContract, ExpiryContract, KeepingContract):
     """All of it."""

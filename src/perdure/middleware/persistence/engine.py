@@ -1,14 +1,17 @@
 """Keeps turns: makes them fit to be stored, begins them, finishes them, reads them back. Knows no MCP."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
 from perdure.middleware.persistence.ports import Clock, Spool, Store
 from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.running_turns import RunningTurns
 from perdure.middleware.persistence.serialization import digest
 from perdure.middleware.persistence.telemetry import Telemetry
 from perdure.middleware.persistence.turn import (
+    DEFAULT_LEASE,
+    LEASE_OF_A_QUESTION,
     Answer,
     BegunTurn,
     ConversationSummary,
@@ -36,11 +39,14 @@ class Engine:
         clock: Clock,
         count_tokens: TokenCounter = estimate_tokens,
         spool: Spool | None = None,
+        lease: timedelta = DEFAULT_LEASE,
         telemetry: Telemetry | None = None,
     ) -> None:
         self.store = store
         self.clock = clock
         self.spool = spool
+        self.running = RunningTurns(store, clock, lease)
+        """Those whose tools run in this process."""
         self._count_tokens = count_tokens
         self._telemetry = telemetry or Telemetry("none", clock.now)
         self._last_places: dict[tuple[str, str], int] = {}
@@ -69,6 +75,10 @@ class Engine:
             finished = self.store.finish(self._ended(turn, redactor))
         self._telemetry.kept(turn, "store")
         return finished
+
+    def leave_to_client(self, turn: Turn) -> None:
+        """`turn` has asked its client something: no process runs it until the answer comes, to any of them."""
+        self.store.renew({turn.principal: [turn.id]}, self.clock.now() + LEASE_OF_A_QUESTION)
 
     def defer(self, turn: Turn, redactor: Redactor) -> None:
         """Make `turn` durable in the spool, from where it goes to the store later: begun, ended, or both.

@@ -1,5 +1,6 @@
 """What the engine needs from the outside: a store, a spool, a clock. Synchronous, small, and all of it."""
 
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +49,14 @@ class Store(Protocol):
 
         Raises:
             TurnConflict: The id belongs to another principal, or to a turn with another digest.
+        """
+        ...
+
+    def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
+        """Move the leases of running turns, their ids by principal, to `lease_until`; all in one round trip.
+
+        Moves none to an earlier time. A turn that has ended, that is not known, or that is another principal's stays
+        as it is, without a word.
         """
         ...
 

@@ -265,8 +265,8 @@ def _as_text(bits: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-DEFAULT_LEASE = timedelta(minutes=15)
-"""How long a turn may run before it counts as interrupted."""
+DEFAULT_LEASE = timedelta(minutes=1)
+"""How long a turn counts as running without a word of the process that runs it."""
 
-LEASE_WITH_QUESTIONS = timedelta(hours=1)
-"""The same where the client can be asked within the call: a person may have to think."""
+LEASE_OF_A_QUESTION = timedelta(hours=1)
+"""The same from when its client was asked something: no process runs it, and a person may have to think."""

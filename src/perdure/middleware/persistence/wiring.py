@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,7 +201,14 @@ def build(
     breaker, file_breaker = (spool.breaker, spool.file_breaker) if spool else (None, None)
     return Runtime(
         settings=settings,
-        engine=Engine(store, clock, settings.count_tokens or estimate_tokens, spool, telemetry),
+        engine=Engine(
+            store,
+            clock,
+            settings.count_tokens or estimate_tokens,
+            spool,
+            timedelta(seconds=settings.lease_seconds),
+            telemetry,
+        ),
         own_folder=own_folder,
         keeper=FileKeeper(store, file_store, folder, spool, file_breaker, breaker),
         spool=spool,

@@ -3,7 +3,7 @@
 import bisect
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -69,6 +69,16 @@ class MemoryStore:
                 outcome=kept.outcome,
                 files=tuple(file for _, file in self._files if file.turn_id == turn.id) if turn.files else (),
             )
+
+    def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
+        with self._lock:
+            for principal, turn_ids in turns.items():
+                for turn_id in self._places.keys() & turn_ids:
+                    conversation, place = self._places[turn_id]
+                    kept = conversation.turns[place - 1]
+                    if kept.principal == principal and kept.outcome is Outcome.RUNNING:
+                        kept = replace(kept, lease_until=max(kept.lease_until, lease_until))
+                        conversation.turns[place - 1] = kept
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         with self._lock:

@@ -3,7 +3,7 @@
 A direct connection and PostgREST call the same functions by the same names of arguments and get the same JSON.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -102,6 +102,12 @@ class SqlFunctionStore:
                     _file({**line, "turn_id": turn.id, "continuation_id": continuation_id}) for line in reply["files"]
                 ),
             )
+
+    def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
+        wanted = {principal: list(turn_ids) for principal, turn_ids in turns.items()}
+        reply = self._functions.call("renew_turns", {"turns": wanted, "lease_until": lease_until.isoformat()})
+        if not isinstance(reply, dict) or "renewed" not in reply:
+            raise _not_an_answer(self._functions.where, "a renewal")
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         lines = self._read(

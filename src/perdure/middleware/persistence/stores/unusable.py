@@ -17,7 +17,7 @@ class UnusableStore:
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise self._reason
 
-    begin = finish = turns = conversations = file = files = _refuse
+    begin = finish = renew = turns = conversations = file = files = _refuse
     put = read = holds = used_bytes = most_bytes = signed_url = _refuse
 
     def close(self) -> None:

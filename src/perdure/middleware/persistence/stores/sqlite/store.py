@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +78,17 @@ class SqliteStore:
     def finish(self, turn: Turn) -> FinishedTurn:
         with self._database.gate.inside(), explained(self.path), encoded(turn.id):
             return self._writer.write(lambda connection: self._finish(connection, turn), durable=True)
+
+    def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
+        wanted = [
+            {"user_id": principal, "turn_id": turn_id, "lease_until": lease_until.isoformat()}
+            for principal, turn_ids in turns.items()
+            for turn_id in turn_ids
+        ]
+        with self._database.gate.inside(), explained(self.path):
+            self._writer.write(
+                lambda connection: connection.executemany(self._sql["renew_turn"], wanted), durable=False
+            )
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         wanted = {
