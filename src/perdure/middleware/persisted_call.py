@@ -14,6 +14,7 @@ from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, Reading, ToolRequest, prompt_fits, read_call
 from perdure.middleware.call_steps import CallSteps, Step, Waits
 from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
+from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.history import Conversation, History, HistoryState
 from perdure.middleware.persistence.turn import (
     Answer,
@@ -143,7 +144,7 @@ class PersistedCall:
 
     def _was_begun(self, stored: tuple[Turn, BegunTurn]) -> None:
         turn, begun = stored
-        if not all(isinstance(turn, Turn) for turn in begun.history):
+        if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
             raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
         state = HistoryState.LOADED if begun.history or begun.omitted else HistoryState.NEW
         history = History(begun.history, state=state, omitted=begun.omitted)

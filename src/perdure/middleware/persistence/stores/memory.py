@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from perdure.errors import TurnConflict
+from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.turn import (
     BegunTurn,
@@ -42,7 +43,7 @@ class MemoryStore:
                 place=place,
                 replay=replay,
                 outcome=conversation.turns[place - 1].outcome,
-                history=() if self._has_expired(conversation) else copy.deepcopy(conversation.window(place, window)),
+                history=() if self._has_expired(conversation) else CopiedTurns(conversation.window(place, window)),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
