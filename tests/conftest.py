@@ -46,6 +46,7 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     (home / "perdure.toml").touch()
     monkeypatch.setenv("PERDURE_CONFIG", str(home / "perdure.toml"))
     monkeypatch.setenv("PERDURE_DATA_DIR", str(home / "data"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "user"))
     with wiring.activated(None):  # type: ignore[arg-type]  # made anew from the settings when first asked for
         yield
         for drainer in list(_all_drainers):
@@ -69,7 +70,7 @@ def activate() -> Iterator[Activate]:
             **settings: Any,
         ) -> Runtime:
             made = wiring.build(
-                Settings(**settings),
+                Settings(**{"data_dir": os.environ["PERDURE_DATA_DIR"]} | settings),
                 store=store or MemoryStore(clock),
                 file_store=file_store,
                 clock=clock,

@@ -1,12 +1,12 @@
 -- find_turn: where a turn stands, by its id; without the conversation's name if another has it by now
 SELECT s.id, s.user_id, CASE WHEN substr(s.continuation_id, 1, 1) <> char(31) THEN s.continuation_id END AS continuation_id,
-       s.expires_at, m.turn_seq, m.digest,
+       s.created_at, s.expires_at, m.turn_seq, m.digest,
        (SELECT outcome FROM chat_messages a WHERE a.id = m.id + 1) AS outcome
   FROM chat_messages m JOIN chat_sessions s ON s.id = m.session_id
  WHERE m.turn_id = :turn_id AND m.part = 0;
 
 -- find_session: a principal's conversation that has not expired; one that a client named only where it may
-SELECT id, last_place, continuation_id
+SELECT id, last_place, continuation_id, created_at
   FROM chat_sessions
  WHERE user_id = :user_id AND continuation_id = :continuation_id AND (:adopt OR minted)
    AND (expires_at IS NULL OR expires_at > :now);
@@ -42,21 +42,17 @@ UPDATE chat_messages SET lease_until = :lease_until
    AND EXISTS (SELECT 1 FROM chat_sessions s WHERE s.id = chat_messages.session_id AND s.user_id = :user_id)
    AND NOT EXISTS (SELECT 1 FROM chat_messages a WHERE a.id = chat_messages.id + 1);
 
--- history: the newest answered turns before a place, within a budget of turns and tokens, oldest first
-WITH newest AS MATERIALIZED (
-    SELECT turn_seq, sum(tokens) OVER (ORDER BY turn_seq DESC) AS spent
-      FROM (SELECT turn_seq, tokens FROM chat_messages
-             WHERE session_id = :session_id AND part = 1 AND outcome = 'answered' AND turn_seq < :place
-             ORDER BY turn_seq DESC LIMIT :turns)
-)
+-- window: the places of the newest answered turns before a place, newest first; all from the index
+SELECT turn_seq, tokens FROM chat_messages
+ WHERE session_id = :session_id AND part = 1 AND outcome = 'answered' AND turn_seq < :place
+ ORDER BY turn_seq DESC LIMIT :turns;
+
+-- turn_at: the whole answered turn at a place
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
        q.lease_until, q.digest, q.after_place, q.deferred, q.metadata,
        a.content AS answer, a.body AS answer_body, a.outcome, a.tokens, a.created_at AS ended_at
-  FROM newest n
-  JOIN chat_messages q ON q.id = (:session_id << 32) | (n.turn_seq << 1)
-  JOIN chat_messages a ON a.id = (:session_id << 32) | (n.turn_seq << 1) | 1
- WHERE n.spent <= :tokens
- ORDER BY n.turn_seq;
+  FROM chat_messages q JOIN chat_messages a ON a.id = q.id + 1
+ WHERE q.id = (:session_id << 32) | (:place << 1);
 
 -- read_turns: a page of one conversation's turns, by place
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,

@@ -378,6 +378,7 @@ from fuzz.watched_opens import WatchedOpens
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from perdure import persisted
+from perdure.logs import log
 from perdure.middleware.persistence.files import allowed_roots
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import activated, build
@@ -408,11 +409,12 @@ async def main():
     if asked["without_guard"]:
         allowed_roots.AllowedRoots.open = without_guard
     policy = ToolSettings(file_roots=(Path(asked["out"]),), max_file_bytes=1_000_000, max_turn_files=1000)
-    with activated(build(Settings(defaults=policy), store=MemoryStore())):
+    with activated(build(Settings(defaults=policy, data_dir=os.environ["PERDURE_DATA_DIR"]), store=MemoryStore())):
         async with Client(server) as client:
             # Once before, so that everything there is to import is imported.
             uri = (await client.call_tool("give", {"values": [asked["good"]]})).content[0].text
             await client.call_tool("take", {"values": [uri]})
+            log.debug("test.warm")
             os.chdir(asked["out"])
             watched = WatchedOpens([asked["out"], tempfile.gettempdir(), os.environ["PERDURE_DATA_DIR"]])
             got = []

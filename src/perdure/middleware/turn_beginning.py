@@ -9,6 +9,7 @@ from perdure.middleware.call_legs import CallLegs
 from perdure.middleware.call_steps import Step, Waits
 from perdure.middleware.call_turn import CallTurn
 from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
+from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.history import History, HistoryState
 from perdure.middleware.persistence.turn import (
     BegunTurn,
@@ -80,7 +81,7 @@ class TurnBeginning:
 
     def _was_begun(self, stored: tuple[Turn, BegunTurn]) -> None:
         turn, begun = stored
-        if not all(isinstance(turn, Turn) for turn in begun.history):
+        if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
             raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
         state = HistoryState.LOADED if begun.history or begun.omitted else HistoryState.NEW
         history = History(begun.history, state=state, omitted=begun.omitted)

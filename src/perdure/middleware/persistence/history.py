@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias, overload
 
+from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.turn import Turn
 
 __all__ = [
@@ -43,7 +44,8 @@ class History(Sequence[Turn]):
     """
 
     def __init__(self, turns: Sequence[Turn] = (), *, state: HistoryState = HistoryState.NEW, omitted: int = 0) -> None:
-        self._turns = tuple(turns)
+        # A list is its owner's to change; a history that a store gave copies its turns when they are looked at.
+        self._turns = tuple(turns) if isinstance(turns, list) else turns
         self.state = state
         self.omitted = omitted
         """Earlier turns that are not here: over the budget, or without an answer."""
@@ -55,7 +57,7 @@ class History(Sequence[Turn]):
         `{"role": "user" | "model", "parts": [{"text": str}]}`. APIs refuse empty text, so it reads "(empty)".
         """
         messages: list[Message] = []
-        for turn in self._turns:
+        for turn in shared(self._turns):
             for role, content in (("user", turn.prompt), ("assistant", turn.answer.text if turn.answer else "")):
                 text = without_transcripts(content)
                 if style == "gemini":
@@ -84,7 +86,7 @@ class History(Sequence[Turn]):
             lines.append(f"{_MAY_EXIST}; these came after them.")
         elif self.omitted:
             lines.append(f"Earlier turns not shown: {self.omitted}.")
-        for turn in self._turns:
+        for turn in shared(self._turns):
             answer = without_transcripts(turn.answer.text) if turn.answer else ""
             lines.append(_line({"role": "user", "tool": turn.tool, "content": without_transcripts(turn.prompt)}))
             lines.append(_line({"role": "assistant", "content": answer}))

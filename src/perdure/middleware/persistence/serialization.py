@@ -91,8 +91,8 @@ def _encode(text: str, value: JsonObject) -> StoredMessage:
         return StoredMessage(content, exact_json({"value": value, "text": text}))
     if len(text) < _WORTH_FOLDING:
         return StoredMessage(content, exact_json({"value": value}))
-    places: list[list[str | int]] = []
-    folded = _fold(value, text, [], places)
+    places: list[tuple[str | int, ...]] = []
+    folded = _fold(value, text, (), places)
     return StoredMessage(content, exact_json({"value": folded, "at": places} if places else {"value": folded}))
 
 
@@ -110,18 +110,19 @@ def _decode(message: StoredMessage) -> tuple[str, JsonObject]:
     return text, value
 
 
-def _fold(value: Json, text: str, path: list[str | int], places: list[list[str | int]]) -> Json:
+def _fold(value: Json, text: str, path: tuple[str | int, ...], places: list[tuple[str | int, ...]]) -> Json:
     """`value` with None wherever it holds `text`; the paths to those go into `places`."""
-    match value:
-        case str() if value == text:
+    # Not `match`, which takes four times as long: this goes over all that a tool was given and gave back.
+    if isinstance(value, str):
+        if value == text:
             places.append(path)
             return None
-        case dict():
-            return {key: _fold(item, text, [*path, key], places) for key, item in value.items()}
-        case list():
-            return [_fold(item, text, [*path, index], places) for index, item in enumerate(value)]
-        case _:
-            return value
+        return value
+    if isinstance(value, dict):
+        return {key: _fold(item, text, (*path, key), places) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fold(item, text, (*path, index), places) for index, item in enumerate(value)]
+    return value
 
 
 def _storable(text: str) -> str:

@@ -1,7 +1,7 @@
 """The values that everything else passes around: a turn, what it answered, and what a store says of it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -191,7 +191,7 @@ class BegunTurn:
     replay: bool = False
     """The turn was here already."""
     outcome: Outcome = Outcome.RUNNING
-    history: tuple[Turn, ...] = ()
+    history: Sequence[Turn] = ()
     """Answered turns before this one, oldest first."""
 
     @property

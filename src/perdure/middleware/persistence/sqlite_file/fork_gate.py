@@ -4,11 +4,10 @@ Before a fork, whoever uses a connection finishes, all are closed, and nobody op
 open their own. A child process that is started by `subprocess` does not come by here.
 """
 
-import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from perdure.errors import StoreUnavailable
 
@@ -24,52 +23,72 @@ class ForkGate:
     def __init__(self, close: Callable[[], None]) -> None:
         """`close` closes all connections. It is called while nobody is inside."""
         self._close = close
-        self._condition = threading.Condition()
+        self._make_locks()
         self._inside = 0
         self._forking = False
         self._torn = False
         """In a child: somebody was inside when it was forked. Their connections must not be touched here."""
         _all_gates.add(self)
 
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
+    def inside(self) -> "_Inside":
         """While a connection is in use.
 
         Raises:
             StoreUnavailable: In a child that was forked while one was.
         """
-        with self._condition:
+        return _Inside(self)
+
+    def _enter(self) -> None:
+        with self._lock:
             if self._torn:
                 raise StoreUnavailable(
                     "This process was forked in the middle of a write to the database, and cannot use it.",
                     remedy="start such processes with the spawn method, or before the server takes calls.",
                 )
             while self._forking:
-                self._condition.wait()
+                self._changed.wait()
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                self._condition.notify_all()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._forking:
+                self._changed.notify_all()
+
+    def _make_locks(self) -> None:
+        self._lock = threading.RLock()  # closing goes through the gate again
+        self._changed = threading.Condition(self._lock)
 
     def _before(self) -> None:
-        with self._condition:
+        with self._changed:
             self._forking = True
-            if self._condition.wait_for(lambda: self._inside == 0, _LONGEST_WAIT):
+            if self._changed.wait_for(lambda: self._inside == 0, _LONGEST_WAIT):
                 self._close()
 
     def _in_parent(self) -> None:
-        with self._condition:
+        with self._changed:
             self._forking = False
-            self._condition.notify_all()
+            self._changed.notify_all()
 
     def _in_child(self) -> None:
-        self._condition = threading.Condition()
+        self._make_locks()
         self._torn = self._torn or self._inside > 0
         self._inside = 0
         self._forking = False
+
+
+class _Inside:
+    # Not a generator: this stands around every operation.
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: ForkGate) -> None:
+        self._gate = gate
+
+    def __enter__(self) -> None:
+        self._gate._enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._gate._leave()
 
 
 def _before_fork() -> None:

@@ -28,12 +28,14 @@ class GroupWriter:
         self._lock = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._leader: _Write[Any] | None = None
+        self._synchronous: tuple[sqlite3.Connection | None, str] = (None, "")
+        """What was set last, and on which connection."""
 
     def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
         """Do `work` in a transaction, and return when it is committed.
 
         `durable` asks for a commit that outlives a power loss; without it, one that outlives the process. What `work`
-        raises undoes that work alone.
+        raises undoes that work alone. `work` may be done twice, so it changes nothing but the database.
         """
         write = _Write(work, durable)
         with self._lock:
@@ -43,7 +45,7 @@ class GroupWriter:
             leads = self._leader is write
         if not leads:
             try:
-                write.wake.wait()
+                write.wake.acquire()
             except BaseException:
                 self._give_up(write)  # interrupted, as by Ctrl-C
                 raise
@@ -61,13 +63,13 @@ class GroupWriter:
                 self._pass_on()
             for write in batch:
                 write.done = True
-                write.wake.set()
+                write.wake.release()
 
     def _pass_on(self) -> None:
         """Make whoever waits longest the next leader."""
         self._leader = self._waiting[0] if self._waiting else None
         if self._leader is not None:
-            self._leader.wake.set()
+            self._leader.wake.release()
 
     def _give_up(self, write: "_Write[Any]") -> None:
         with self._lock:
@@ -80,19 +82,45 @@ class GroupWriter:
         try:
             with self._writing() as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
-                connection.execute(f"PRAGMA synchronous = {'FULL' if any(w.durable for w in batch) else 'NORMAL'}")
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    for write in batch:
-                        write.run(connection)
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
+                self._set_synchronous(connection, "FULL" if any(write.durable for write in batch) else "NORMAL")
+                if not _committed(connection, batch, apart=False):
+                    _committed(connection, batch, apart=True)
         except BaseException as error:  # noqa: BLE001 - every waiting thread must learn of it
             for write in batch:
                 write.error = error
+
+    def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
+        on, now = self._synchronous
+        if on is not connection or now != level:
+            connection.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = (connection, level)
+
+
+def _committed(connection: sqlite3.Connection, batch: "list[_Write[Any]]", *, apart: bool) -> bool:
+    """Commit all of `batch`. False if one of several failed by itself; nothing of them is done then.
+
+    `apart` lets those that fail fail alone, and costs each two statements more.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for write in batch:
+            if apart:
+                write.run_apart(connection)
+            else:
+                write.run(connection)
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if len(batch) > 1 and not apart and _concerns_one(error):
+            return False
+        raise
+    return True
+
+
+def _concerns_one(error: BaseException) -> bool:
+    """Whether it is the fault of a single write; anything else that the database says concerns them all."""
+    return isinstance(error, Exception) and (not isinstance(error, sqlite3.Error) or isinstance(error, _OF_ONE_WRITE))
 
 
 _OF_ONE_WRITE = (
@@ -102,7 +130,6 @@ _OF_ONE_WRITE = (
     sqlite3.InterfaceError,
     sqlite3.NotSupportedError,
 )
-"""What the database says of a single statement; anything else it says concerns them all."""
 
 
 class _Write(Generic[T]):
@@ -110,13 +137,18 @@ class _Write(Generic[T]):
 
     def __init__(self, work: Callable[[sqlite3.Connection], T], durable: bool) -> None:
         self._work = work
-        self._result: list[T] = []
+        self._result: tuple[T] | None = None
         self.durable = durable
         self.error: BaseException | None = None
-        self.wake = threading.Event()
         self.done = False
+        self.wake = threading.Lock()
+        """Free once there is something to do for whoever waits: its work is done, or it is the leader."""
+        self.wake.acquire()
 
     def run(self, connection: sqlite3.Connection) -> None:
+        self._result = (self._work(connection),)
+
+    def run_apart(self, connection: sqlite3.Connection) -> None:
         """Do the work, or undo it alone.
 
         Raises:
@@ -124,9 +156,9 @@ class _Write(Generic[T]):
         """
         connection.execute("SAVEPOINT one")
         try:
-            self._result.append(self._work(connection))
+            self.run(connection)
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_ONE_WRITE):
+            if not _concerns_one(error):
                 raise
             connection.execute("ROLLBACK TO one")
             self.error = error
@@ -135,4 +167,6 @@ class _Write(Generic[T]):
     def outcome(self) -> T:
         if self.error is not None:
             raise self.error
+        if self._result is None:
+            raise AssertionError("a write that is over has either failed or a result")
         return self._result[0]

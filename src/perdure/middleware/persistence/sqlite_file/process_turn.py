@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,6 +33,7 @@ class ProcessTurn:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = str(path)
         self._descriptor: int | None = None
         self._among_threads = threading.Lock()
 
@@ -42,8 +43,9 @@ class ProcessTurn:
             return cls._all.setdefault(path, cls(path))
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """
+    def taken(self, make_folder: Callable[[], None] | None = None) -> Iterator[None]:
+        """`make_folder` is called where the side file is not open yet, or was removed.
+
         Raises:
             StoreTimeout: Whoever has the turn did not give it back within 3 seconds.
             OSError: The side file cannot be opened.
@@ -53,12 +55,14 @@ class ProcessTurn:
             raise self._too_long()
         try:
             if sys.platform == "win32":
+                if make_folder is not None:
+                    make_folder()
                 yield  # Among processes SQLite's own lock has to do.
                 return
-            descriptor = self._lock(deadline)
+            descriptor = self._lock(deadline, make_folder)
             while not self._is_the_file_that_others_see(descriptor):
                 self._close()  # Removed with its folder: others take turns on the new one.
-                descriptor = self._lock(deadline)
+                descriptor = self._lock(deadline, make_folder)
             try:
                 yield
             finally:
@@ -81,8 +85,10 @@ class ProcessTurn:
             remedy="look for a process of this server that hangs or is stopped, and end it.",
         )
 
-    def _lock(self, deadline: float) -> int:
+    def _lock(self, deadline: float, make_folder: Callable[[], None] | None) -> int:
         if self._descriptor is None:
+            if make_folder is not None:
+                make_folder()
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         pause = _FIRST_PAUSE
         while True:
@@ -98,7 +104,7 @@ class ProcessTurn:
 
     def _is_the_file_that_others_see(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), self._path.stat())
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._name))  # noqa: PTH116 - see Database
         except FileNotFoundError:
             return False
 

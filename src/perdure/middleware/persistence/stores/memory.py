@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from perdure.errors import TurnConflict
+from perdure.middleware.persistence.copied_turns import CopiedTurns, copied_answer, own_copy
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.turn import (
-    Answer,
     BegunTurn,
     ConversationSummary,
     FinishedTurn,
@@ -43,9 +43,7 @@ class MemoryStore:
                 place=place,
                 replay=replay,
                 outcome=conversation.turns[place - 1].outcome,
-                history=()
-                if self._has_expired(conversation)
-                else tuple(map(_own_copy, conversation.window(place, window))),
+                history=() if self._has_expired(conversation) else CopiedTurns(conversation.window(place, window)),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
@@ -55,7 +53,7 @@ class MemoryStore:
             if kept.outcome is Outcome.RUNNING:
                 kept = kept.changed(
                     outcome=turn.outcome,
-                    answer=_copied_answer(turn.answer),
+                    answer=copied_answer(turn.answer),
                     ended_at=turn.ended_at or self._clock.now(),
                     tokens=turn.tokens,
                 )
@@ -84,7 +82,7 @@ class MemoryStore:
         with self._lock:
             conversation = self._living(principal, continuation_id)
             page = conversation.turns[max(after, 0) : max(after, 0) + limit] if conversation else []
-            return [_own_copy(turn) for turn in page]
+            return [own_copy(turn) for turn in page]
 
     def conversations(
         self,
@@ -251,19 +249,6 @@ class _Conversation:
             minted=self.minted,
             expires_at=self.expires_at,
         )
-
-
-def _own_copy(turn: Turn) -> Turn:
-    """Of which a reader may change what can be changed."""
-    return turn.changed(
-        arguments=copied(turn.arguments), metadata=copied(turn.metadata), answer=_copied_answer(turn.answer)
-    )
-
-
-def _copied_answer(answer: Answer | None) -> Answer | None:
-    if answer is None:
-        return None
-    return Answer(text=answer.text, result=copied(answer.result), error=copied(answer.error))
 
 
 def _newest_first(line: ConversationSummary) -> tuple[datetime, str, str]:

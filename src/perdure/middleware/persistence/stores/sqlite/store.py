@@ -1,26 +1,20 @@
 """Turns in SQLite. The statements are in `sql/sqlite/queries.sql`."""
 
-import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from perdure.errors import TurnConflict
 from perdure.middleware.persistence.ports import Clock, SystemClock
-from perdure.middleware.persistence.serialization import (
-    StoredMessage,
-    decode_answer,
-    decode_prompt,
-    encode_answer,
-    encode_prompt,
-    exact_json,
-)
+from perdure.middleware.persistence.serialization import encode_answer, encode_prompt, exact_json
 from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.sqlite.histories import Histories, HistoryPlan, Session
+from perdure.middleware.persistence.stores.sqlite.rows import file_of, summary_of, turn_of
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -39,6 +33,17 @@ T = TypeVar("T")
 _LAST_PLACE = (1 << 31) - 1
 
 
+class _Place(NamedTuple):
+    """Where a turn stands."""
+
+    session: Session
+    continuation_id: str
+    number: int
+    replay: bool = False
+    outcome: Outcome = Outcome.RUNNING
+    expired: bool = False
+
+
 class SqliteStore:
     """Opens nothing before the first call, so that a store that cannot be opened never keeps a server from starting."""
 
@@ -50,28 +55,25 @@ class SqliteStore:
         self._sql = named_queries("sqlite/queries.sql")
         self._database = Database(self.path, self._clock, connect=connect)
         self._writer = GroupWriter(self._database.writing)
+        self._histories = Histories(self._sql, self._database.reading)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        def work(connection: sqlite3.Connection) -> tuple[_Place, HistoryPlan]:
+            place = self._begin(connection, turn)
+            return place, self._histories.plan(connection, place.session, place.number, window)
+
         with self._database.gate.inside(), explained(self.path):
             with encoded(turn.id):
-                begun = self._writer.write(lambda connection: self._begin(connection, turn), durable=False)
-            continuation_id = begun["continuation_id"]
-            wanted = {
-                "session_id": begun["session_id"],
-                "place": begun["place"],
-                "turns": window.turns,
-                "tokens": window.tokens,
-            }
-            # Read after the commit, outside the lock: whatever is committed by now and stands before this turn.
-            with self._database.reading() as reader:
-                rows = reader.execute(self._sql["history"], wanted).fetchall()
-            with decoded(self.path):
-                history = () if begun["expired"] else tuple(_turn(row, turn.principal, continuation_id) for row in rows)
+                place, plan = self._writer.write(work, durable=False)
+            history: Sequence[Turn] = ()
+            if plan and not place.expired:
+                with decoded(self.path):
+                    history = self._histories.carried_out(plan)
         return BegunTurn(
-            continuation_id=continuation_id,
-            place=begun["place"],
-            replay=begun["replay"],
-            outcome=begun["outcome"],
+            continuation_id=place.continuation_id,
+            place=place.number,
+            replay=place.replay,
+            outcome=place.outcome,
             history=history,
         )
 
@@ -99,7 +101,7 @@ class SqliteStore:
             "now": self._now(),
         }
         return self._read(
-            self._sql["read_turns"], wanted, lambda rows: [_turn(row, principal, continuation_id) for row in rows]
+            self._sql["read_turns"], wanted, lambda rows: [turn_of(row, principal, continuation_id) for row in rows]
         )
 
     def conversations(
@@ -120,13 +122,13 @@ class SqliteStore:
             "limit": limit,
             "now": self._now(),
         }
-        return self._read(self._sql["list_conversations"], wanted, lambda rows: [_summary(row) for row in rows])
+        return self._read(self._sql["list_conversations"], wanted, lambda rows: [summary_of(row) for row in rows])
 
     def file(self, principal: str, key: str) -> StoredFile | None:
         found = self._read(
             self._sql["find_file"],
             {"user_id": principal, "key": key, "now": self._now()},
-            lambda rows: [_file(row) for row in rows],
+            lambda rows: [file_of(row) for row in rows],
         )
         return found[0] if found else None
 
@@ -140,7 +142,7 @@ class SqliteStore:
             "limit": limit,
             "now": self._now(),
         }
-        return self._read(self._sql["list_files"], wanted, lambda rows: [_file(row) for row in rows])
+        return self._read(self._sql["list_files"], wanted, lambda rows: [file_of(row) for row in rows])
 
     def close(self) -> None:
         with self._database.gate.inside():
@@ -160,28 +162,28 @@ class SqliteStore:
     def _now(self) -> str:
         return self._clock.now().isoformat()
 
-    def _begin(self, connection: sqlite3.Connection, turn: Turn) -> dict[str, Any]:
-        """Find or give the turn's place. Returns session_id, continuation_id, place, replay, outcome, expired."""
+    def _begin(self, connection: sqlite3.Connection, turn: Turn) -> "_Place":
+        """Find or give the turn's place."""
         now = self._clock.now()
         found = connection.execute(self._sql["find_turn"], {"turn_id": turn.id}).fetchone()
         if found is not None:
             if found["user_id"] != turn.principal or found["digest"] != turn.digest:
                 raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
-            return {
-                "session_id": found["id"],
+            return _Place(
+                session=Session(found["id"], found["user_id"], found["continuation_id"] or "", found["created_at"]),
                 # One that was set aside has no name of its own any more, but the caller knows it by the old one.
-                "continuation_id": found["continuation_id"] or turn.continuation_id,
-                "place": found["turn_seq"],
-                "replay": True,
-                "outcome": Outcome(found["outcome"] or Outcome.RUNNING),
-                "expired": found["expires_at"] is not None and found["expires_at"] <= now.isoformat(),
-            }
-        session_id, last_place, continuation_id = self._session(connection, turn, now.isoformat())
+                continuation_id=found["continuation_id"] or turn.continuation_id,
+                number=found["turn_seq"],
+                replay=True,
+                outcome=Outcome(found["outcome"] or Outcome.RUNNING),
+                expired=found["expires_at"] is not None and found["expires_at"] <= now.isoformat(),
+            )
+        session, last_place = self._session(connection, turn, now.isoformat())
         place = last_place + 1
         connection.execute(
             self._sql["take_place"],
             {
-                "id": session_id,
+                "id": session.key,
                 "place": place,
                 "now": now.isoformat(),
                 "expires_at": (now + turn.expire_after).isoformat() if turn.expire_after else None,
@@ -191,7 +193,7 @@ class SqliteStore:
         connection.execute(
             self._sql["add_prompt"],
             {
-                "session_id": session_id,
+                "session_id": session.key,
                 "place": place,
                 "turn_id": turn.id,
                 "content": prompt.content,
@@ -205,21 +207,14 @@ class SqliteStore:
                 "metadata": exact_json(turn.metadata) if turn.metadata else None,
             },
         )
-        return {
-            "session_id": session_id,
-            "continuation_id": continuation_id,
-            "place": place,
-            "replay": False,
-            "outcome": Outcome.RUNNING,
-            "expired": False,
-        }
+        return _Place(session=session, continuation_id=session.continuation_id, number=place)
 
-    def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> tuple[int, int, str]:
-        """Find or make the conversation. Returns its key, its last place and its continuation id."""
+    def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> tuple[Session, int]:
+        """Find or make the conversation. Returns its last place as well."""
         wanted = {"user_id": turn.principal, "continuation_id": turn.continuation_id, "adopt": turn.adopt, "now": now}
         session = connection.execute(self._sql["find_session"], wanted).fetchone()
         if session is not None:
-            return session["id"], session["last_place"], session["continuation_id"]
+            return _found(session, turn)
         adopted = turn.adopt or turn.minted
         continuation_id = turn.continuation_id if adopted else turn.fresh_id
         if not adopted:
@@ -227,7 +222,7 @@ class SqliteStore:
                 self._sql["find_session"], {**wanted, "continuation_id": continuation_id}
             ).fetchone()
             if session is not None:
-                return session["id"], session["last_place"], session["continuation_id"]
+                return _found(session, turn)
         connection.execute(self._sql["set_aside"], {**wanted, "continuation_id": continuation_id})
         added = connection.execute(
             self._sql["add_session"],
@@ -238,7 +233,7 @@ class SqliteStore:
                 "now": now,
             },
         )
-        return added.lastrowid or 0, 0, continuation_id
+        return Session(added.lastrowid or 0, turn.principal, continuation_id, now), 0
 
     def _finish(self, connection: sqlite3.Connection, turn: Turn) -> FinishedTurn:
         begun = self._begin(connection, turn)
@@ -246,8 +241,8 @@ class SqliteStore:
         added = connection.execute(
             self._sql["add_answer"],
             {
-                "session_id": begun["session_id"],
-                "place": begun["place"],
+                "session_id": begun.session.key,
+                "place": begun.number,
                 "turn_id": turn.id,
                 "content": answer.content,
                 "body": answer.body,
@@ -257,15 +252,15 @@ class SqliteStore:
             },
         )
         if added.rowcount:
-            self._add_files(connection, turn, begun["session_id"])
+            self._add_files(connection, turn, begun.session.key)
         rows: Iterable[sqlite3.Row] = ()
         if turn.files:
             rows = connection.execute(self._sql["files_of_turn"], {"turn_id": turn.id})
         return FinishedTurn(
-            continuation_id=begun["continuation_id"],
-            place=begun["place"],
-            outcome=turn.outcome if added.rowcount else begun["outcome"],
-            files=tuple(_file(row) for row in rows),
+            continuation_id=begun.continuation_id,
+            place=begun.number,
+            outcome=turn.outcome if added.rowcount else begun.outcome,
+            files=tuple(file_of(row) for row in rows),
         )
 
     def _add_files(self, connection: sqlite3.Connection, turn: Turn, session_id: int) -> None:
@@ -292,54 +287,8 @@ class SqliteStore:
             )
 
 
-def _summary(row: sqlite3.Row) -> ConversationSummary:
-    return ConversationSummary(
-        principal=row["user_id"],
-        continuation_id=row["continuation_id"],
-        turns=row["last_place"],
-        created_at=datetime.fromisoformat(row["created_at"]),
-        updated_at=datetime.fromisoformat(row["updated_at"]),
-        minted=bool(row["minted"]),
-        expires_at=datetime.fromisoformat(row["expires_at"]) if row["expires_at"] else None,
-    )
-
-
-def _file(row: sqlite3.Row) -> StoredFile:
-    return StoredFile(
-        key=row["key"],
-        bucket=row["bucket"],
-        name=row["name"],
-        sha256=row["sha256"],
-        size=row["size"],
-        media_type=row["media_type"],
-        version=row["version"],
-        turn_id=row["turn_id"],
-        continuation_id=row["continuation_id"],
-        created_at=datetime.fromisoformat(row["created_at"]),
-    )
-
-
-def _turn(row: sqlite3.Row, principal: str, continuation_id: str) -> Turn:
-    prompt = decode_prompt(StoredMessage(row["prompt"], row["prompt_body"]))
-    answered = row["outcome"] is not None
-    started_at = datetime.fromisoformat(row["started_at"])
-    return Turn(
-        id=row["turn_id"],
-        principal=principal,
-        continuation_id=continuation_id,
-        tool=row["tool"],
-        prompt=prompt.text,
-        arguments=prompt.arguments,
-        started_at=started_at,
-        lease_until=datetime.fromisoformat(row["lease_until"]) if row["lease_until"] else started_at,
-        outcome=Outcome(row["outcome"] or Outcome.RUNNING),
-        answer=decode_answer(StoredMessage(row["answer"], row["answer_body"])) if answered else None,
-        ended_at=datetime.fromisoformat(row["ended_at"]) if answered else None,
-        place=row["turn_seq"],
-        after_place=row["after_place"],
-        deferred=bool(row["deferred"]),
-        tokens=row["tokens"] or 0,
-        digest=row["digest"],
-        metadata=json.loads(row["metadata"]) if row["metadata"] else {},
-        stored_form=True,
+def _found(session: sqlite3.Row, turn: Turn) -> tuple[Session, int]:
+    return (
+        Session(session["id"], turn.principal, session["continuation_id"], session["created_at"]),
+        session["last_place"],
     )

@@ -1,0 +1,63 @@
+"""Turns that several may hold at once: whoever looks at one gets a copy, since the JSON in it can be changed."""
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from perdure.middleware.persistence.turn import Answer, Turn, copied
+
+__all__ = ["CopiedTurns", "copied_answer", "own_copy", "shared"]
+
+
+class CopiedTurns(Sequence[Turn]):
+    """Copies each of `turns` when it is first looked at; most histories are never looked at as a whole."""
+
+    __slots__ = ("_copies", "_turns")
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._turns = turns
+        self._copies: list[Turn | None] = [None] * len(turns)
+
+    @overload
+    def __getitem__(self, index: int) -> Turn: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Turn]: ...
+    def __getitem__(self, index: int | slice) -> Turn | Sequence[Turn]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        copy = self._copies[index]
+        if copy is None:
+            copy = self._copies[index] = own_copy(self._turns[index])
+        return copy
+
+    def __iter__(self) -> Iterator[Turn]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(turn.id for turn in self._turns))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+def shared(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """`turns` without a copy of any, for whoever only reads their texts and hands none of them on."""
+    return turns._turns if isinstance(turns, CopiedTurns) else turns
+
+
+def own_copy(turn: Turn) -> Turn:
+    """Of which a reader may change what can be changed."""
+    return turn.changed(
+        arguments=copied(turn.arguments), metadata=copied(turn.metadata), answer=copied_answer(turn.answer)
+    )
+
+
+def copied_answer(answer: Answer | None) -> Answer | None:
+    if answer is None:
+        return None
+    return Answer(text=answer.text, result=copied(answer.result), error=copied(answer.error))
