@@ -1,11 +1,10 @@
 """Turns through the engine, as a seam would drive them: begun, answered, finished; and the proof that they are kept."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 
 from benchmarks.content import answer_to, prompt_of, result_of
 from perdure.middleware.persistence import wiring
-from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.turn import DEFAULT_LEASE, Answer, Outcome, Turn, Window, new_turn_id
@@ -38,22 +37,10 @@ def one_turn(runtime: Runtime, redactor: Redactor, continuation_id: str, number:
         metadata={"protocol_version": "2026-07-28"},
     )
     turn, begun = engine.begin(turn, WINDOW, redactor)
-    _look_at(begun.history)
-    turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
+    turn = replace(turn, continuation_id=begun.continuation_id, place=begun.place)
     turn = turn.ended(Outcome.ANSWERED, engine.clock.now(), Answer(text=answer, result=result_of(answer)))
     finished = engine.finish(turn, redactor)
-    return turn.changed(place=finished.place)
-
-
-def _look_at(history: Sequence[Turn]) -> None:
-    """As a transcript is made of it.
-
-    Raises:
-        AssertionError: A prompt stands beside another's answer.
-    """
-    for turn in shared(history):
-        if turn.answer is None or turn.prompt[:20] not in turn.answer.text[:30]:
-            raise AssertionError(f"{turn.prompt!r} was not answered with {turn.answer!r}")
+    return replace(turn, place=finished.place)
 
 
 class KeptTurns:
@@ -61,7 +48,7 @@ class KeptTurns:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._runtime = wiring.build(Settings(data_dir=path.parent), store=self._store)
+        self._runtime = wiring.build(Settings(), store=self._store)
         self._redactor = wiring.redactor_for(True, ())
         self._numbers = count(1)
         self._acknowledged: list[tuple[str, int, str]] = []
