@@ -145,21 +145,20 @@ def main_raises() -> NoReturn:
 
 
 def a_child_is_forked_and_ends_as_a_script() -> None:
-    asyncio.run(talk())
-    leave_one_open_in_a_thread()
-    child = os.fork()
-    if child == 0:
-        asyncio.run(talk(of="child"))
-        sys.exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    the_end_comes()
+    _fork(_talk_as_child)
 
 
 def a_child_is_forked_that_knows_nothing_of_us() -> None:
+    _fork(lambda: None)
+
+
+def _fork(work: Callable[[], None]) -> None:
+    """With a turn open, a child that ends as any interpreter does."""
     asyncio.run(talk())
     leave_one_open_in_a_thread()
     child = os.fork()
     if child == 0:
+        work()
         sys.exit(0)
     assert os.waitpid(child, 0)[1] == 0
     the_end_comes()
