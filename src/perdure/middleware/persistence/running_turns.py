@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import TypeAlias
 
 from perdure.errors import PerdureError, StoreError, StoreUnavailable
 from perdure.logs import log
@@ -35,11 +35,8 @@ _SAY_AGAIN_AFTER = 60.0
 _all_running: "weakref.WeakSet[RunningTurns]" = weakref.WeakSet()
 
 
-class _Running(NamedTuple):
-    principal: str
-    turn_id: str
-    since: float
-    """On `time.monotonic()`."""
+_Running: TypeAlias = tuple[str, str, float]
+"""A principal, the id of a turn of theirs, and since when it runs, on `time.monotonic()`."""
 
 
 class HeldTurn:
@@ -70,7 +67,7 @@ class RunningTurns:
     def hold(self, turn: Turn) -> HeldTurn:
         """Renew the lease of `turn` from now on, until it is let go of."""
         held = HeldTurn(self._running)
-        self._running[id(held)] = _Running(turn.principal, turn.id, time.monotonic())
+        self._running[id(held)] = turn.principal, turn.id, time.monotonic()
         if not self._is_watched:
             self._watch()
         return held
@@ -100,9 +97,9 @@ class RunningTurns:
         lease = self._lease.total_seconds()
         started_before = time.monotonic() - lease * _TOO_YOUNG
         due: dict[str, list[str]] = {}
-        for running in list(self._running.values()):
-            if running.since <= started_before:
-                due.setdefault(running.principal, []).append(running.turn_id)
+        for principal, turn_id, since in list(self._running.values()):
+            if since <= started_before:
+                due.setdefault(principal, []).append(turn_id)
         if due and not self._were_renewed(due):
             return lease * _TRIED_AGAIN_AFTER
         # In this order, so that who comes meanwhile either is seen here, or sees that nobody looks.
