@@ -1,10 +1,11 @@
 """Turns through the engine, as a seam would drive them: begun, answered, finished; and the proof that they are kept."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import count
 
 from benchmarks.content import answer_to, prompt_of, result_of
 from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.turn import DEFAULT_LEASE, Answer, Outcome, Turn, Window, new_turn_id
@@ -37,10 +38,22 @@ def one_turn(runtime: Runtime, redactor: Redactor, continuation_id: str, number:
         metadata={"protocol_version": "2026-07-28"},
     )
     turn, begun = engine.begin(turn, WINDOW, redactor)
-    turn = replace(turn, continuation_id=begun.continuation_id, place=begun.place)
+    _look_at(begun.history)
+    turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
     turn = turn.ended(Outcome.ANSWERED, engine.clock.now(), Answer(text=answer, result=result_of(answer)))
     finished = engine.finish(turn, redactor)
-    return replace(turn, place=finished.place)
+    return turn.changed(place=finished.place)
+
+
+def _look_at(history: Sequence[Turn]) -> None:
+    """As a transcript is made of it.
+
+    Raises:
+        AssertionError: A prompt stands beside another's answer.
+    """
+    for turn in shared(history):
+        if turn.answer is None or turn.prompt[:20] not in turn.answer.text[:30]:
+            raise AssertionError(f"{turn.prompt!r} was not answered with {turn.answer!r}")
 
 
 class KeptTurns:
