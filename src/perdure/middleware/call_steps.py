@@ -35,7 +35,7 @@ _DISK_SECONDS = 5.0
 """What a turn may take to be written to the local disk."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # frozen, it would take three times as long to make
 class Step(Generic[T]):
     """Work that may block, and what to do with what came of it."""
 

@@ -1,6 +1,7 @@
 """The values that everything else passes around: a turn, what it answered, and what a store says of it."""
 
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
@@ -246,17 +247,33 @@ def new_turn_id(now: datetime) -> str:
     Six lines of our own, since the standard library has it only from Python 3.14 on.
     """
     milliseconds = int(now.timestamp() * 1000) & ((1 << 48) - 1)
-    random = int.from_bytes(os.urandom(10), "big")
+    random = _random_bits()
     return _as_text(milliseconds << 80 | 7 << 76 | (random >> 62 & 0xFFF) << 64 | 0b10 << 62 | random & _62_BITS)
 
 
 def new_continuation_id() -> str:
     """A UUIDv4 (RFC 9562, section 5.4): 122 random bits."""
-    random = int.from_bytes(os.urandom(16), "big")
+    random = _random_bits()
     return _as_text(random & ~(0xF << 76) & ~(0x3 << 62) | 4 << 76 | 0b10 << 62)
 
 
 _62_BITS = (1 << 62) - 1
+
+
+def _random_bits() -> int:
+    """128 of them. The system is asked for those of 64 ids at once: a system call takes longer than all the rest."""
+    while True:
+        try:
+            return int.from_bytes(_random_bytes.pop(), "big")  # no other thread gets the same
+        except IndexError:
+            block = os.urandom(64 * 16)
+            _random_bytes.extend(block[start : start + 16] for start in range(0, len(block), 16))
+
+
+_random_bytes: deque[bytes] = deque()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random_bytes.clear)  # or parent and child would make the same ids
 
 
 def _as_text(bits: int) -> str:
