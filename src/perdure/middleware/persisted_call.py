@@ -12,7 +12,7 @@ from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, ToolRequest, prompt_fits
 from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
-from perdure.middleware.persistence.history import Conversation, History
+from perdure.middleware.persistence.history import NOTHING_BEFORE, Conversation, History
 from perdure.middleware.persistence.turn import Answer, JsonObject, Outcome
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.middleware.result_ids import ResultIds
@@ -100,7 +100,7 @@ class PersistedCall:
 
     @property
     def history_for_parameter(self) -> History:
-        return self._kept.history if self._kept.reading.history_mode is HistoryMode.PARAMETER else History()
+        return self._kept.history if self._kept.reading.history_mode is HistoryMode.PARAMETER else NOTHING_BEFORE
 
     # ── after the body ───────────────────────────────────────────────────────────────────────────────────────
 

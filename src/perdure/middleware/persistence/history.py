@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, overload
 from perdure.middleware.persistence.turn import Turn
 
 __all__ = [
+    "NOTHING_BEFORE",
     "Conversation",
     "History",
     "HistoryState",
@@ -111,6 +112,8 @@ class History(Sequence[Turn]):
     def __repr__(self) -> str:
         return f"<History {self.state}: {len(self)} turns, {self.omitted} omitted>"
 
+
+NOTHING_BEFORE = History()
 
 _OPEN = "<conversation_history>"
 _CLOSE = "</conversation_history>"
