@@ -6,6 +6,8 @@ never raises for a fault of the store: the call goes on without memory, and the 
 
 from collections.abc import Callable
 
+import anyio.lowlevel
+
 from perdure.errors import PerdureError, StoreMisconfigured
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import Report
@@ -50,6 +52,11 @@ class PersistedCall:
 
     async def begin_async(self) -> None:
         await self._steps.take_async(TurnBeginning(self._kept).steps())
+
+    async def stop_if_cancelled(self) -> None:
+        """The wait was shielded: the body of a call that was cancelled meanwhile must not start."""
+        if self._steps.have_waited:
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
     @property
     def refusal(self) -> PerdureError | None:

@@ -132,8 +132,7 @@ class PersistedHandler:
             return serving.replay(call.replayed)
         try:
             serving.refuse_if_it_must()
-            # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await call.stop_if_cancelled()
             with within(serving.active):
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = await self.handler(*given_args, **given_kwargs)
