@@ -16,6 +16,7 @@ from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
 from benchmarks.content import answer_to, prompt_of
+from benchmarks.core import core
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
 from perdure import Outcome, install, persisted
 from perdure.middleware.persistence import wiring
@@ -32,6 +33,11 @@ _CALLS = 40
 _FUNCTION_CALLS = 4_000
 """The same, where only a function is called."""
 
+_GOALS = {
+    "decorated, in-memory store": Goal(quantity="added", limit=100),
+    "installed, in-memory store": Goal(quantity="added", limit=120),
+}
+
 Kind: TypeAlias = Literal["async", "sync"]
 
 Handler: TypeAlias = Callable[..., Any]
@@ -42,6 +48,7 @@ def run(rounds: int, folder: Path) -> list[Result]:
         return [
             _whole_calls(portal, "async", rounds, folder),
             _whole_calls(portal, "sync", rounds, folder),
+            core(portal, rounds, folder),
             _switched_off_functions(portal, rounds, folder),
         ]
 
@@ -80,7 +87,7 @@ def _whole_calls(portal: BlockingPortal, kind: Kind, rounds: int, folder: Path) 
                     name=name,
                     measure=tool.measure,
                     floor=None if name == "bare" else "bare",
-                    goal=Goal(quantity="added", limit=100) if name == "decorated, in-memory store" else None,
+                    goal=_GOALS.get(name),
                 )
                 for name, tool in tools.items()
             ],
@@ -201,37 +208,20 @@ def _switched_off_functions(portal: BlockingPortal, rounds: int, folder: Path) -
 
     bare_async.__name__ = bare_sync.__name__ = "chat"
 
-    async def many_async(function: Handler, given: Mapping[str, Any]) -> float:
-        started = time.perf_counter()
-        for _ in range(_FUNCTION_CALLS):
-            await function(**given)
-        return (time.perf_counter() - started) / _FUNCTION_CALLS * 1e6
-
-    def many_sync(function: Handler, given: Mapping[str, Any]) -> float:
-        started = time.perf_counter()
-        for _ in range(_FUNCTION_CALLS):
-            function(**given)
-        return (time.perf_counter() - started) / _FUNCTION_CALLS * 1e6
-
     candidates: list[Candidate] = []
-    for kind, bare, many in (("async", bare_async, many_async), ("sync", bare_sync, many_sync)):
-        decorated = persisted(bare)
-        with wiring.activated(runtime):
-            given = portal.call(_what_the_sdk_gives, decorated)
+    for kind, bare in (("async", bare_async), ("sync", bare_sync)):
         candidates += [
-            Candidate(
-                name=f"{kind}: the bare handler", measure=partial(portal.call, many, bare, {"prompt": given["prompt"]})
-            ),
+            Candidate(name=f"{kind}: the bare handler", measure=partial(portal.call, _within_a_call, bare)),
             Candidate(
                 name=f"{kind}: decorated, switched off",
-                measure=partial(portal.call, many, decorated, given),
+                measure=partial(portal.call, _within_a_call, persisted(bare)),
                 floor=f"{kind}: the bare handler",
                 goal=Goal(quantity="added", limit=1),
             ),
         ]
     comparison = Comparison(
         name="calls",
-        title="The function alone, with the arguments that the SDK gives it",
+        title="The function alone, within a call and with the arguments that the SDK gives it",
         unit="µs",
         candidates=candidates,
     )
@@ -242,23 +232,31 @@ def _switched_off_functions(portal: BlockingPortal, rounds: int, folder: Path) -
     return result
 
 
-async def _what_the_sdk_gives(decorated: Handler) -> Mapping[str, Any]:
-    """The keyword arguments of a call that came through a server, its context among them."""
-    seen: list[Mapping[str, Any]] = []
-    spy: Handler
-    if inspect.iscoroutinefunction(decorated):
+async def _within_a_call(function: Handler) -> float:
+    """The mean time of one call of `function`, in microseconds: called where and as a server calls it."""
+    taken: list[float] = []
+    tool: Handler
+    if inspect.iscoroutinefunction(function):
 
-        @functools.wraps(decorated)
-        async def spy(**given: Any) -> Any:
-            seen.append(given)
-            return await decorated(**given)
+        @functools.wraps(function)
+        async def tool(**given: Any) -> Any:
+            await function(**given)
+            started = time.perf_counter()
+            for _ in range(_FUNCTION_CALLS):
+                await function(**given)
+            taken.append(time.perf_counter() - started)
+            return await function(**given)
     else:
 
-        @functools.wraps(decorated)
-        def spy(**given: Any) -> Any:
-            seen.append(given)
-            return decorated(**given)
+        @functools.wraps(function)
+        def tool(**given: Any) -> Any:
+            function(**given)
+            started = time.perf_counter()
+            for _ in range(_FUNCTION_CALLS):
+                function(**given)
+            taken.append(time.perf_counter() - started)
+            return function(**given)
 
-    async with Client(_server(spy)) as client:
-        await client.call_tool(spy.__name__, {"prompt": prompt_of(0)})
-    return seen[0]
+    async with Client(_server(tool)) as client:
+        await client.call_tool("chat", {"prompt": prompt_of(0)})
+    return taken[0] / _FUNCTION_CALLS * 1e6

@@ -1,5 +1,6 @@
 """Which conversation a call continues: what a client may send as an id, and that nothing it sends is an error."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp_wire import Json, announced_id, called, kept, listed, text_of
 
 from perdure import Outcome, install, persisted
+from perdure.middleware.persistence.turn import new_continuation_id
 from perdure.middleware.persistence.wiring import Runtime
 
 META = "perdure/continuation-id"
@@ -345,3 +347,15 @@ async def test_a_failed_turn_stays_in_its_conversation_and_out_of_its_history(ru
         result = await called(mcp, "chat", {"text": text, "continuation_id": "mine"})
     assert result["_meta"]["perdure/history"] == {"state": "loaded", "turns": 1, "omitted": 1}
     assert [turn.outcome for turn in kept(runtime)] == [Outcome.ANSWERED, Outcome.FAILED, Outcome.ANSWERED]
+
+
+def test_a_forked_child_makes_other_ids_than_its_parent() -> None:
+    new_continuation_id()  # so that there are random bits left of the parent's
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(writing, new_continuation_id().encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as made:
+        assert made.read() not in ("", new_continuation_id())
+    os.waitpid(child, 0)

@@ -1,13 +1,11 @@
 """The `tools/call` that is being served in this context: how the seams within one another know of each other."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any
 
 from perdure.middleware.persisted_call import PersistedCall
-from perdure.middleware.persistence.history import in_conversation
+from perdure.middleware.persistence.history import enter_conversation, leave_conversation
 
 __all__ = ["ActiveCall", "active_call", "within"]
 
@@ -28,15 +26,20 @@ class ActiveCall:
 active_call: ContextVar[ActiveCall | None] = ContextVar("perdure_active_call", default=None)
 
 
-@contextmanager
-def within(active: ActiveCall) -> Iterator[None]:
+class within:  # noqa: N801 - read as a verb: `with within(active)`
     """Everything inside is part of this call; `current_conversation()` tells its conversation if it is persisted."""
-    token = active_call.set(active)
-    try:
-        if active.call is None:
-            yield
-        else:
-            with in_conversation(active.call.conversation):
-                yield
-    finally:
-        active_call.reset(token)
+
+    __slots__ = ("_active", "_conversation", "_token")
+
+    def __init__(self, active: ActiveCall) -> None:
+        self._active = active
+
+    def __enter__(self) -> None:
+        call = self._active.call
+        self._token: Token[ActiveCall | None] = active_call.set(self._active)
+        self._conversation = None if call is None else enter_conversation(call.conversation)
+
+    def __exit__(self, *_: object) -> None:
+        if self._conversation is not None:
+            leave_conversation(self._conversation)
+        active_call.reset(self._token)

@@ -28,11 +28,16 @@ def is_error(result: Mapping[str, Any]) -> bool:
 
 def answer_of(result: JsonObject) -> Answer:
     """What is recorded of a result: all of it, and the text that a reader sees."""
-    kept = {name: value for name, value in result.items() if not (name == "isError" and value is False)}
-    if isinstance(meta := result.get("_meta"), dict):
+    kept = dict(result)
+    if kept.get("isError") is False:
+        del kept["isError"]
+    if isinstance(meta := kept.get("_meta"), dict):
         # What the SDK stamps on every result is not the tool's.
         own = {name: value for name, value in meta.items() if not name.startswith("io.modelcontextprotocol/")}
-        kept = {**kept, "_meta": own} if own else {name: value for name, value in kept.items() if name != "_meta"}
+        if own:
+            kept["_meta"] = own
+        else:
+            del kept["_meta"]
     return Answer(text=_text(result), result=kept)
 
 

@@ -90,7 +90,7 @@ class CallFiles:
         """Whether anything in `result` could be a path: cheap, and never wrongly false."""
         if not self._policy.files:
             return False
-        return any("/" in text or "\\u002" in text.lower() for text in _strings(result))
+        return any("/" in text or ("\\" in text and "\\u002" in text.lower()) for text in _strings(result))
 
     def keep(self, result: JsonObject) -> None:
         """Keep the files that `result` names. Blocks. `settle` afterwards, however it ended.

@@ -35,7 +35,7 @@ _DISK_SECONDS = 5.0
 """What a turn may take to be written to the local disk."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # frozen, it would take three times as long to make
 class Step(Generic[T]):
     """Work that may block, and what to do with what came of it."""
 
@@ -56,6 +56,8 @@ class CallSteps:
         self._store_seconds = runtime.settings.operation_timeout
         """What is left of it, for all steps together."""
         self._file_seconds = file_seconds
+        self.have_waited = False
+        """A step was taken by another thread: meanwhile the call may have been cancelled."""
 
     def take(self, steps: "Iterable[Step[Any]]") -> None:
         for step in steps:
@@ -73,6 +75,7 @@ class CallSteps:
         for step in steps:
             try:
                 if self._hops(step):
+                    self.have_waited = True
                     with self._in_time(step) as (lane, seconds):
                         result = await lane.call_async(step.work, budget=seconds)
                 else:

@@ -7,7 +7,7 @@ goes on without memory, and the fault is logged and kept, to be named in the res
 from perdure.errors import PerdureError, StoreUnavailable
 from perdure.middleware.call_files import CallFiles
 from perdure.middleware.call_reader import Reading, ToolRequest, read_call
-from perdure.middleware.persistence.history import History
+from perdure.middleware.persistence.history import NOTHING_BEFORE, History
 from perdure.middleware.persistence.running_turns import HeldTurn
 from perdure.middleware.persistence.turn import Answer, FinishedTurn, JsonObject, Outcome, Turn
 from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
@@ -27,7 +27,7 @@ class CallTurn:
         self.turn: Turn = self.reading.turn
         self.arguments = self.turn.arguments if policy.strip_id else request.arguments
         """Of the tool: local paths in place of storage URIs once the turn has begun."""
-        self.history = History()
+        self.history: History = NOTHING_BEFORE
         self.result: JsonObject | None = None
         """In which files may be named that are to be kept."""
         self.asks = False

@@ -6,13 +6,15 @@ never raises for a fault of the store: the call goes on without memory, and the 
 
 from collections.abc import Callable
 
+import anyio.lowlevel
+
 from perdure.errors import PerdureError, StoreMisconfigured
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, ToolRequest, prompt_fits
 from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
-from perdure.middleware.persistence.history import Conversation, History
+from perdure.middleware.persistence.history import NOTHING_BEFORE, Conversation, History
 from perdure.middleware.persistence.turn import Answer, JsonObject, Outcome
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.middleware.result_ids import ResultIds
@@ -50,6 +52,11 @@ class PersistedCall:
 
     async def begin_async(self) -> None:
         await self._steps.take_async(TurnBeginning(self._kept).steps())
+
+    async def stop_if_cancelled(self) -> None:
+        """The wait was shielded: the body of a call that was cancelled meanwhile must not start."""
+        if self._steps.have_waited:
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
     @property
     def refusal(self) -> PerdureError | None:
@@ -100,7 +107,7 @@ class PersistedCall:
 
     @property
     def history_for_parameter(self) -> History:
-        return self._kept.history if self._kept.reading.history_mode is HistoryMode.PARAMETER else History()
+        return self._kept.history if self._kept.reading.history_mode is HistoryMode.PARAMETER else NOTHING_BEFORE
 
     # ── after the body ───────────────────────────────────────────────────────────────────────────────────────
 

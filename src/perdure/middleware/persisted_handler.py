@@ -26,6 +26,9 @@ from perdure.settings import HistoryMode, Settings, ToolSettings
 
 __all__ = ["PersistedHandler", "options_of", "persisted_handler_of"]
 
+_MOST_FUNCTIONS = 100
+"""That are remembered to lead to one handler."""
+
 
 def persisted_handler_of(function: object) -> "PersistedHandler | None":
     """The handler behind `function`, if it is decorated: itself, bound to an instance, or in a `partial`."""
@@ -62,6 +65,9 @@ class PersistedHandler:
         self._warned = False
         self._was_on = False
         """As a class-based tool, in this process: a client may have an id of ours."""
+        self._added = (CONTEXT_PARAMETER,) if self.signature.declares_id else (CONTEXT_PARAMETER, CONTINUATION_ID)
+        self._behind: dict[int, object] = {}
+        """Functions that are known to lead here, by their identity: not all can be compared or hashed."""
         self._off: dict[str | None, Settings] = {}
         """The names under which it is switched off, and by which settings: then nothing else is looked at."""
         self._refuse_options_that_cannot_hold()
@@ -84,18 +90,23 @@ class PersistedHandler:
     def _function(self) -> Callable[..., Any]:
         """A real function: SDKs read from it what no proxy passes on."""
         shell: Any
-        handler, without_added, off = self.handler, self._without_added, self._off
+        # In locals, since a call that is not persisted shall not notice.
+        handler, off, added, called_tool = self.handler, self._off, self._added, sdk.called_tool
         if _is_async(self.handler):
 
             async def shell(*args: Any, **kwargs: Any) -> Any:
-                if off and off.get(sdk.called_tool()) is runtime().settings:
-                    return await handler(*args, **without_added(kwargs))
+                if off and off.get(called_tool()) is runtime().settings:
+                    for name in added:
+                        kwargs.pop(name, None)
+                    return await handler(*args, **kwargs)
                 return await self._serve_async(args, kwargs)
         else:
 
             def shell(*args: Any, **kwargs: Any) -> Any:
-                if off and off.get(sdk.called_tool()) is runtime().settings:
-                    return handler(*args, **without_added(kwargs))
+                if off and off.get(called_tool()) is runtime().settings:
+                    for name in added:
+                        kwargs.pop(name, None)
+                    return handler(*args, **kwargs)
                 return self._serve(args, kwargs)
 
         updated = functools.WRAPPER_UPDATES if inspect.isroutine(self.handler) else ()
@@ -121,8 +132,7 @@ class PersistedHandler:
             return serving.replay(call.replayed)
         try:
             serving.refuse_if_it_must()
-            # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await call.stop_if_cancelled()
             with within(serving.active):
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = await self.handler(*given_args, **given_kwargs)
@@ -292,18 +302,11 @@ class PersistedHandler:
 
     def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
         """What the handler itself declares: less what was added to its signature, and with its history."""
-        own = self._without_added(dict(kwargs))
+        own = {name: value for name, value in kwargs.items() if name not in self._added}
         parameter = self.signature.history_parameter
         if parameter is not None and parameter not in own and not self._is_among(args, parameter):
             own = {**own, parameter: history}
         return args, own
-
-    def _without_added(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """`kwargs`, changed: less what was added to the handler's signature."""
-        kwargs.pop(CONTEXT_PARAMETER, None)
-        if not self.signature.declares_id:
-            kwargs.pop(CONTINUATION_ID, None)
-        return kwargs
 
     def parameter_of(self, argument: str | None) -> str | None:
         return self.signature.parameter_of(argument)
@@ -313,7 +316,13 @@ class PersistedHandler:
 
     def _is_behind(self, function: object) -> bool:
         """Whether a call of `function` comes here: directly, or through other decorators."""
-        return any(handler is self for handler in _handlers_behind(function))
+        if self._behind.get(id(function)) is function:
+            return True
+        if not any(handler is self for handler in _handlers_behind(function)):
+            return False
+        if len(self._behind) < _MOST_FUNCTIONS:
+            self._behind[id(function)] = function
+        return True
 
     def _warn_of_what_stands_between(self, tool: str) -> None:
         if not self._warned:

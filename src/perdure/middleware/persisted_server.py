@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import anyio
-import anyio.lowlevel
 
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
@@ -154,8 +153,7 @@ class PersistedServer:
         if call.replayed is not None:
             return call.announce(call.replayed)
         try:
-            # The wait was shielded: the body of a call that was cancelled meanwhile must not start.
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await call.stop_if_cancelled()
             arguments = call.arguments_for_tool()
             none_given = not arguments and not call.request.arguments  # not the same as an empty object
             with within(active):

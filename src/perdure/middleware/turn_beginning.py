@@ -10,7 +10,7 @@ from perdure.middleware.call_steps import Step, Waits
 from perdure.middleware.call_turn import CallTurn
 from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
 from perdure.middleware.persistence.copied_turns import shared
-from perdure.middleware.persistence.history import History, HistoryState
+from perdure.middleware.persistence.history import NOTHING_BEFORE, History, HistoryState
 from perdure.middleware.persistence.turn import (
     BegunTurn,
     FinishedTurn,
@@ -83,8 +83,9 @@ class TurnBeginning:
         turn, begun = stored
         if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
             raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
-        state = HistoryState.LOADED if begun.history or begun.omitted else HistoryState.NEW
-        history = History(begun.history, state=state, omitted=begun.omitted)
+        history = NOTHING_BEFORE
+        if begun.history or begun.omitted:
+            history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
         self._call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
         self._call.history = history
         # The client answers once more what failed or was given up before: the first ending of a turn stands. What was

@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias, overload
@@ -13,14 +12,16 @@ from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.turn import Turn
 
 __all__ = [
+    "NOTHING_BEFORE",
     "Conversation",
     "History",
     "HistoryState",
     "Message",
     "MessageStyle",
     "current_conversation",
+    "enter_conversation",
     "estimate_tokens",
-    "in_conversation",
+    "leave_conversation",
     "without_transcripts",
 ]
 
@@ -114,6 +115,8 @@ class History(Sequence[Turn]):
         return f"<History {self.state}: {len(self)} turns, {self.omitted} omitted>"
 
 
+NOTHING_BEFORE = History()
+
 _OPEN = "<conversation_history>"
 _CLOSE = "</conversation_history>"
 _HEADING = "Earlier turns of this conversation"
@@ -188,10 +191,10 @@ def current_conversation() -> Conversation | None:
     return _current.get()
 
 
-@contextmanager
-def in_conversation(conversation: Conversation | None) -> Iterator[None]:
-    token = _current.set(conversation)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def enter_conversation(conversation: Conversation) -> "Token[Conversation | None]":
+    """What is called from here on belongs to `conversation`, until `leave_conversation` is given what this returns."""
+    return _current.set(conversation)
+
+
+def leave_conversation(entered: "Token[Conversation | None]") -> None:
+    _current.reset(entered)

@@ -78,7 +78,8 @@ class Runtime:
     telemetry: Telemetry | None = None
     watch: SettingsWatch | None = None
     """Of the file that the settings came from; None where they came from none."""
-    _policies: dict[tuple[str, ToolSettings | None], Policy] = field(default_factory=dict)
+    _policies: dict[tuple[str, int], tuple[ToolSettings | None, Policy]] = field(default_factory=dict)
+    """By the name of a tool and the identity of its options, which are kept with it: to compare them takes longer."""
     _said: dict[str, float] = field(default_factory=dict)
     _waiting_for_restart: dict[str, object] = field(default_factory=dict)
 
@@ -100,13 +101,13 @@ class Runtime:
 
     def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
         policies = self._policies  # before the settings: what comes of old ones never gets among the new ones' policies
-        try:
-            return policies[tool, in_code]
-        except KeyError:
-            policy = self.settings.policy(tool, in_code)
-            if len(policies) < 10_000:  # names come from clients: they may not fill the memory
-                policies[tool, in_code] = policy
-            return policy
+        found = policies.get((tool, id(in_code)))
+        if found is not None:
+            return found[1]
+        policy = self.settings.policy(tool, in_code)
+        if len(policies) < 10_000:  # names come from clients: they may not fill the memory
+            policies[tool, id(in_code)] = in_code, policy
+        return policy
 
     def follow(self, settings: Settings) -> None:
         """Go on with `settings`, but for what the stores are built from. Which keys wait for a restart is said once."""

@@ -23,6 +23,7 @@ from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v2_listing import followed
 
 if TYPE_CHECKING:
+    from mcp.server.auth.provider import AccessToken
     from mcp.server.context import ServerRequestContext
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.tools import Tool
@@ -75,26 +76,44 @@ def request_of(context: object) -> IncomingRequest | None:
         return None
 
 
-def incoming(request: "ServerRequestContext[Any, Any]") -> IncomingRequest:
+def incoming(request: "ServerRequestContext[Any, Any]", *, is_sealed: bool | None = None) -> IncomingRequest:
+    """`is_sealed`: whether its state is, as whoever stands around the handler sees it."""
     params = request.params or {}
     taken = _taken_out.get()
     if taken is not None and taken.session is request.session:
-        return IncomingRequest(
-            request.session, params, request.protocol_version, request, taken.envelope, taken.was_sealed
-        )
-    return IncomingRequest(
-        request.session, params, request.protocol_version, request, _text_or_none(params.get("requestState"))
-    )
+        state, sealed = taken.envelope, taken.was_sealed
+    else:
+        state, sealed = _text_or_none(params.get("requestState")), False
+    sealed = sealed if is_sealed is None else is_sealed
+    return IncomingRequest(request.session, params, request.protocol_version, request, state, sealed)
 
 
 def caller_of(request: IncomingRequest | None) -> Caller:
     """Who calls, by the request's own authentication. On stdio nobody authenticates."""
-    from mcp.server.auth.middleware.auth_context import get_access_token  # noqa: PLC0415
-
     http_request = getattr(request.native, "request", None) if request is not None else None
     user = getattr(http_request, "scope", {}).get("user")
-    token = getattr(user, "access_token", None) or get_access_token()
-    return Caller(remote=http_request is not None) if token is None else Caller.by_token(token)
+    token = getattr(user, "access_token", None) or _access_token()()
+    if token is None:
+        return _SOMEBODY if http_request is not None else _ON_STDIO
+    return Caller.by_token(token)
+
+
+_ON_STDIO, _SOMEBODY = Caller(), Caller(remote=True)
+
+
+@cache
+def _access_token() -> "Callable[[], AccessToken | None]":
+    from mcp.server.auth.middleware.auth_context import get_access_token  # noqa: PLC0415
+
+    return get_access_token
+
+
+@cache
+def _types() -> Any:
+    """Asked for in every call: an import statement takes ten times as long as this."""
+    import mcp_types  # noqa: PLC0415
+
+    return mcp_types
 
 
 class RegisteredTool:
@@ -220,9 +239,7 @@ def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) 
 
 
 def is_result(value: object) -> "TypeIs[CallToolResult]":
-    from mcp_types import CallToolResult  # noqa: PLC0415
-
-    return isinstance(value, CallToolResult)
+    return isinstance(value, _types().CallToolResult)
 
 
 def is_block(value: object) -> "TypeIs[ContentBlock]":
@@ -232,9 +249,7 @@ def is_block(value: object) -> "TypeIs[ContentBlock]":
 
 
 def is_question(value: object) -> "TypeIs[InputRequiredResult]":
-    from mcp_types import InputRequiredResult  # noqa: PLC0415
-
-    return isinstance(value, InputRequiredResult)
+    return isinstance(value, _types().InputRequiredResult)
 
 
 def with_request_state(question: "InputRequiredResult", state: str | None) -> "InputRequiredResult":
@@ -323,9 +338,14 @@ async def with_arguments_at_the_handler(
 
 
 def seals_request_state(middleware: object) -> bool:
+    return isinstance(middleware, _boundary())
+
+
+@cache
+def _boundary() -> type:
     from mcp.server.request_state import RequestStateBoundary  # noqa: PLC0415
 
-    return isinstance(middleware, RequestStateBoundary)
+    return RequestStateBoundary
 
 
 def _taking_out(server: Any, entry: Any) -> Any:

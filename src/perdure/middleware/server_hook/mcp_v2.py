@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import dropwhile, takewhile
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio.lowlevel
 
@@ -51,11 +51,21 @@ def taken_out_of(lowlevel: "Server[Any]") -> None:
     chain[:] = [middleware for middleware in chain if not isinstance(middleware, Hook)]
 
 
+class _Stands(NamedTuple):
+    """Where a hook stands beside what seals request states."""
+
+    within: bool
+    around: bool
+    """Further in, it refuses what it has not made itself, and other arguments than on the leg before."""
+
+
 class Hook:
     def __init__(self, persisted: PersistedServer, behind: "Behind", lowlevel: "Server[Any]") -> None:
         self.persisted = persisted
         self.behind = behind
         self._lowlevel = lowlevel
+        self._chain: list[object] = []
+        self._stands = _Stands(within=False, around=False)
 
     async def __call__(
         self,
@@ -66,10 +76,11 @@ class Hook:
             return await call_next(ctx)
         match ctx.method:
             case "tools/call":
-                request = replace(mcp_v2.incoming(ctx), request_state_is_sealed=self._stands_within_the_seal())
+                stands = self._beside_the_seal()
+                request = mcp_v2.incoming(ctx, is_sealed=stands.within)
 
                 def proceed(arguments: JsonObject | None, *, opened: bool = False) -> "Awaitable[HandlerResult]":
-                    if self._stands_around_the_seal():
+                    if stands.around:
                         return mcp_v2.with_arguments_at_the_handler(mcp_v2.with_own_state(ctx), arguments, call_next)
                     return call_next(_with_arguments(mcp_v2.with_own_state(ctx) if opened else ctx, arguments))
 
@@ -83,14 +94,16 @@ class Hook:
             case _:
                 return await call_next(ctx)
 
-    def _stands_within_the_seal(self) -> bool:
-        outer = takewhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
-        return any(map(mcp_v2.seals_request_state, outer))
-
-    def _stands_around_the_seal(self) -> bool:
-        """A seal further in refuses what it has not made itself, and other arguments than on the leg before."""
-        inner = dropwhile(lambda middleware: middleware is not self, self._lowlevel.middleware)
-        return any(map(mcp_v2.seals_request_state, inner))
+    def _beside_the_seal(self) -> "_Stands":
+        chain = self._lowlevel.middleware
+        if chain != self._chain:  # anybody may put something into it at any time
+            self._chain = list(chain)
+            outer = takewhile(lambda middleware: middleware is not self, chain)
+            inner = dropwhile(lambda middleware: middleware is not self, chain)
+            self._stands = _Stands(
+                within=any(map(mcp_v2.seals_request_state, outer)), around=any(map(mcp_v2.seals_request_state, inner))
+            )
+        return self._stands
 
     async def _read(self, request: IncomingRequest) -> JsonObject:
         from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - a server has it imported by now

@@ -1,0 +1,101 @@
+"""What perdure adds to a call is counted in functions of its own that run: a clock would measure the machine."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.server.mcpserver import MCPServer
+
+import perdure
+from perdure import install, persisted
+from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.settings import Settings, ToolSettings
+
+OURS = str(Path(perdure.__file__).parent)
+
+WARM_UP = 5
+
+
+@contextmanager
+def counting(names: list[str]) -> Iterator[None]:
+    """Into `names` goes each function of perdure's that is called meanwhile."""
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(OURS):
+            names.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+async def called(handler: Callable[..., Any], runtime: wiring.Runtime, *, hooked: bool = False) -> list[str]:
+    """The functions of perdure's that run in one call, when others have come before."""
+    server = MCPServer("counted", log_level="ERROR")
+    server.tool(name="chat")(handler)
+    if hooked:
+        install(server, tools=["chat"])
+    names: list[str] = []
+    with wiring.activated(runtime):
+        async with Client(server) as client:
+            for _ in range(WARM_UP):
+                await client.call_tool("chat", {"prompt": "warm"})
+            with counting(names):
+                result = await client.call_tool("chat", {"prompt": "counted"})
+    assert not result.is_error
+    return names
+
+
+async def chat(prompt: str) -> str:
+    return f"answered {prompt}"
+
+
+def in_memory(folder: Path, **settings: Any) -> wiring.Runtime:
+    return wiring.build(Settings(data_dir=folder, **settings), store=MemoryStore())
+
+
+@pytest.mark.parametrize("way", ["decorated", "installed"])
+async def test_a_persisted_call_runs_few_functions_and_copies_its_turn_seldom(way: str, tmp_path: Path) -> None:
+    handler, hooked = (persisted(chat), False) if way == "decorated" else (chat, True)
+    names = await called(handler, in_memory(tmp_path), hooked=hooked)
+    assert names.count("PersistedCall.announce") == 1
+    assert names.count("Turn.changed") <= 6
+    assert len(names) <= 240
+
+
+async def test_a_switched_off_tools_call_runs_four_functions(tmp_path: Path) -> None:
+    decorated = persisted(chat)
+    names: list[str] = []
+
+    @functools.wraps(decorated)
+    async def spied(**given: Any) -> Any:
+        await decorated(**given)
+        with counting(names):
+            return await decorated(**given)
+
+    await called(spied, in_memory(tmp_path, tools={"chat": ToolSettings(enabled=False)}))
+    each = len(names) // (WARM_UP + 1)
+    assert names[-each:] == names[:each]
+    assert each <= 4, names[:each]
+
+
+async def test_a_function_that_is_switched_off_under_one_name_is_kept_under_another(tmp_path: Path) -> None:
+    decorated = persisted(chat)
+    server = MCPServer("two names", log_level="ERROR")
+    server.tool(name="off")(decorated)
+    server.tool(name="on")(decorated)
+    with wiring.activated(in_memory(tmp_path, tools={"off": ToolSettings(enabled=False)})) as runtime:
+        async with Client(server) as client:
+            for name in ("off", "on", "off", "on"):
+                await client.call_tool(name, {"prompt": "hello"})
+        kept = [runtime.engine.turns("local", line.continuation_id) for line in runtime.engine.conversations()]
+    assert [turn.tool for turns in kept for turn in turns] == ["on", "on"]
