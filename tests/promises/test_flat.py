@@ -120,7 +120,8 @@ def test_the_meter_sees_a_read_that_is_not_flat(sqlite: tuple[SqliteStore, Meter
 
 
 @pytest.mark.parametrize(
-    "name", ["find_turn", "find_session", "take_place", "window", "turn_at", "read_turns", "newest_version", "find_file"]
+    "name",
+    ["find_turn", "find_session", "take_place", "window", "turn_at", "read_turns", "newest_version", "find_file"],
 )
 def test_no_query_of_a_turn_scans_a_table(sqlite: tuple[SqliteStore, Meter], name: str) -> None:
     query = named_queries("sqlite/queries.sql")[name]
