@@ -111,15 +111,14 @@ class Redactor:
     def json(self, value: Json, text: "Callable[[str], str] | None" = None) -> Json:
         """`value` with every string redacted by `text`, at any depth, names of members included."""
         redact = text or self.remembering()
-        match value:
-            case str():
-                return redact(value)
-            case dict():
-                return self._object(value, redact)
-            case list():
-                return [self.json(item, redact) for item in value]
-            case _:
-                return value
+        # Not `match`, which takes four times as long: this goes over all that a tool was given and gave back.
+        if isinstance(value, str):
+            return redact(value)
+        if isinstance(value, dict):
+            return self._object(value, redact)
+        if isinstance(value, list):
+            return [self.json(item, redact) for item in value]
+        return value
 
     def finds_nothing_in(self, *values: Json) -> bool:
         """Whether `json` would surely leave all of them as they are: told in a fraction of its time, without copies."""
@@ -147,7 +146,7 @@ class Redactor:
     def _object(self, value: dict[str, Any], redact: Callable[[str], str]) -> Json:
         found: dict[str, Json] = {}
         for number, (name, item) in enumerate(value.items()):
-            redacted = redact(name)
+            redacted = name if name in self._harmless else redact(name)
             if redacted != name and redacted in found:  # Two names that were secrets would be the same now.
                 redacted = f"{redacted}#{number}"
             found[redacted] = self._member(name, item, redact)

@@ -47,17 +47,24 @@ class Database:
     def exists(self) -> bool:
         return self._identity() is not None
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> "_Writing":
         """The one connection that writes, while it is this process's turn. For one thread at a time."""
-        with self._turn.taken(self._make_folder):
-            connection = self._opened_writer()
-            try:
-                yield connection
-            except BaseException:
-                if connection.in_transaction:
-                    self._close_writer()  # It could not even be rolled back.
-                raise
+        return _Writing(self)
+
+    def _begin_writing(self) -> sqlite3.Connection:
+        self._turn.take(self._make_folder)
+        try:
+            return self._opened_writer()
+        except BaseException:
+            self._turn.give_back()
+            raise
+
+    def _end_writing(self, *, failed: bool) -> None:
+        try:
+            if failed and self._writer is not None and self._writer.in_transaction:
+                self._close_writer()  # It could not even be rolled back.
+        finally:
+            self._turn.give_back()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -194,20 +201,39 @@ class Database:
             ) from error
 
 
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+class _Writing:
+    # No generator: this stands around every write.
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._database._begin_writing()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._database._end_writing(failed=error is not None)
+
+
+class explained:  # noqa: N801 - read as a word in a `with`; no generator, since this stands around every operation
     """What SQLite and the file system say, in words that name the file and the remedy.
 
     Raises:
         StoreUnavailable: In place of any `sqlite3.Error` or `OSError`.
     """
-    try:
-        yield
-    except PerdureError:
-        raise
-    except (sqlite3.Error, OSError) as error:
-        what, remedy = _explanation(error, path)
-        raise StoreUnavailable(what, remedy=remedy) from error
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (sqlite3.Error, OSError)) and not isinstance(error, PerdureError):
+            what, remedy = _explanation(error, self._path)
+            raise StoreUnavailable(what, remedy=remedy) from error
 
 
 def is_damage(error: sqlite3.Error) -> bool:

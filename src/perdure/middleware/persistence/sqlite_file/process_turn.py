@@ -43,8 +43,18 @@ class ProcessTurn:
             return cls._all.setdefault(path, cls(path))
 
     @contextlib.contextmanager
-    def taken(self, make_folder: Callable[[], None] | None = None) -> Iterator[None]:
-        """`make_folder` is called where the side file is not open yet, or was removed.
+    def taken(self) -> Iterator[None]:
+        """As between `take` and `give_back`."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    def take(self, make_folder: Callable[[], None] | None = None) -> None:
+        """Wait for this process's turn, and this thread's. Who has it gives it back, whatever happens.
+
+        `make_folder` is called where the side file is not open yet, or was removed.
 
         Raises:
             StoreTimeout: Whoever has the turn did not give it back within 3 seconds.
@@ -57,16 +67,19 @@ class ProcessTurn:
             if sys.platform == "win32":
                 if make_folder is not None:
                     make_folder()
-                yield  # Among processes SQLite's own lock has to do.
-                return
+                return  # Among processes SQLite's own lock has to do.
             descriptor = self._lock(deadline, make_folder)
             while not self._is_the_file_that_others_see(descriptor):
                 self._close()  # Removed with its folder: others take turns on the new one.
                 descriptor = self._lock(deadline, make_folder)
-            try:
-                yield
-            finally:
-                fcntl.lockf(descriptor, fcntl.LOCK_UN)
+        except BaseException:
+            self._among_threads.release()
+            raise
+
+    def give_back(self) -> None:
+        try:
+            if sys.platform != "win32" and self._descriptor is not None:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
         finally:
             self._among_threads.release()
 

@@ -1,38 +1,52 @@
-"""What is wrong with a turn or a row itself, whichever store it is: worded here once."""
+"""What is wrong with a turn or a row itself, whichever store it is: worded here once.
 
-import contextlib
-from collections.abc import Iterator
+Classes, and no generators: these stand around every operation.
+"""
 
 from perdure.errors import StoreError, StoreUnavailable
 
 __all__ = ["decoded", "encoded"]
 
 
-@contextlib.contextmanager
-def encoded(turn_id: str) -> Iterator[None]:
+class encoded:  # noqa: N801 - read as a word in a `with`
     """
     Raises:
         StoreError: A turn holds what cannot be written down.
     """
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise StoreError(
-            f"The turn {turn_id} holds something that cannot be written down ({error}).",
-            remedy="look at what the tool was given and what it gave back.",
-        ) from error
+
+    __slots__ = ("_turn_id",)
+
+    def __init__(self, turn_id: str) -> None:
+        self._turn_id = turn_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (ValueError, LookupError, TypeError, RecursionError)):
+            raise StoreError(
+                f"The turn {self._turn_id} holds something that cannot be written down ({error}).",
+                remedy="look at what the tool was given and what it gave back.",
+            ) from error
 
 
-@contextlib.contextmanager
-def decoded(where: object) -> Iterator[None]:
+class decoded:  # noqa: N801
     """
     Raises:
         StoreUnavailable: A row holds what perdure did not write.
     """
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise StoreUnavailable(
-            f"The database {where} holds something that perdure did not write ({error}).",
-            remedy="put a backup in its place, or mend the row that another program changed.",
-        ) from error
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: object) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
+            raise StoreUnavailable(
+                f"The database {self._where} holds something that perdure did not write ({error}).",
+                remedy="put a backup in its place, or mend the row that another program changed.",
+            ) from error

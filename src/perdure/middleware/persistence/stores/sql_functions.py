@@ -3,11 +3,12 @@
 A direct connection and PostgREST call the same functions by the same names of arguments and get the same JSON.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from perdure.errors import StoreUnavailable, TurnConflict
+from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import (
     StoredMessage,
@@ -18,6 +19,7 @@ from perdure.middleware.persistence.serialization import (
     readable_json,
 )
 from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.known_turns import KnownTurn, KnownTurns
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -65,6 +67,7 @@ class SqlFunctionStore:
         """Names the database to people, without a secret in it."""
         self._functions = functions
         self._clock = clock or SystemClock()
+        self._known: KnownTurns[tuple[str, str]] = KnownTurns()
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with encoded(turn.id):
@@ -77,7 +80,7 @@ class SqlFunctionStore:
                 place=reply["place"],
                 replay=reply["status"] == "replay",
                 outcome=Outcome(reply["outcome"] or Outcome.RUNNING),
-                history=tuple(_turn(line, turn.principal, continuation_id) for line in reply["history"]),
+                history=self._history(reply["history"], turn.principal, continuation_id),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
@@ -159,6 +162,20 @@ class SqlFunctionStore:
 
     def close(self) -> None:
         self._functions.close()
+
+    def _history(self, lines: Sequence[JsonObject], principal: str, continuation_id: str) -> Sequence[Turn]:
+        """A line that is as it was when this conversation was read last is not taken apart again."""
+        conversation = principal, continuation_id
+        known, generation = self._known.of(conversation), self._known.generation
+        window: dict[int, KnownTurn] = {}
+        for line in lines:
+            place = line["place"]
+            found = known.get(place)
+            if found is None or found.row != line:
+                found = KnownTurn(_turn(line, principal, continuation_id), _characters(line), line)
+            window[place] = found
+        self._known.keep(conversation, window, generation)
+        return CopiedTurns([found.turn for found in window.values()])
 
     def _read(self, function: str, what: str, **arguments: Json) -> list[JsonObject]:
         reply = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
@@ -264,6 +281,10 @@ def _turn(line: JsonObject, principal: str, continuation_id: str) -> Turn:
         metadata=prompt.metadata or line["metadata"] or {},
         stored_form=True,
     )
+
+
+def _characters(line: JsonObject) -> int:
+    return sum(len(line[name] or "") for name in ("prompt", "prompt_body", "answer", "answer_body"))
 
 
 def _summary(line: JsonObject) -> ConversationSummary:

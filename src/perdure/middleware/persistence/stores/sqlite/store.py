@@ -178,14 +178,15 @@ class SqliteStore:
                 outcome=Outcome(found["outcome"] or Outcome.RUNNING),
                 expired=found["expires_at"] is not None and found["expires_at"] <= now.isoformat(),
             )
-        session, last_place = self._session(connection, turn, now.isoformat())
+        at = now.isoformat()
+        session, last_place = self._session(connection, turn, at)
         place = last_place + 1
         connection.execute(
             self._sql["take_place"],
             {
                 "id": session.key,
                 "place": place,
-                "now": now.isoformat(),
+                "now": at,
                 "expires_at": (now + turn.expire_after).isoformat() if turn.expire_after else None,
             },
         )
