@@ -17,6 +17,8 @@ if (_pytest := sys.modules.get("pytest")) is not None:
                 "keeping_contract",
                 "lease_contract",
                 "reading_contract",
+                "removing_contract",
+                "searching_contract",
                 "store_bench",
                 "turn_contract",
             )

@@ -16,11 +16,12 @@ from perdure.middleware.persistence.turn import (
     WaitingHistory,
     Window,
 )
+from perdure.middleware.persistence.upkeep import Upkeep
 
 __all__ = ["Clock", "FileStore", "Spool", "Store", "SystemClock", "Waiting"]
 
 
-class Store(Protocol):
+class Store(Upkeep, Protocol):
     """Keeps turns. Safe to call from many threads at once.
 
     Every method raises `StoreUnavailable` when it cannot say what is kept; none returns an empty answer instead.

@@ -3,11 +3,11 @@
 A direct connection and PostgREST call the same functions by the same names of arguments and get the same JSON.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
-from perdure.errors import StoreUnavailable, TurnConflict
+from perdure.errors import TurnConflict
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import (
     StoredMessage,
@@ -18,6 +18,7 @@ from perdure.middleware.persistence.serialization import (
     readable_json,
 )
 from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.sql_upkeep import SqlFunctions, SqlUpkeep, not_an_answer
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -37,27 +38,7 @@ __all__ = ["SqlFunctionStore", "SqlFunctions"]
 _LAST_PLACE = (1 << 63) - 1
 
 
-class SqlFunctions(Protocol):
-    """Carries calls to the functions in `public`. Safe to use from many threads at once."""
-
-    where: str
-    """Names the database to people, without a secret in it."""
-
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
-        """What `function` returned. Arguments are JSON values, times in ISO 8601; None leaves one at its default.
-
-        Calling again is harmless, and is done where a reply was lost.
-
-        Raises:
-            StoreError: It was refused. What it would have written is not there.
-            StoreUnavailable: It could not be asked, or the reply was lost.
-        """
-        ...
-
-    def close(self) -> None: ...
-
-
-class SqlFunctionStore:
+class SqlFunctionStore(SqlUpkeep):
     blocking = True
 
     def __init__(self, functions: SqlFunctions, clock: Clock | None = None) -> None:
@@ -163,7 +144,7 @@ class SqlFunctionStore:
     def _read(self, function: str, what: str, **arguments: Json) -> list[JsonObject]:
         reply = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
         if not isinstance(reply, dict) or not isinstance(lines := reply.get(what), list):
-            raise _not_an_answer(self._functions.where, function)
+            raise not_an_answer(self._functions.where, function)
         return lines
 
     def _acknowledged(self, turn: Turn, reply: Json) -> JsonObject:
@@ -179,7 +160,7 @@ class SqlFunctionStore:
             case {"turn_id": turn_id, "place": int()} if turn_id == turn.id:
                 return dict(reply)
             case _:
-                raise _not_an_answer(self._functions.where, "a turn")
+                raise not_an_answer(self._functions.where, "a turn")
 
     def _whole(self, turn: Turn) -> JsonObject:
         """All that makes a turn known that was not known before."""
@@ -231,13 +212,6 @@ class SqlFunctionStore:
             ]
             or None,
         }
-
-
-def _not_an_answer(where: str, of_what: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"The database {where} answered to {of_what} with something that is not an answer of perdure's functions.",
-        remedy="look at what stands between: a proxy, a login page, a gateway of another version.",
-    )
 
 
 def _turn(line: JsonObject, principal: str, continuation_id: str) -> Turn:

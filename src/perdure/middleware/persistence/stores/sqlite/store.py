@@ -21,6 +21,7 @@ from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.sqlite.upkeep import SqliteUpkeep
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -39,7 +40,7 @@ T = TypeVar("T")
 _LAST_PLACE = (1 << 31) - 1
 
 
-class SqliteStore:
+class SqliteStore(SqliteUpkeep):
     """Opens nothing before the first call, so that a store that cannot be opened never keeps a server from starting."""
 
     blocking = True
@@ -156,9 +157,6 @@ class SqliteStore:
                 rows = reader.execute(query, wanted).fetchall()
             with decoded(self.path):
                 return made_of(rows)
-
-    def _now(self) -> str:
-        return self._clock.now().isoformat()
 
     def _begin(self, connection: sqlite3.Connection, turn: Turn) -> dict[str, Any]:
         """Find or give the turn's place. Returns session_id, continuation_id, place, replay, outcome, expired."""
