@@ -20,7 +20,12 @@ DELETE FROM chat_messages
    AND EXISTS (SELECT 1 FROM chat_sessions WHERE id = :id AND substr(continuation_id, 1, 1) = char(31));
 
 -- only_named_by: the files that no other conversation names than these, given as a JSON list
-SELECT DISTINCT f.bucket, f.key FROM chat_files f
+SELECT DISTINCT f.bucket, f.key, EXISTS (
+           SELECT 1 FROM chat_files o  -- the same tenant and hash: "0" comes after "/"
+            WHERE o.key >= rtrim(f.key, replace(f.key, '/', '')) AND o.bucket = f.bucket
+              AND o.key < rtrim(rtrim(f.key, replace(f.key, '/', '')), '/') || '0'
+              AND o.session_id NOT IN (SELECT value FROM json_each(:ids))) AS shared
+  FROM chat_files f
  WHERE f.session_id IN (SELECT value FROM json_each(:ids))
    AND NOT EXISTS (SELECT 1 FROM chat_files o WHERE o.key = f.key AND o.bucket = f.bucket
                       AND o.session_id NOT IN (SELECT value FROM json_each(:ids)))
@@ -44,7 +49,7 @@ SELECT count(DISTINCT user_id) FILTER (WHERE living) AS users, count(*) FILTER (
 SELECT coalesce(a.outcome, CASE WHEN coalesce(q.lease_until, q.created_at) < :now THEN 'interrupted' ELSE 'running' END)
        AS outcome, count(*) AS turns
   FROM chat_sessions s
-  JOIN chat_messages q ON q.id > s.id << 32 AND q.id < (s.id + 1) << 32 AND q.part = 0
+  JOIN chat_messages q ON q.id > s.id << 32 AND q.id < (s.id + 1) << 32 AND q.id & 1 = 0
   LEFT JOIN chat_messages a ON a.id = q.id + 1
  WHERE (:user_id IS NULL OR s.user_id = :user_id) AND (s.expires_at IS NULL OR s.expires_at > :now)
  GROUP BY 1 ORDER BY 2 DESC, 1;

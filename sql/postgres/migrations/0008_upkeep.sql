@@ -61,7 +61,7 @@ begin
 end $function$;
 
 -- Remove these conversations, whose rows the caller holds, or only say what would go. Returns how many, of how many turns,
--- and the files that no turn names any more: their bytes may go.
+-- and the files that no turn names any more: their bytes may go; shared: unless they are kept once for all names of a content.
 create function public.chat_remove(gone uuid[], dry_run boolean) returns json
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set enable_seqscan = off as $function$
 declare
@@ -70,7 +70,12 @@ declare
 begin
   select count(*) into turns from public.chat_messages x where x.session_id = any (chat_remove.gone) and x.part = 0;
   select json_agg(f order by f.bucket, f.key) into named
-    from (select distinct x.bucket, x.key from public.chat_files x
+    from (select distinct x.bucket, x.key, exists (
+                   select from public.chat_files o  -- the same tenant and hash: '0' comes after '/'
+                    where o.key >= rtrim(x.key, replace(x.key, '/', '')) and o.bucket = x.bucket
+                      and o.key < rtrim(rtrim(x.key, replace(x.key, '/', '')), '/') || '0'
+                      and o.session_id <> all (chat_remove.gone)) as shared
+            from public.chat_files x
            where x.session_id = any (chat_remove.gone) and split_part(x.key, '/', 1) = public.chat_tenant(x.user_id)
              and not exists (select from public.chat_files o
                               where o.bucket = x.bucket and o.key = x.key
@@ -197,6 +202,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (8, 'upkeep', 'c4233d19c077816aca807f252d71393156a6fa206e0af334e9d5bad7ac47dc10');
+insert into public.perdure_migrations (version, name, checksum) values (8, 'upkeep', '2bd4160d1d845e40574cccfeec3771c26c17e5020fb099dd777b322a1ca030b7');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;

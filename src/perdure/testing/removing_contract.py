@@ -28,6 +28,14 @@ class RemovingContract(StoreBench):
         assert [file.name for file in self.store.files(self.principal)] == ["shared"]
         assert self.store.delete(self.principal, self.id) == Removed()
 
+    def test_a_content_that_another_conversation_names_otherwise_is_said_to_be_shared(self) -> None:
+        file = self._content("a")
+        other = replace(file, key=file.key.replace("/a", "/b"), name="b")
+        self.store.finish(answered(self.turn(files=(file,))))
+        self.store.finish(answered(self.turn(continuation_id="elsewhere", files=(other,))))
+        assert self.store.delete(self.principal, self.id).files == (FileName("files", file.key, shared=True),)
+        assert self.store.delete(self.principal, "elsewhere").files == (FileName("files", other.key),)
+
     def test_nobody_deletes_what_is_not_theirs(self) -> None:
         self._kept("mine")
         assert self.store.delete(f"mallory-{self.principal}", self.id) == Removed()

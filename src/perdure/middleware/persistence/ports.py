@@ -130,6 +130,15 @@ class FileStore(Protocol):
         """The size of the largest file it takes; None if any. May be a few minutes old."""
         ...
 
+    one_copy: bool
+    """Whether a content that one tenant has under several names is kept once for all of them."""
+
+    def remove(self, key: str, *, unused_since: datetime) -> bool:
+        """Take away the content that nobody names any more, unless it was put again at `unused_since` or later: then
+        somebody is about to name it. Says whether it is not there now.
+        """
+        ...
+
     def signed_url(self, key: str, *, seconds: int) -> str | None:
         """An address from which anybody may read the content for so long; None if this store has no such thing.
 

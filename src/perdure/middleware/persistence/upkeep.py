@@ -40,6 +40,8 @@ class FileName:
 
     bucket: str
     key: str
+    shared: bool = False
+    """Whether the same content is still needed, under another name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,10 +96,14 @@ class MemoryUpkeep:
         turns = {turn.id for kept in gone for turn in kept.turns}
         still_named = {(file.bucket, file.key) for _, file in self._files if file.turn_id not in turns}
         files = {(file.bucket, file.key) for _, file in self._files if file.turn_id in turns}
+        contents = {(bucket, key.rpartition("/")[0]) for bucket, key in still_named}
         return Removed(
             conversations=len(gone),
             turns=len(turns),
-            files=tuple(FileName(bucket, key) for bucket, key in sorted(files - still_named)),
+            files=tuple(
+                FileName(bucket, key, (bucket, key.rpartition("/")[0]) in contents)
+                for bucket, key in sorted(files - still_named)
+            ),
         )
 
     def _hits(self, question: Question, kept: HasTurns, turn: Turn) -> Iterator[Hit]:

@@ -96,7 +96,7 @@ class SqlUpkeep:
             return Removed(
                 conversations=reply["conversations"],
                 turns=reply["turns"],
-                files=tuple(FileName(line["bucket"], line["key"]) for line in reply["files"]),
+                files=tuple(FileName(line["bucket"], line["key"], line["shared"]) for line in reply["files"]),
             )
 
     def _asked(self, function: str, expected: str, **arguments: Json) -> JsonObject:

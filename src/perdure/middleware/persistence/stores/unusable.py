@@ -19,7 +19,8 @@ class UnusableStore:
 
     begin = finish = renew = turns = conversations = file = files = _refuse
     search = delete = purge = forget = statistics = _refuse
-    put = read = holds = used_bytes = most_bytes = signed_url = _refuse
+    put = read = holds = used_bytes = most_bytes = signed_url = remove = _refuse
+    one_copy = True
 
     def close(self) -> None:
         pass

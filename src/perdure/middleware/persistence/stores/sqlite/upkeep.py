@@ -134,5 +134,5 @@ def _about(connection: sqlite3.Connection, ids: Sequence[int]) -> Removed:
     return Removed(
         conversations=counted["conversations"],
         turns=counted["turns"],
-        files=tuple(FileName(row["bucket"], row["key"]) for row in files),
+        files=tuple(FileName(row["bucket"], row["key"], bool(row["shared"])) for row in files),
     )
