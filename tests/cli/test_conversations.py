@@ -111,7 +111,7 @@ def test_what_is_stored_cannot_act_on_the_terminal(data: Data) -> None:
 def test_long_text_is_shortened_for_people_and_whole_for_programs(data: Data) -> None:
     data.turn("x" * 5000)
 
-    assert "more characters" in data.run("conversations", "show", "c").stdout
+    assert "(4,700 more" in data.run("conversations", "show", "c").stdout
     assert data.json("conversations", "show", "c")["turns"][0]["prompt"] == "x" * 5000
 
 

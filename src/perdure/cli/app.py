@@ -12,7 +12,7 @@ from perdure.cli.conversation_commands import conversations
 from perdure.cli.counting import show_statistics
 from perdure.cli.files import get_file, list_files
 from perdure.cli.migrate import migrate, migration_text
-from perdure.cli.moving import export_archive, import_archive
+from perdure.cli.moving import export_archive, export_transcripts, import_archive
 from perdure.cli.options import Json, User, runtime_of
 from perdure.cli.removing import purge
 from perdure.cli.run import run
@@ -162,14 +162,17 @@ def proxy_command(
     raise typer.Exit(proxy(command or [], url, headers or []))
 
 
-@app.command("export", epilog="Example: perdure export backup-2026-11-25")
+@app.command("export", epilog="Example: perdure export backup-2026-11-25 --user alice")
 def export_command(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     user: User = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="For people to read: a Markdown file for each conversation.")
+    ] = False,
 ) -> None:
     """Write everything that is kept, files too, to a folder of plain files: to move it, or to put it away."""
-    export_archive(runtime_of(context), folder, user=user)
+    (export_transcripts if markdown else export_archive)(runtime_of(context), folder, user=user)
 
 
 @app.command("import", epilog="Example: USE_SUPABASE=true perdure import backup-2026-11-25")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli.conversations import list_conversations, show_conversation
+from perdure.cli.conversations import Form, list_conversations, show_conversation
 from perdure.cli.options import Before, Json, User, Yes, runtime_of
 from perdure.cli.removing import delete, forget
 from perdure.cli.searching import search
@@ -36,10 +36,14 @@ def show_command(
     user: User = None,
     after: Annotated[int, typer.Option(min=0, help="Only turns after this place.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many turns.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, nothing shortened.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the turns of one conversation, in their order."""
-    show_conversation(runtime_of(context).engine, continuation_id, user=user, after=after, limit=limit, as_json=as_json)
+    if markdown and as_json:
+        raise typer.BadParameter("--markdown and --json exclude each other.")
+    form: Form = "json" if as_json else "markdown" if markdown else "table"
+    show_conversation(runtime_of(context).engine, continuation_id, user=user, after=after, limit=limit, form=form)
 
 
 @conversations.command("search", epilog="""Example: perdure conversations search 'lisbon "table for two" since:30d'""")

@@ -1,7 +1,10 @@
 """`perdure conversations`: as tables for people, as JSON for programs."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import islice
+from typing import Literal, TypeAlias
 
 from rich.table import Table
 from rich.text import Text
@@ -9,12 +12,19 @@ from rich.text import Text
 from perdure.cli.cursors import cursor_of, position_of
 from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, count, excerpt, printable, write_json
 from perdure.errors import PerdureError
+from perdure.middleware.persistence.archive.reading import files_by_turn
+from perdure.middleware.persistence.archive.transcript import transcript
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Turn
 
-__all__ = ["list_conversations", "show_conversation", "the_one", "turn_as_json"]
+__all__ = ["Form", "list_conversations", "show_conversation", "the_one", "turn_as_json"]
+
+Form: TypeAlias = Literal["table", "markdown", "json"]
 
 _PAGE = 200
+
+_SHOWN_AT_ONCE = 50
+"""Turns: a reader does not wait for the end of a long conversation."""
 
 
 def list_conversations(engine: Engine, *, user: str | None, limit: int, before: str | None, as_json: bool) -> None:
@@ -48,12 +58,17 @@ def list_conversations(engine: Engine, *, user: str | None, limit: int, before: 
 
 
 def show_conversation(
-    engine: Engine, continuation_id: str, *, user: str | None, after: int, limit: int | None, as_json: bool
+    engine: Engine, continuation_id: str, *, user: str | None, after: int, limit: int | None, form: Form
 ) -> None:
     summary = the_one(engine, continuation_id, user)
+    if form == "markdown":
+        files = files_by_turn(engine.store, summary)
+        for piece in transcript(summary, islice(_turns(engine, summary, after), limit), files):
+            sys.stdout.buffer.write(piece.encode())  # whatever the terminal's encoding: files are read as UTF-8
+        return
     following = after + limit if limit is not None and after + limit < summary.turns else None
     turns = islice(_turns(engine, summary, after), limit)
-    if as_json:
+    if form == "json":
         write_json(
             {
                 "continuation_id": continuation_id,
@@ -68,11 +83,26 @@ def show_conversation(
     heading.append(f"user {printable(summary.principal)}, {count(summary.turns, 'turn')}, last used ")
     heading.append(ago(summary.updated_at, now))
     console().print(heading, soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
-    table.add_column("#", justify="right", style="dim")
-    table.add_column("tool", overflow="fold")
-    table.add_column("when", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
+    for number, page in enumerate(_in_pages(turns, _SHOWN_AT_ONCE)):
+        console().print(_table(page, now, widest=len(str(summary.turns)), with_header=number == 0))
+    if following is not None:
+        console().print(Text(f"\nThere are more: --after {following}", style="dim"))
+
+
+def _in_pages(turns: Iterator[Turn], size: int) -> Iterator[list[Turn]]:
+    while page := list(islice(turns, size)):
+        yield page
+
+
+def _table(turns: Iterable[Turn], now: datetime, *, widest: int, with_header: bool) -> Table:
+    """Of fixed widths, so that one goes on where the one before ended."""
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0), show_header=with_header, expand=True
+    )
+    table.add_column("#", justify="right", style="dim", width=widest)
+    table.add_column("tool", overflow="fold", width=12)
+    table.add_column("when", no_wrap=True, width=16)
+    table.add_column("outcome", no_wrap=True, width=11)
     table.add_column("prompt", ratio=1, overflow="fold")
     table.add_column("answer", ratio=2, overflow="fold")
     for turn in turns:
@@ -84,9 +114,7 @@ def show_conversation(
             excerpt(turn.prompt),
             excerpt(_answer(turn)),
         )
-    console().print(table)
-    if following is not None:
-        console().print(Text(f"\nThere are more: --after {following}", style="dim"))
+    return table
 
 
 def turn_as_json(turn: Turn) -> JsonObject:
