@@ -10,6 +10,20 @@ ON CONFLICT DO NOTHING;
 -- find_turn_file: what a principal was given under a key
 SELECT file FROM spooled_turn_files WHERE user_id = :user_id AND key = :key LIMIT 1;
 
+-- names_file: whether a turn that waits gave out a file
+SELECT 1 FROM spooled_turn_files WHERE key = :key LIMIT 1;
+
+-- files_of: what a principal's turns, or those of one conversation, gave out
+SELECT DISTINCT f.key FROM spooled_turn_files f JOIN spooled_turns t ON t.turn_id = f.turn_id
+ WHERE t.user_id = :user_id AND (:continuation_id IS NULL OR t.continuation_id = :continuation_id);
+
+-- count_of_user: all that is here of a principal
+SELECT count(*) AS turns FROM spooled_turns WHERE user_id = :user_id;
+
+-- forget_turns: for good, whatever their state
+DELETE FROM spooled_turns
+ WHERE user_id = :user_id AND (:continuation_id IS NULL OR continuation_id = :continuation_id);
+
 -- holds_turns: how many turns of one conversation wait, counted up to a few
 SELECT count(*) AS turns
   FROM (SELECT 1 FROM spooled_turns

@@ -3,6 +3,7 @@
 PerdureError
 ├── SettingsError            a settings file or variable cannot be used
 ├── DecoratorError           ``@persisted`` stands where it cannot work (also a ``TypeError``)
+├── QuestionError            what shall be searched for cannot be understood
 ├── RequestStateRefused      a client came back with a request state that does not count for its call
 └── StoreError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
@@ -20,6 +21,7 @@ __all__ = [
     "DecoratorError",
     "FileMissing",
     "PerdureError",
+    "QuestionError",
     "RequestStateRefused",
     "SettingsError",
     "SpoolFull",
@@ -58,6 +60,12 @@ class DecoratorError(PerdureError, TypeError):
     """`@persisted` stands where it cannot work."""
 
     code = "decorator_misplaced"
+
+
+class QuestionError(PerdureError):
+    """What shall be searched for cannot be understood; the remedy is how to write it."""
+
+    code = "question_invalid"
 
 
 class RequestStateRefused(PerdureError):

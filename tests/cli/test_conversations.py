@@ -1,86 +1,9 @@
 """`perdure conversations`, run as a program over a database that a real server could have written."""
 
-import json
-import os
-import subprocess
-import sys
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
 import pytest
+from cli.kept_data import Data
 
-from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.turn import Answer, Outcome, Turn, Window, new_turn_id
-
-BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-class Data:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = SqliteStore(folder / "perdure.db")
-
-    def turn(
-        self,
-        prompt: str,
-        answer: str | None = "answered",
-        *,
-        conversation: str = "c",
-        user: str = "local",
-        outcome: Outcome = Outcome.ANSWERED,
-        error: dict[str, str] | None = None,
-    ) -> Turn:
-        turn = Turn(
-            id=new_turn_id(BEGAN),
-            principal=user,
-            continuation_id=conversation,
-            tool="chat",
-            prompt=prompt,
-            arguments={"prompt": prompt},
-            started_at=BEGAN,
-            lease_until=BEGAN + timedelta(minutes=1),
-            metadata={"protocol_version": "2026-07-28"},
-            digest="d",
-            stored_form=True,
-        )
-        self.store.begin(turn, Window(0, 0))
-        if answer is not None:
-            result = {"content": [{"type": "text", "text": answer}]} if error is None else None
-            ended = Answer(text=answer, result=result, error=error)
-            self.store.finish(turn.ended(outcome, BEGAN + timedelta(milliseconds=250), ended))
-        return turn
-
-    def run(self, *arguments: str, columns: int = 120) -> "subprocess.CompletedProcess[str]":
-        environment = {
-            **os.environ,
-            "PERDURE_DATA_DIR": str(self.folder),
-            "PERDURE_CONFIG": os.devnull,
-            "COLUMNS": str(columns),
-        }
-        return subprocess.run(
-            [sys.executable, "-c", "from perdure.cli import main; main()", *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def json(self, *arguments: str) -> dict:
-        ran = self.run(*arguments, "--json")
-        assert ran.returncode == 0, ran.stderr
-        return json.loads(ran.stdout)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Data:
-    return Data(tmp_path / "data")
-
-
-def test_an_empty_data_directory_is_said_to_be_empty_and_stays_so(data: Data) -> None:
-    ran = data.run("conversations", "list")
-
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "No conversations yet.\n", "")
-    assert not data.folder.exists()
+from perdure.middleware.persistence.turn import Outcome
 
 
 def test_show_gives_programs_everything_that_is_kept(data: Data) -> None:
@@ -106,6 +29,7 @@ def test_show_gives_programs_everything_that_is_kept(data: Data) -> None:
                 "protocol_version": "2026-07-28",
             }
         ],
+        "next": None,
     }
 
 
@@ -131,8 +55,10 @@ def test_a_long_conversation_is_read_whole_and_in_parts(data: Data) -> None:
 
     places = [turn["place"] for turn in data.json("conversations", "show", "c")["turns"]]
     assert places == list(range(1, 451))
-    part = data.json("conversations", "show", "c", "--after", "440", "--limit", "3")["turns"]
-    assert [turn["place"] for turn in part] == [441, 442, 443]
+    part = data.json("conversations", "show", "c", "--after", "440", "--limit", "3")
+    assert [turn["place"] for turn in part["turns"]] == [441, 442, 443]
+    assert part["next"] == 443
+    assert data.json("conversations", "show", "c", "--after", "447", "--limit", "3")["next"] is None
 
 
 def test_a_list_is_paged_without_gaps_or_repeats(data: Data) -> None:
@@ -185,7 +111,7 @@ def test_what_is_stored_cannot_act_on_the_terminal(data: Data) -> None:
 def test_long_text_is_shortened_for_people_and_whole_for_programs(data: Data) -> None:
     data.turn("x" * 5000)
 
-    assert "more characters" in data.run("conversations", "show", "c").stdout
+    assert "(4,700 more" in data.run("conversations", "show", "c").stdout
     assert data.json("conversations", "show", "c")["turns"][0]["prompt"] == "x" * 5000
 
 

@@ -75,13 +75,22 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
     "chat_prepare_storage": ("", ""),
     "purge_expired": ("", "max_conversations at"),
     "delete_conversation": ("user_id continuation_id", ""),
+    "find_messages": (
+        "user_id",
+        "words continuation_id tool outcome since until before_at before_turn before_part max_hits",
+    ),
+    "chat_remove": ("gone dry_run", ""),
+    "remove_expired": ("", "max_conversations dry_run at"),
+    "remove_conversation": ("user_id continuation_id", ""),
+    "forget_user": ("user_id", "max_conversations"),
+    "store_statistics": ("user_id", ""),
     "store_status": ("", "bucket"),
 }
 """Names of arguments: those that are always given, and those that may be."""
 
 INTERNAL = (
     "chat_principal", "chat_subject", "chat_tenant", "chat_trusted", "chat_prepare_storage", "purge_expired",
-    "store_status",
+    "store_status", "chat_remove", "remove_expired", "forget_user",
 )  # fmt: skip
 """For `service_role` these have no principal to keep to; see `test_indirect_attacks` and `test_functions`."""
 

@@ -42,6 +42,7 @@ OPENED = {
             "list_conversations_with_ends",
             "list_files",
             "search_messages",
+            "find_messages",
             "chat_turns",
         )
     },
@@ -77,12 +78,16 @@ UNBOUND = {
     "search_messages searches anybody's": (
         "search_messages", "and m.user_id = principal and s.user_id = principal", "",
     ),
+    "find_messages searches anybody's": ("find_messages", "and m.user_id = $1 and s.user_id = $1", ""),
+    "remove_conversation removes anybody's": (
+        "remove_conversation", "and x.user_id = principal", "",
+    ),
 }  # fmt: skip
 
 
 @pytest.fixture
 def campaign(settled_anew: Settled) -> Callable[..., Report]:
-    def run(*ways: str, attempts: int = 3000) -> Report:
+    def run(*ways: str, attempts: int = 4500) -> Report:
         fresh = Campaign(settled_anew.project, settled_anew.database, settled_anew.tenants, seed=7)
         return fresh.run({way: attempts // len(ways) for way in ways}, stop_at_first=True, look_every=40)
 

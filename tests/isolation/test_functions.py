@@ -14,6 +14,7 @@ NOTHING = {
     "list_conversations_with_ends": {"conversations": []},
     "list_files": {"files": []},
     "search_messages": {"hits": []},
+    "find_messages": {"hits": []},
 }
 """What each function that reads says where there is nothing."""
 
@@ -47,6 +48,9 @@ def test_text_never_becomes_sql(text: str, role: str, api: Api, settled: Settled
         "list_conversations('mallory', continuation_id => %s)": [text],
         "list_conversations_with_ends('mallory', continuation_id => %s)": [text],
         "search_messages('mallory', %s, tool => %s, outcome => %s)": [text] * 3,
+        "find_messages('mallory', tool => %s)": [text],
+        "find_messages('mallory', 'asks', continuation_id => %s)": [text],
+        "find_messages('mallory', 'asks', outcome => %s)": [text],
     }
     claims = json.dumps({"sub": "mallory"})
     for call, arguments in calls.items():
@@ -62,6 +66,7 @@ def test_text_in_place_of_the_user_is_a_user_without_rows(text: str, api: Api) -
         "list_conversations_with_ends(%s)",
         "read_turns(%s, 'the-same-id')",
         "search_messages(%s, 'asks')",
+        "find_messages(%s, 'asks')",
     ):
         reply = api.request(f"select public.{call}", [text], role="service_role")
         assert reply.rows == [(NOTHING[call.split("(")[0]],)]
@@ -103,10 +108,11 @@ def test_functions_that_callers_reach_put_sql_together_of_their_own_words_alone(
         )
     )
     pasted = {name: _outside_of_quotes(text) for name, text in dynamic.items()}
-    assert pasted == {"list_files": ["narrowed"], "store_status": []}
-    narrowings = re.findall(r"narrowed (?:text )?:= (.*?);", dynamic["list_files"])
-    assert len(narrowings) >= 4
-    assert [n for n in narrowings if re.sub(r"'[^']*'|narrowed|replace|[(), |]", "", n)] == []
+    assert pasted == {"list_files": ["narrowed"], "find_messages": ["narrowed"], "store_status": []}
+    for function in ("list_files", "find_messages"):
+        narrowings = re.findall(r"narrowed (?:text )?:= (.*?);", dynamic[function])
+        assert len(narrowings) >= 4
+        assert [n for n in narrowings if re.sub(r"'[^']*'|narrowed|replace|[(), |]", "", n)] == []
 
 
 def _outside_of_quotes(source: str) -> list[str]:
@@ -177,6 +183,7 @@ def test_the_service_key_must_name_somebody(api: Api) -> None:
         "list_files(%s)",
         "read_turns(%s, 'the-same-id')",
         "search_messages(%s, 'asks')",
+        "find_messages(%s, 'asks')",
         "chat_principal(%s)",
     ):
         for nobody in (None, ""):

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from postgres.databases import Database
 
+from perdure.middleware.persistence.question import question_of
 from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.turn import Json, StoredFile, Window
@@ -48,6 +50,7 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
     )
     called = {function for function, _ in heard.calls}
     expected = {"begin_turn", "finish_turn", "renew_turns", "read_turns", "list_conversations_with_ends", "list_files"}
+    expected |= {"find_messages", "remove_expired", "remove_conversation", "forget_user", "store_statistics"}
     assert expected <= called <= declared.keys()
     for function, arguments in heard.calls:
         assert arguments <= set(declared[function]), function
@@ -91,4 +94,12 @@ def _do_everything(store: SqlFunctionStore) -> None:
     store.conversations("alice", "c", before=(line.updated_at, line.principal, line.continuation_id))
     assert store.file("alice", "k")
     assert store.files("alice", "c", "n", limit=1)
+    now = found.started_at + timedelta(days=1)
+    asked = question_of("hello user:alice in:c tool:chat outcome:answered since:3650d until:0d", now)
+    (_, hit) = store.search(asked)
+    store.search(asked, before=hit.position, limit=1)
+    assert store.statistics("alice").turns == 1
+    store.purge(limit=1, dry_run=True)
+    assert store.delete("alice", "c").turns == 1
+    assert store.forget("alice", limit=1).turns == 0
     store.close()

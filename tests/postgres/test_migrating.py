@@ -3,6 +3,7 @@
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.testing import FrozenClock
 from perdure.testing.turns import a_turn, answered
 
+TO_COME = {6, 7}
+"""Numbers that are spoken for, of files that are not here yet."""
+
 FILES = sorted((sql_folder() / "postgres" / "migrations").glob("*.sql"))
 
 
@@ -27,7 +31,8 @@ FILES = sorted((sql_folder() / "postgres" / "migrations").glob("*.sql"))
 
 
 def test_migrations_are_numbered_from_one_without_gaps() -> None:
-    assert [migration.version for migration in postgres_migrations()] == list(range(1, len(FILES) + 1))
+    found = [migration.version for migration in postgres_migrations()]
+    assert found == [number for number in range(1, found[-1] + 1) if number not in TO_COME]
 
 
 @pytest.mark.parametrize("migration", postgres_migrations(), ids=lambda migration: migration.label)
@@ -44,7 +49,7 @@ def test_perdure_migrate_brings_an_empty_database_to_the_schema(database: Databa
     assert (done.returncode, done.stderr) == (0, "")
     told = done.stdout.splitlines()
     assert told[:-1] == [f"{migration.label}: done" for migration in postgres_migrations()]
-    assert told[-1].endswith(f"/{database.name} is at schema version {len(FILES)}.")
+    assert told[-1].endswith(f"/{database.name} is at schema version {postgres_migrations()[-1].version}.")
     assert database.cluster.password not in done.stdout
     _is_migrated(database, migrated_schema)
 
@@ -149,10 +154,14 @@ def test_the_first_file_pasted_after_all_others_undoes_nothing(database: Databas
     assert (database.schema(), database.records(), database.execute("select * from chat_sessions")) == before
 
 
-@pytest.mark.parametrize("migration", postgres_migrations()[1:], ids=lambda migration: migration.label)
-def test_a_file_that_is_run_before_its_time_says_what_is_missing(database: Database, migration: Migration) -> None:
+@pytest.mark.parametrize(
+    ("before", "migration"), pairwise(postgres_migrations()), ids=lambda migration: migration.label
+)
+def test_a_file_that_is_run_before_its_time_says_what_is_missing(
+    database: Database, before: Migration, migration: Migration
+) -> None:
     ended = _psql(database, "--file=-", text=migration.sql, fails=True)
-    assert f"perdure {migration.version:04} needs {migration.version - 1:04}" in ended
+    assert f"perdure {migration.version:04} needs {before.version:04}" in ended
     assert "in their order" in ended
     assert database.execute("select relname from pg_class where relname like 'chat%'") == []
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
+from itertools import takewhile
 
 import psycopg
 import pytest
@@ -100,7 +101,7 @@ def test_a_server_that_is_killed_during_a_migration_has_none_of_it_and_it_runs_a
 
 @pytest.mark.parametrize("migration", postgres_migrations(), ids=lambda migration: migration.label)
 def test_a_file_that_fails_in_its_last_statement_leaves_nothing(database: Database, migration: Migration) -> None:
-    for earlier in postgres_migrations()[: migration.version - 1]:
+    for earlier in takewhile(lambda earlier: earlier.version < migration.version, postgres_migrations()):
         database.execute(earlier.sql)
     before = database.catalog()
     broken = migration.sql.replace("-- ── end", "perform 1 / 0; -- ")

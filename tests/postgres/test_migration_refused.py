@@ -9,7 +9,7 @@ from servers.unprivileged import free_port
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.migrations.postgres_files import postgres_migrations
 
-NEWEST = len(postgres_migrations())
+NEWEST = postgres_migrations()[-1].version
 
 
 def test_a_database_of_a_newer_perdure_is_refused(migrated: Database) -> None:

@@ -23,6 +23,7 @@ OWN_CONVERSATIONS = {
     "list_conversations_with_ends",
     "list_files",
     "search_messages",
+    "find_messages",
     "chat_keep_file",
     "chat_principal",
     "chat_subject",
@@ -34,7 +35,9 @@ MAY_CALL = {
     "public": set(),
     "anon": set(),
     "authenticated": OWN_CONVERSATIONS,
-    "service_role": OWN_CONVERSATIONS | {"purge_expired", "delete_conversation", "store_status"},
+    "service_role": OWN_CONVERSATIONS
+    | {"purge_expired", "delete_conversation", "store_status"}
+    | {"remove_expired", "remove_conversation", "forget_user", "chat_remove", "store_statistics"},
 }
 READ_AND_ADD = {(table, right) for table in TABLES[:3] for right in ("SELECT", "INSERT")}
 MAY_TOUCH = {
@@ -207,6 +210,11 @@ def test_a_caller_without_a_token_is_refused_everything(project: Database, state
         "select * from perdure_migrations",
         "select purge_expired()",
         "select delete_conversation('alice', 'c')",
+        "select remove_expired()",
+        "select remove_conversation('alice', 'c')",
+        "select forget_user('alice')",
+        "select chat_remove('{}', false)",
+        "select store_statistics('alice')",
         "select store_status()",
         "select chat_prepare_storage()",
         "alter table chat_sessions disable row level security",

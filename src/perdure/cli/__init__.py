@@ -1,22 +1,50 @@
 """The command `perdure`: for operators, on the machine where the data is."""
 
 import sys
+from typing import TYPE_CHECKING, NoReturn, cast
+
+if TYPE_CHECKING:
+    import typer
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line. A fault the user can mend is one line on stderr and exit code 1, never a traceback."""
-    from perdure.cli.app import app  # noqa: PLC0415 - the command line alone pays for typer and rich
+    """Run the command line. A mistake or a fault is one line on stderr and its remedy, never a traceback.
+
+    Exit codes: 0 done; 1 not done, or nothing found; 2 the command was written wrongly; 130 interrupted.
+    """
+    import typer  # noqa: PLC0415 - the command line alone pays for typer and rich
+
+    from perdure.cli.app import app  # noqa: PLC0415
     from perdure.errors import PerdureError  # noqa: PLC0415
 
+    # Newer typers bring a click of their own, older ones use the package. This is UsageError in either.
+    usage_error = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
     try:
-        app()
+        code = app(prog_name="perdure", standalone_mode=False)
     except PerdureError as error:
-        remedy = f"\nRemedy: {error.remedy}" if error.remedy else ""
-        sys.stderr.write(f"perdure: {error.what}{remedy}\n")
-        raise SystemExit(1) from None
+        _end(error.what, error.remedy, code=1)
+    except typer.Abort:
+        _end("Stopped. What was not said to be done was not done.", "", code=130)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         sys.stderr.close()
         raise SystemExit(0) from None
+    except usage_error as error:
+        _end_of_misuse(error)
+    raise SystemExit(code or 0)
+
+
+def _end_of_misuse(error: "typer.BadParameter") -> NoReturn:
+    message = error.format_message().rstrip()
+    if "\n" in message:  # The help itself, of a group that was named without a command.
+        sys.stderr.write(f"{message}\n")
+        raise SystemExit(error.exit_code) from None
+    command = error.ctx.command_path if error.ctx is not None else "perdure"
+    _end(message, f"`{command} --help` shows how it is written.", code=error.exit_code)
+
+
+def _end(what: str, remedy: str, *, code: int) -> NoReturn:
+    sys.stderr.write(f"perdure: {what}\n" + (f"Remedy: {remedy}\n" if remedy else ""))
+    raise SystemExit(code) from None

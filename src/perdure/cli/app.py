@@ -8,14 +8,15 @@ import typer
 from typer.core import TyperCommand
 
 import perdure
-from perdure.cli.conversations import list_conversations, show_conversation
+from perdure.cli.conversation_commands import conversations
+from perdure.cli.counting import show_statistics
 from perdure.cli.files import get_file, list_files
 from perdure.cli.migrate import migrate, migration_text
-from perdure.cli.moving import export_archive, import_archive
+from perdure.cli.moving import export_archive, export_transcripts, import_archive
+from perdure.cli.options import Json, User, runtime_of
+from perdure.cli.removing import purge
 from perdure.cli.run import run
 from perdure.cli.spool import flush_spool, show_quarantine, show_spool
-from perdure.middleware.persistence.engine import Engine
-from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings_loader import load_settings
 
 __all__ = ["app"]
@@ -27,15 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-conversations = typer.Typer(help="List the conversations that are kept, and read them.", no_args_is_help=True)
 app.add_typer(conversations, name="conversations")
 files = typer.Typer(help="List the files that tools gave out, and get them back.", no_args_is_help=True)
 app.add_typer(files, name="files")
 spool = typer.Typer(help="See what waits on this machine for a store that is away.", no_args_is_help=True)
 app.add_typer(spool, name="spool")
-
-User = Annotated[str | None, typer.Option("--user", help="Only this user's (the token's subject; `local` on stdio).")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable, everything, nothing shortened.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -57,33 +54,6 @@ def options(
     context.obj = config
 
 
-@conversations.command("list", epilog="Example: perdure conversations list --user alice --limit 20")
-def list_command(
-    context: typer.Context,
-    user: User = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")] = 50,
-    before: Annotated[
-        str | None, typer.Option(help="Continue after an earlier page: the `next` that it ended with.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List conversations, the most recently used first."""
-    list_conversations(_engine(context), user=user, limit=limit, before=before, as_json=as_json)
-
-
-@conversations.command("show", epilog="Example: perdure conversations show my-project --json")
-def show_command(
-    context: typer.Context,
-    continuation_id: Annotated[str, typer.Argument(metavar="ID", help="The conversation's continuation id.")],
-    user: User = None,
-    after: Annotated[int, typer.Option(min=0, help="Only turns after this place.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many turns.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show the turns of one conversation, in their order."""
-    show_conversation(_engine(context), continuation_id, user=user, after=after, limit=limit, as_json=as_json)
-
-
 Whose = Annotated[
     str | None, typer.Option("--user", help="Whose files: the token's subject. Else the configured user, or `local`.")
 ]
@@ -99,7 +69,7 @@ def list_files_command(
     as_json: Json = False,
 ) -> None:
     """List files, the newest first."""
-    list_files(_runtime(context), user=user, conversation=conversation, name=None, limit=limit, as_json=as_json)
+    list_files(runtime_of(context), user=user, conversation=conversation, name=None, limit=limit, as_json=as_json)
 
 
 @files.command("versions", epilog="Example: perdure files versions report.pdf --conversation my-project")
@@ -111,7 +81,7 @@ def versions_command(
     as_json: Json = False,
 ) -> None:
     """List the versions of one file, the newest first."""
-    list_files(_runtime(context), user=user, conversation=conversation, name=name, limit=10_000, as_json=as_json)
+    list_files(runtime_of(context), user=user, conversation=conversation, name=name, limit=10_000, as_json=as_json)
 
 
 @files.command("get", epilog="Example: perdure files get storage://mcp-files/local/…/report.pdf --output report.pdf")
@@ -122,13 +92,13 @@ def get_command(
     user: Whose = None,
 ) -> None:
     """Write one file to a place of your choice."""
-    get_file(_runtime(context), uri, output, user=user)
+    get_file(runtime_of(context), uri, output, user=user)
 
 
 @spool.command("status", epilog="Example: perdure spool status --json")
 def spool_status_command(context: typer.Context, as_json: Json = False) -> None:
     """Say what waits, for which store, and since when."""
-    show_spool(_runtime(context), as_json=as_json)
+    show_spool(runtime_of(context), as_json=as_json)
 
 
 @spool.command("flush", epilog="Example: perdure spool flush --seconds 60")
@@ -137,7 +107,7 @@ def spool_flush_command(
     seconds: Annotated[float, typer.Option(min=0.1, help="At most so long.")] = 30.0,
 ) -> None:
     """Send now what waits; exit code 1 if some of it still waits after that."""
-    if not flush_spool(_runtime(context), seconds=seconds):
+    if not flush_spool(runtime_of(context), seconds=seconds):
         raise typer.Exit(1)
 
 
@@ -153,7 +123,7 @@ def spool_quarantine_command(
     """List what the store refused, and why. It holds up nothing else."""
     if retry is not None and discard is not None:
         raise typer.BadParameter("--retry and --discard exclude each other.")
-    show_quarantine(_runtime(context), retry=retry, discard=discard, as_json=as_json)
+    show_quarantine(runtime_of(context), retry=retry, discard=discard, as_json=as_json)
 
 
 @app.command("doctor", epilog="Example: USE_SUPABASE=true perdure doctor --fix")
@@ -192,14 +162,17 @@ def proxy_command(
     raise typer.Exit(proxy(command or [], url, headers or []))
 
 
-@app.command("export", epilog="Example: perdure export backup-2026-11-25")
+@app.command("export", epilog="Example: perdure export backup-2026-11-25 --user alice")
 def export_command(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     user: User = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="For people to read: a Markdown file for each conversation.")
+    ] = False,
 ) -> None:
     """Write everything that is kept, files too, to a folder of plain files: to move it, or to put it away."""
-    export_archive(_runtime(context), folder, user=user)
+    (export_transcripts if markdown else export_archive)(runtime_of(context), folder, user=user)
 
 
 @app.command("import", epilog="Example: USE_SUPABASE=true perdure import backup-2026-11-25")
@@ -209,6 +182,24 @@ def import_command(
 ) -> None:
     """Bring what was exported into the backend that is set now. Again does no harm."""
     import_archive(load_settings(context.obj), folder)
+
+
+@app.command("purge", epilog="Example: perdure purge --dry-run")
+def purge_command(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    at_most: Annotated[int | None, typer.Option(min=1, help="At most so many conversations.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete for good what has expired, with the files that nothing else needs."""
+    if not purge(runtime_of(context), dry_run=dry_run, at_most=at_most, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command("stats", epilog="Example: perdure stats --user alice --json")
+def stats_command(context: typer.Context, user: User = None, as_json: Json = False) -> None:
+    """Count what is kept, what waits, and what has expired."""
+    show_statistics(runtime_of(context), user=user, as_json=as_json)
 
 
 @app.command("migrate", epilog="Example: PERDURE_DATABASE_URL=postgresql://… perdure migrate")
@@ -270,11 +261,3 @@ def tools_command(
     from perdure.cli.tools import show_tools  # noqa: PLC0415 - it brings an MCP SDK with it
 
     show_tools(command or [], url, context.obj, seconds=timeout, everything=everything, as_json=as_json)
-
-
-def _engine(context: typer.Context) -> Engine:
-    return _runtime(context).engine
-
-
-def _runtime(context: typer.Context) -> Runtime:
-    return build(load_settings(context.obj))

@@ -1,34 +1,34 @@
 """`perdure conversations`: as tables for people, as JSON for programs."""
 
-import base64
-import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
+from typing import Literal, TypeAlias
 
 from rich.table import Table
 from rich.text import Text
 
-from perdure.cli.terminal import ago, console, excerpt, printable, write_json
+from perdure.cli.cursors import cursor_of, position_of
+from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, count, excerpt, printable, write_json
 from perdure.errors import PerdureError
+from perdure.middleware.persistence.archive.reading import files_by_turn
+from perdure.middleware.persistence.archive.transcript import transcript
 from perdure.middleware.persistence.engine import Engine
-from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Outcome, Turn
+from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Turn
 
-__all__ = ["list_conversations", "show_conversation", "turn_as_json"]
+__all__ = ["Form", "list_conversations", "show_conversation", "the_one", "turn_as_json"]
+
+Form: TypeAlias = Literal["table", "markdown", "json"]
 
 _PAGE = 200
 
-_COLOURS = {
-    Outcome.ANSWERED: "green",
-    Outcome.RUNNING: "cyan",
-    Outcome.FAILED: "red",
-    Outcome.CANCELLED: "yellow",
-    Outcome.INTERRUPTED: "yellow",
-}
+_SHOWN_AT_ONCE = 50
+"""Turns: a reader does not wait for the end of a long conversation."""
 
 
 def list_conversations(engine: Engine, *, user: str | None, limit: int, before: str | None, as_json: bool) -> None:
-    lines = engine.conversations(user, before=_position(before) if before else None, limit=limit + 1)
+    lines = engine.conversations(user, before=position_of(before) if before else None, limit=limit + 1)
     lines, more = lines[:limit], len(lines) > limit
     following = _cursor(lines[-1]) if more else None
     if as_json:
@@ -48,7 +48,7 @@ def list_conversations(engine: Engine, *, user: str | None, limit: int, before: 
         table.add_row(
             printable(line.continuation_id),
             printable(line.principal),
-            Text(str(line.turns)),
+            Text(f"{line.turns:,}"),
             Text(ago(line.updated_at, now)),
             Text(ago(line.created_at, now)),
         )
@@ -58,30 +58,51 @@ def list_conversations(engine: Engine, *, user: str | None, limit: int, before: 
 
 
 def show_conversation(
-    engine: Engine, continuation_id: str, *, user: str | None, after: int, limit: int | None, as_json: bool
+    engine: Engine, continuation_id: str, *, user: str | None, after: int, limit: int | None, form: Form
 ) -> None:
-    summary = _the_one(engine, continuation_id, user)
+    summary = the_one(engine, continuation_id, user)
+    if form == "markdown":
+        files = files_by_turn(engine.store, summary)
+        for piece in transcript(summary, islice(_turns(engine, summary, after), limit), files):
+            sys.stdout.buffer.write(piece.encode())  # whatever the terminal's encoding: files are read as UTF-8
+        return
+    following = after + limit if limit is not None and after + limit < summary.turns else None
     turns = islice(_turns(engine, summary, after), limit)
-    if as_json:
+    if form == "json":
         write_json(
             {
                 "continuation_id": continuation_id,
                 "user": summary.principal,
                 "turns": [turn_as_json(turn) for turn in turns],
+                "next": following,
             }
         )
         return
     now = engine.clock.now()
     heading = Text.assemble((printable(continuation_id).plain, "bold cyan"), "  ")
-    turns_in_all = "1 turn" if summary.turns == 1 else f"{summary.turns} turns"
-    heading.append(f"user {printable(summary.principal)}, {turns_in_all}, last used ")
+    heading.append(f"user {printable(summary.principal)}, {count(summary.turns, 'turn')}, last used ")
     heading.append(ago(summary.updated_at, now))
     console().print(heading, soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0))
-    table.add_column("#", justify="right", style="dim")
-    table.add_column("tool", overflow="fold")
-    table.add_column("when", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
+    for number, page in enumerate(_in_pages(turns, _SHOWN_AT_ONCE)):
+        console().print(_table(page, now, widest=len(str(summary.turns)), with_header=number == 0))
+    if following is not None:
+        console().print(Text(f"\nThere are more: --after {following}", style="dim"))
+
+
+def _in_pages(turns: Iterator[Turn], size: int) -> Iterator[list[Turn]]:
+    while page := list(islice(turns, size)):
+        yield page
+
+
+def _table(turns: Iterable[Turn], now: datetime, *, widest: int, with_header: bool) -> Table:
+    """Of fixed widths, so that one goes on where the one before ended."""
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0), show_header=with_header, expand=True
+    )
+    table.add_column("#", justify="right", style="dim", width=widest)
+    table.add_column("tool", overflow="fold", width=12)
+    table.add_column("when", no_wrap=True, width=16)
+    table.add_column("outcome", no_wrap=True, width=11)
     table.add_column("prompt", ratio=1, overflow="fold")
     table.add_column("answer", ratio=2, overflow="fold")
     for turn in turns:
@@ -89,11 +110,11 @@ def show_conversation(
             str(turn.place),
             printable(turn.tool),
             ago(turn.started_at, now) + "\n" + _took(turn),
-            Text(turn.outcome.value, style=_COLOURS[turn.outcome]),
+            Text(turn.outcome.value, style=OUTCOME_COLOURS[turn.outcome]),
             excerpt(turn.prompt),
             excerpt(_answer(turn)),
         )
-    console().print(table)
+    return table
 
 
 def turn_as_json(turn: Turn) -> JsonObject:
@@ -116,7 +137,7 @@ def turn_as_json(turn: Turn) -> JsonObject:
     }
 
 
-def _the_one(engine: Engine, continuation_id: str, user: str | None) -> ConversationSummary:
+def the_one(engine: Engine, continuation_id: str, user: str | None) -> ConversationSummary:
     found = engine.conversations(user, continuation_id, limit=100)
     if not found:
         whose = f" of the user {user!r}" if user is not None else ""
@@ -164,15 +185,4 @@ def _summary_as_json(line: ConversationSummary) -> JsonObject:
 
 
 def _cursor(line: ConversationSummary) -> str:
-    key = json.dumps([line.updated_at.isoformat(), line.principal, line.continuation_id])
-    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
-
-
-def _position(cursor: str) -> tuple[datetime, str, str]:
-    try:
-        at, principal, continuation_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        return datetime.fromisoformat(at), str(principal), str(continuation_id)
-    except (ValueError, TypeError) as error:
-        raise PerdureError(
-            f"--before {cursor!r} is not the end of a page.", remedy="copy it from the page before."
-        ) from error
+    return cursor_of((line.updated_at, line.principal, line.continuation_id))

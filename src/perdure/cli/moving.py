@@ -1,7 +1,7 @@
 """`perdure export` and `perdure import`: from any backend to any other."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,15 +9,16 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from perdure.cli.terminal import console
+from perdure.cli.terminal import console, count
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.archive.exporting import export_to
 from perdure.middleware.persistence.archive.importing import ArchiveClock, import_from, manifest_of
+from perdure.middleware.persistence.archive.transcript import write_transcripts
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings import Settings
 
-__all__ = ["export_archive", "import_archive"]
+__all__ = ["export_archive", "export_transcripts", "import_archive"]
 
 
 def export_archive(runtime: Runtime, folder: Path, *, user: str | None) -> None:
@@ -35,12 +36,28 @@ def export_archive(runtime: Runtime, folder: Path, *, user: str | None) -> None:
             progress=lambda done, known: bar.update(task, completed=done, total=known),
         )
     _tell(f"{_counted(manifest)} written to {folder}")
-    if runtime.spool is not None and (waiting := sum(line.turns for line in runtime.spool.status())):
-        _warn(
-            f"{waiting:,} turns still wait for their store and are not in it: `perdure spool flush`, and export again."
+    _say_what_is_not_in_it(runtime, manifest["missing_files"])
+
+
+def export_transcripts(runtime: Runtime, folder: Path, *, user: str | None) -> None:
+    """
+    Raises:
+        PerdureError: The folder is not empty, or something cannot be read.
+    """
+    with _bar("Writing conversations") as (bar, task):
+        done = write_transcripts(
+            folder,
+            runtime.engine.store,
+            runtime.keeper.file_store,
+            principal=user,
+            at=runtime.engine.clock.now(),
+            progress=lambda written, known: bar.update(task, completed=written, total=known),
         )
-    for uri in manifest["missing_files"]:
-        _warn(f"The content of {uri} is not there any more: the archive names it, and has no copy.")
+    _tell(
+        f"{count(done.conversations, 'conversation')} with {count(done.turns, 'turn')} and {count(done.files, 'file')}"
+        f" written to {folder}: begin at {folder / 'index.md'}"
+    )
+    _say_what_is_not_in_it(runtime, done.missing)
 
 
 def import_archive(settings: Settings, folder: Path) -> None:
@@ -72,6 +89,15 @@ def import_archive(settings: Settings, folder: Path) -> None:
                 f"Results in the archive name files as storage://{bucket}/…, and the bucket here is {settings.bucket}:"
                 f" those names lead nowhere. Set the bucket to {bucket}, and import again."
             )
+
+
+def _say_what_is_not_in_it(runtime: Runtime, missing: Iterable[str]) -> None:
+    if runtime.spool is not None and (waiting := sum(line.turns for line in runtime.spool.status())):
+        _warn(
+            f"{waiting:,} turns still wait for their store and are not in it: `perdure spool flush`, and export again."
+        )
+    for uri in missing:
+        _warn(f"The content of {uri} is not there any more: the export names it, and has no copy.")
 
 
 def _counted(manifest: JsonObject) -> str:

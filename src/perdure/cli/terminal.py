@@ -9,9 +9,17 @@ from functools import cache
 from rich.console import Console
 from rich.text import Text
 
-from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.persistence.turn import JsonObject, Outcome
 
-__all__ = ["ago", "console", "excerpt", "printable", "write_json"]
+__all__ = ["OUTCOME_COLOURS", "ago", "console", "count", "excerpt", "printable", "write_json"]
+
+OUTCOME_COLOURS = {
+    Outcome.ANSWERED: "green",
+    Outcome.RUNNING: "cyan",
+    Outcome.FAILED: "red",
+    Outcome.CANCELLED: "yellow",
+    Outcome.INTERRUPTED: "yellow",
+}
 
 _LONGEST_EXCERPT = 300
 
@@ -35,6 +43,11 @@ def excerpt(text: str) -> Text:
         return printable(text.strip("\n"))
     shown = printable(text[:_LONGEST_EXCERPT].strip("\n"))
     return shown.append(f" … ({len(text) - _LONGEST_EXCERPT:,} more characters)", style="dim")
+
+
+def count(number: int, what: str) -> str:
+    """`1 turn`, `1,200 turns`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def ago(then: datetime, now: datetime) -> str:

@@ -13,10 +13,13 @@ if (_pytest := sys.modules.get("pytest")) is not None:
             f"perdure.testing.{name}"
             for name in (
                 "expiry_contract",
+                "file_removing_contract",
                 "file_store_contract",
                 "keeping_contract",
                 "lease_contract",
                 "reading_contract",
+                "removing_contract",
+                "searching_contract",
                 "store_bench",
                 "turn_contract",
             )

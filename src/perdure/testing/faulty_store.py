@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 
 from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.ports import Store
+from perdure.middleware.persistence.question import Question
 from perdure.middleware.persistence.turn import (
     BegunTurn,
     ConversationSummary,
@@ -18,12 +19,26 @@ from perdure.middleware.persistence.turn import (
     Turn,
     Window,
 )
+from perdure.middleware.persistence.upkeep import Hit, HitPosition, Removed, Statistics
 
 __all__ = ["FaultyStore", "Hang", "Operation"]
 
 T = TypeVar("T")
 
-Operation: TypeAlias = Literal["begin", "finish", "renew", "turns", "conversations", "file", "files"]
+Operation: TypeAlias = Literal[
+    "begin",
+    "finish",
+    "renew",
+    "turns",
+    "conversations",
+    "file",
+    "files",
+    "search",
+    "delete",
+    "purge",
+    "forget",
+    "statistics",
+]
 
 _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
@@ -118,6 +133,21 @@ class FaultyStore:
         self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
     ) -> list[StoredFile]:
         return self._through("files", lambda: self.inner.files(principal, continuation_id, name, limit=limit))
+
+    def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
+        return self._through("search", lambda: self.inner.search(question, before=before, limit=limit))
+
+    def delete(self, principal: str, continuation_id: str) -> Removed:
+        return self._through("delete", lambda: self.inner.delete(principal, continuation_id))
+
+    def purge(self, *, limit: int = 100, dry_run: bool = False) -> Removed:
+        return self._through("purge", lambda: self.inner.purge(limit=limit, dry_run=dry_run))
+
+    def forget(self, principal: str, *, limit: int = 100) -> Removed:
+        return self._through("forget", lambda: self.inner.forget(principal, limit=limit))
+
+    def statistics(self, principal: str | None = None) -> Statistics:
+        return self._through("statistics", lambda: self.inner.statistics(principal))
 
     def close(self) -> None:
         self.heal()

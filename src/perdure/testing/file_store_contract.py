@@ -18,6 +18,7 @@ from pathlib import Path
 
 from perdure.errors import FileMissing, PerdureError
 from perdure.middleware.persistence.ports import FileStore
+from perdure.testing.file_removing_contract import FileRemovingContract
 
 __all__ = ["FileStoreContract"]
 
@@ -69,7 +70,7 @@ NO_KEYS = (
 """What is no `<tenant>/<sha256>/<safe name>`, or could be taken for something else on the way to a backend."""
 
 
-class FileStoreContract:
+class FileStoreContract(FileRemovingContract):
     outlives_close = True
     """Whether a file store that is made again, in the same folder, has what was given to the first one."""
 

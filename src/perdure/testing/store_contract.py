@@ -13,10 +13,20 @@ from perdure.testing.expiry_contract import ExpiryContract
 from perdure.testing.keeping_contract import KeepingContract
 from perdure.testing.lease_contract import LeaseContract
 from perdure.testing.reading_contract import ReadingContract
+from perdure.testing.removing_contract import RemovingContract
+from perdure.testing.searching_contract import SearchingContract
 from perdure.testing.turn_contract import TurnContract
 
 __all__ = ["StoreContract"]
 
 
-class StoreContract(TurnContract, LeaseContract, ReadingContract, ExpiryContract, KeepingContract):
+class StoreContract(
+    TurnContract,
+    LeaseContract,
+    ReadingContract,
+    ExpiryContract,
+    KeepingContract,
+    SearchingContract,
+    RemovingContract,
+):
     """All of it."""

@@ -16,11 +16,12 @@ from perdure.middleware.persistence.turn import (
     WaitingHistory,
     Window,
 )
+from perdure.middleware.persistence.upkeep import Upkeep
 
 __all__ = ["Clock", "FileStore", "Spool", "Store", "SystemClock", "Waiting"]
 
 
-class Store(Protocol):
+class Store(Upkeep, Protocol):
     """Keeps turns. Safe to call from many threads at once.
 
     Every method raises `StoreUnavailable` when it cannot say what is kept; none returns an empty answer instead.
@@ -127,6 +128,15 @@ class FileStore(Protocol):
 
     def most_bytes(self) -> int | None:
         """The size of the largest file it takes; None if any. May be a few minutes old."""
+        ...
+
+    one_copy: bool
+    """Whether a content that one tenant has under several names is kept once for all of them."""
+
+    def remove(self, key: str, *, unused_since: datetime) -> bool:
+        """Take away the content that nobody names any more, unless it was put again at `unused_since` or later: then
+        somebody is about to name it. Says whether it is not there now.
+        """
         ...
 
     def signed_url(self, key: str, *, seconds: int) -> str | None:

@@ -3,22 +3,25 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from perdure.errors import FileMissing, PerdureError
 from perdure.middleware.persistence.archive.lines import conversation_line, turn_line
+from perdure.middleware.persistence.archive.reading import (
+    conversations_of,
+    copied,
+    files_by_turn,
+    made_folder,
+    turns_of,
+)
 from perdure.middleware.persistence.ports import FileStore, Store
-from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, StoredFile, Turn
+from perdure.middleware.persistence.turn import JsonObject
 
 __all__ = ["FORMAT", "VERSION", "export_to"]
 
 FORMAT = "perdure-archive"
 VERSION = 1
-
-_PAGE = 200
-_PIECE = 1 << 20
 
 
 def export_to(
@@ -37,12 +40,12 @@ def export_to(
     Raises:
         PerdureError: The folder cannot be used, or what is kept cannot be read. The archive then has no manifest.
     """
-    _make(folder)
+    made_folder(folder)
     counts = {"conversations": 0, "turns": 0, "files": 0, "bytes": 0}
     checksum = hashlib.sha256()
     missing: list[str] = []
     buckets: set[str] = set()
-    lines = list(_conversations(store, principal))
+    lines = list(conversations_of(store, principal))
     with (folder / "turns.jsonl").open("wb") as out:
 
         def write(line: JsonObject) -> None:
@@ -53,12 +56,15 @@ def export_to(
         # Oldest first, so that the newest are the newest again where they are read back.
         for number, conversation in enumerate(reversed(lines), start=1):
             write(conversation_line(conversation))
-            files = _files_by_turn(store, conversation)
-            for turn in _turns(store, conversation):
+            files = files_by_turn(store, conversation)
+            for turn in turns_of(store, conversation):
                 given_out = files.get(turn.id, [])
                 for file in given_out:
                     buckets.add(file.bucket)
-                    counts["bytes"] += _copy(file_store, file, folder / "files", missing)
+                    size = copied(file_store, file, folder / "files" / file.sha256)
+                    counts["bytes"] += size or 0
+                    if size is None:
+                        missing.append(file.uri)
                 write(turn_line(turn, given_out))
                 counts["turns"] += 1
                 counts["files"] += len(given_out)
@@ -77,64 +83,3 @@ def export_to(
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
-
-
-def _make(folder: Path) -> None:
-    files = folder / "files"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        there = [path for path in folder.iterdir() if path != files]
-        there += files.iterdir() if files.exists() else ()  # An export that read nothing has left it empty.
-        if not there:
-            files.mkdir(exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise PerdureError(
-            f"{folder} cannot be written: {error.strerror}.", remedy="name a new or empty folder."
-        ) from error
-    if there:
-        raise PerdureError(f"{folder} is not empty.", remedy="name a new or empty folder.")
-
-
-def _conversations(store: Store, principal: str | None) -> Iterator[ConversationSummary]:
-    before = None
-    while page := store.conversations(principal, before=before, limit=_PAGE):
-        yield from page
-        before = page[-1].updated_at, page[-1].principal, page[-1].continuation_id
-
-
-def _turns(store: Store, conversation: ConversationSummary) -> Iterator[Turn]:
-    after = 0
-    while page := store.turns(conversation.principal, conversation.continuation_id, after=after, limit=_PAGE):
-        yield from page
-        after = page[-1].place or after + len(page)
-
-
-def _files_by_turn(store: Store, conversation: ConversationSummary) -> dict[str, list[StoredFile]]:
-    files: dict[str, list[StoredFile]] = {}
-    for file in store.files(conversation.principal, conversation.continuation_id, limit=1_000_000):
-        files.setdefault(file.turn_id, []).append(file)
-    return files
-
-
-def _copy(file_store: FileStore, file: StoredFile, folder: Path, missing: list[str]) -> int:
-    """Copy the content once, checked by its hash. Returns the bytes that were copied."""
-    target = folder / file.sha256
-    if target.exists():
-        return 0
-    half = folder / f"{file.sha256}.part"
-    digest = hashlib.sha256()
-    try:
-        with file_store.read(file.key) as source, half.open("wb") as out:
-            while piece := source.read(_PIECE):
-                digest.update(piece)
-                out.write(piece)
-    except FileMissing:
-        half.unlink(missing_ok=True)
-        missing.append(file.uri)
-        return 0
-    if digest.hexdigest() != file.sha256:
-        half.unlink()
-        missing.append(file.uri)
-        return 0
-    half.replace(target)
-    return target.stat().st_size

@@ -1,10 +1,12 @@
 """Files in a folder: `<folder>/<tenant>/<sha256>`, each content once for each tenant."""
 
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +20,8 @@ _COUNT_AGAIN_AFTER = 60.0
 
 
 class LocalFileStore:
+    one_copy = True
+
     def __init__(self, folder: Path, bucket: str) -> None:
         self.bucket = bucket
         self._folder = folder.absolute() / bucket
@@ -29,7 +33,7 @@ class LocalFileStore:
         target = self._path(key)
         with self._explained(target):
             size = snapshot.stat().st_size
-            if target.is_file() and target.stat().st_size == size:
+            if _is_there(target, size):
                 return
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # The name appears at once and whole, and outlives a power loss: the content was synced by whoever wrote it.
@@ -70,6 +74,24 @@ class LocalFileStore:
                 self._counted_at = now
             return self._used
 
+    def remove(self, key: str, *, unused_since: datetime) -> bool:
+        path = self._path(key)
+        aside = path.with_name(f"{path.name}.{os.urandom(8).hex()}.unneeded")
+        with self._explained(path):
+            try:
+                path.rename(aside)  # From now on, whoever puts it finds nothing and brings it anew.
+            except FileNotFoundError:
+                return True
+            if aside.stat().st_mtime >= unused_since.timestamp():
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, path)
+                aside.unlink()
+                return False
+            aside.unlink()
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+        return True
+
     def most_bytes(self) -> int | None:
         return None
 
@@ -90,3 +112,14 @@ class LocalFileStore:
                 f"The file {path} cannot be kept or read: {error.strerror}.",
                 remedy=f"see to the space and the permissions of {self._folder}.",
             ) from error
+
+
+def _is_there(path: Path, size: int) -> bool:
+    """Whether it is, and whole; if so, as one that is used now, so that nobody removes it at this moment."""
+    try:
+        if path.stat().st_size != size:
+            return False
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True

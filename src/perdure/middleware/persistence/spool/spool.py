@@ -178,6 +178,34 @@ class Spool:
         """Delete one thing that is in quarantine, for good. Says whether it was there."""
         return self._change(("discard_turn", "discard_file"), of)
 
+    def names_file(self, key: str) -> bool:
+        """Whether a turn that waits, for whichever store, gave out the file under `key`."""
+        return bool(self._database.read("names_file", {"key": key}))
+
+    def waiting(self, principal: str) -> int:
+        """How many turns of a principal are here, for whichever store, those in quarantine too."""
+        return sum(int(row["turns"]) for row in self._database.read("count_of_user", {"user_id": principal}))
+
+    def forget(self, principal: str, continuation_id: str | None = None) -> int:
+        """Drop what waits of a principal, or of one conversation, for whichever store, with the content of the files
+        that no other turn which waits gave out. Says how many turns there were.
+        """
+        if not self._database.exists():
+            return 0
+        of_these = {"user_id": principal, "continuation_id": continuation_id}
+
+        def forget(connection: sqlite3.Connection) -> tuple[int, list[str]]:
+            sql = self._database.sql
+            keys = [row["key"] for row in connection.execute(sql["files_of"], of_these)]
+            turns = connection.execute(sql["forget_turns"], of_these).rowcount
+            return turns, [key for key in keys if not connection.execute(sql["names_file"], {"key": key}).fetchone()]
+
+        turns, keys = self._database.write(forget)
+        for file in self._files.waiting():
+            if file.key in keys:
+                self._files.drop(file)
+        return turns
+
     def set_aside(self) -> list[Path]:
         """Damaged files of earlier times, which are kept."""
         return self._database.set_aside()

@@ -3,13 +3,14 @@
 import bisect
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from perdure.errors import TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns, copied_answer, own_copy
 from perdure.middleware.persistence.ports import Clock, SystemClock
+from perdure.middleware.persistence.stores.memory_upkeep import HasTurns, MemoryUpkeep
 from perdure.middleware.persistence.turn import (
     BegunTurn,
     ConversationSummary,
@@ -24,7 +25,7 @@ from perdure.middleware.persistence.turn import (
 __all__ = ["MemoryStore"]
 
 
-class MemoryStore:
+class MemoryStore(MemoryUpkeep):
     blocking = False
 
     def __init__(self, clock: Clock | None = None) -> None:
@@ -80,7 +81,7 @@ class MemoryStore:
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         with self._lock:
-            conversation = self._living(principal, continuation_id)
+            conversation = self._found(principal, continuation_id)
             page = conversation.turns[max(after, 0) : max(after, 0) + limit] if conversation else []
             return [own_copy(turn) for turn in page]
 
@@ -122,10 +123,19 @@ class MemoryStore:
     def close(self) -> None:
         pass
 
-    def _has_expired(self, conversation: "_Conversation") -> bool:
-        return conversation.expires_at is not None and conversation.expires_at <= self._clock.now()
+    def _all_conversations(self) -> "list[_Conversation]":
+        return list({id(conversation): conversation for conversation, _ in self._places.values()}.values())
 
-    def _living(self, principal: str, continuation_id: str) -> "_Conversation | None":
+    def _drop(self, gone: "Sequence[HasTurns]") -> None:
+        for conversation in gone:
+            for turn in conversation.turns:
+                del self._places[turn.id]
+            owned = self._conversations[conversation.principal]
+            if owned.get(conversation.continuation_id) is conversation:
+                del owned[conversation.continuation_id]
+        self._files = [(owner, file) for owner, file in self._files if file.turn_id in self._places]
+
+    def _found(self, principal: str, continuation_id: str) -> "_Conversation | None":
         conversation = self._conversations[principal].get(continuation_id)
         return None if conversation is None or self._has_expired(conversation) else conversation
 
@@ -186,11 +196,11 @@ class MemoryStore:
 
     def _conversation(self, turn: Turn) -> "_Conversation":
         owned = self._conversations[turn.principal]
-        conversation = self._living(turn.principal, turn.continuation_id)
+        conversation = self._found(turn.principal, turn.continuation_id)
         if conversation is not None and (turn.adopt or conversation.minted):
             return conversation
         adopted = turn.adopt or turn.minted
-        if not adopted and (fresh := self._living(turn.principal, turn.fresh_id)) is not None:
+        if not adopted and (fresh := self._found(turn.principal, turn.fresh_id)) is not None:
             return fresh
         now = self._clock.now()
         wanted = turn.continuation_id if adopted else turn.fresh_id

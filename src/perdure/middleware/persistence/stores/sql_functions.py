@@ -5,9 +5,9 @@ A direct connection and PostgREST call the same functions by the same names of a
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
-from perdure.errors import StoreUnavailable, TurnConflict
+from perdure.errors import TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import (
@@ -20,6 +20,7 @@ from perdure.middleware.persistence.serialization import (
 )
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.known_turns import KnownTurn, KnownTurns
+from perdure.middleware.persistence.stores.sql_upkeep import SqlFunctions, SqlUpkeep, not_an_answer
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -39,27 +40,7 @@ __all__ = ["SqlFunctionStore", "SqlFunctions"]
 _LAST_PLACE = (1 << 63) - 1
 
 
-class SqlFunctions(Protocol):
-    """Carries calls to the functions in `public`. Safe to use from many threads at once."""
-
-    where: str
-    """Names the database to people, without a secret in it."""
-
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
-        """What `function` returned. Arguments are JSON values, times in ISO 8601; None leaves one at its default.
-
-        Calling again is harmless, and is done where a reply was lost.
-
-        Raises:
-            StoreError: It was refused. What it would have written is not there.
-            StoreUnavailable: It could not be asked, or the reply was lost.
-        """
-        ...
-
-    def close(self) -> None: ...
-
-
-class SqlFunctionStore:
+class SqlFunctionStore(SqlUpkeep):
     blocking = True
 
     def __init__(self, functions: SqlFunctions, clock: Clock | None = None) -> None:
@@ -110,7 +91,7 @@ class SqlFunctionStore:
         wanted = {principal: list(turn_ids) for principal, turn_ids in turns.items()}
         reply = self._functions.call("renew_turns", {"turns": wanted, "lease_until": lease_until.isoformat()})
         if not isinstance(reply, dict) or "renewed" not in reply:
-            raise _not_an_answer(self._functions.where, "a renewal")
+            raise not_an_answer(self._functions.where, "a renewal")
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         lines = self._read(
@@ -180,7 +161,7 @@ class SqlFunctionStore:
     def _read(self, function: str, what: str, **arguments: Json) -> list[JsonObject]:
         reply = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
         if not isinstance(reply, dict) or not isinstance(lines := reply.get(what), list):
-            raise _not_an_answer(self._functions.where, function)
+            raise not_an_answer(self._functions.where, function)
         return lines
 
     def _acknowledged(self, turn: Turn, reply: Json) -> JsonObject:
@@ -196,7 +177,7 @@ class SqlFunctionStore:
             case {"turn_id": turn_id, "place": int()} if turn_id == turn.id:
                 return dict(reply)
             case _:
-                raise _not_an_answer(self._functions.where, "a turn")
+                raise not_an_answer(self._functions.where, "a turn")
 
     def _whole(self, turn: Turn) -> JsonObject:
         """All that makes a turn known that was not known before."""
@@ -248,13 +229,6 @@ class SqlFunctionStore:
             ]
             or None,
         }
-
-
-def _not_an_answer(where: str, of_what: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"The database {where} answered to {of_what} with something that is not an answer of perdure's functions.",
-        remedy="look at what stands between: a proxy, a login page, a gateway of another version.",
-    )
 
 
 def _turn(line: JsonObject, principal: str, continuation_id: str) -> Turn:

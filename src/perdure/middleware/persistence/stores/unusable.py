@@ -18,7 +18,9 @@ class UnusableStore:
         raise self._reason
 
     begin = finish = renew = turns = conversations = file = files = _refuse
-    put = read = holds = used_bytes = most_bytes = signed_url = _refuse
+    search = delete = purge = forget = statistics = _refuse
+    put = read = holds = used_bytes = most_bytes = signed_url = remove = _refuse
+    one_copy = True
 
     def close(self) -> None:
         pass

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -30,6 +31,8 @@ _ASK_AGAIN_AFTER = 300.0
 
 class SupabaseFileStore:
     """Makes no connection before the first use."""
+
+    one_copy = False
 
     def __init__(self, api: SupabaseApi, bucket: str, folder: Path, *, timeout: float = 60.0) -> None:
         """`folder`: ours, for notes on uploads. `timeout`: seconds of one file's upload, or download."""
@@ -98,6 +101,23 @@ class SupabaseFileStore:
                 )
             self._used = now, used
         return self._used[1]
+
+    def remove(self, key: str, *, unused_since: datetime) -> bool:
+        checked(key)
+        deadline = time.monotonic() + self._timeout
+        try:
+            about = self._asked(lambda: self._api.client.storage.from_(self.bucket).info(key), deadline)
+        except FileMissing:
+            return True
+        if datetime.fromisoformat(about["created_at"]) >= unused_since:
+            return False
+        self._asked(lambda: self._api.client.storage.from_(self.bucket).remove([key]), deadline)
+        if self._size_of(key, deadline) is not None:  # What may not be removed is left there without a word.
+            raise StoreUnavailable(
+                f"storage://{self.bucket}/{key} cannot be removed.",
+                remedy="use the project's secret or service_role key; look at the policies of storage.objects.",
+            )
+        return True
 
     def most_bytes(self) -> int | None:
         now = time.monotonic()

@@ -15,6 +15,7 @@ from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.sqlite.histories import Histories, HistoryPlan, Session
 from perdure.middleware.persistence.stores.sqlite.rows import file_of, summary_of, turn_of
+from perdure.middleware.persistence.stores.sqlite.upkeep import SqliteUpkeep
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -44,7 +45,7 @@ class _Place(NamedTuple):
     expired: bool = False
 
 
-class SqliteStore:
+class SqliteStore(SqliteUpkeep):
     """Opens nothing before the first call, so that a store that cannot be opened never keeps a server from starting."""
 
     blocking = True

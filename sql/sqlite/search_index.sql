@@ -1,0 +1,104 @@
+-- make_words: of each message its words, and nothing more: the texts stay where they are
+CREATE VIRTUAL TABLE words USING fts5(content, content = '', tokenize = "unicode61 remove_diacritics 0");
+
+-- make_messages: what a search needs of a message before it reads it
+CREATE TABLE messages (
+    id       INTEGER PRIMARY KEY,  -- as in chat_messages
+    turn_id  TEXT NOT NULL,
+    tool     TEXT NOT NULL,
+    outcome  TEXT,
+    at       TEXT NOT NULL
+) STRICT;
+
+-- make_conversations: up to which place each conversation is indexed, and the turn that stands there
+CREATE TABLE conversations (session_id INTEGER PRIMARY KEY, place INTEGER NOT NULL, turn_id TEXT NOT NULL) STRICT;
+
+-- make_unanswered: the prompts whose answer was not there when they were indexed
+CREATE TABLE unanswered (id INTEGER PRIMARY KEY) STRICT;
+
+-- is_stale: whether something that was indexed is not there any more, or is something else by now
+SELECT EXISTS (
+    SELECT 1 FROM conversations c
+      LEFT JOIN kept.chat_messages m ON m.id = (c.session_id << 32) | (c.place << 1)
+     WHERE m.turn_id IS NOT c.turn_id
+);
+
+-- has_news: whether anything is not indexed yet
+SELECT EXISTS (SELECT 1 FROM kept.chat_sessions s LEFT JOIN conversations c ON c.session_id = s.id
+                WHERE s.last_place > coalesce(c.place, 0))
+    OR EXISTS (SELECT 1 FROM unanswered u JOIN kept.chat_messages a ON a.id = u.id + 1);
+
+-- add_new_words: in ascending order, which costs an index of words far less than any other
+INSERT INTO words (rowid, content)
+SELECT m.id, substr(m.content, 1, :searched)
+  FROM kept.chat_sessions s
+  LEFT JOIN conversations c ON c.session_id = s.id
+  JOIN kept.chat_messages m ON m.id > (s.id << 32) | (coalesce(c.place, 0) << 1) | 1 AND m.id < (s.id + 1) << 32
+ WHERE s.last_place > coalesce(c.place, 0)
+ ORDER BY m.id;
+
+-- add_new_messages: the same messages
+INSERT INTO messages (id, turn_id, tool, outcome, at)
+SELECT m.id, m.turn_id, q.tool, a.outcome, m.created_at
+  FROM kept.chat_sessions s
+  LEFT JOIN conversations c ON c.session_id = s.id
+  JOIN kept.chat_messages m ON m.id > (s.id << 32) | (coalesce(c.place, 0) << 1) | 1 AND m.id < (s.id + 1) << 32
+  JOIN kept.chat_messages q ON q.id = m.id & ~1
+  LEFT JOIN kept.chat_messages a ON a.id = m.id | 1
+ WHERE s.last_place > coalesce(c.place, 0);
+
+-- add_new_unanswered: those of them whose answer is not there
+INSERT INTO unanswered (id)
+SELECT q.id
+  FROM kept.chat_sessions s
+  LEFT JOIN conversations c ON c.session_id = s.id
+  JOIN messages q ON q.id > (s.id << 32) | (coalesce(c.place, 0) << 1) | 1 AND q.id < (s.id + 1) << 32 AND q.id & 1 = 0
+ WHERE s.last_place > coalesce(c.place, 0) AND q.outcome IS NULL;
+
+-- note_places: after which all of these are known
+INSERT INTO conversations (session_id, place, turn_id)
+SELECT s.id, s.last_place, m.turn_id
+  FROM kept.chat_sessions s
+  JOIN kept.chat_messages m ON m.id = (s.id << 32) | (s.last_place << 1)
+  LEFT JOIN conversations c ON c.session_id = s.id
+ WHERE s.last_place > coalesce(c.place, 0)
+ON CONFLICT (session_id) DO UPDATE SET place = excluded.place, turn_id = excluded.turn_id;
+
+-- add_late_words: of answers that came after their prompt was indexed
+INSERT INTO words (rowid, content)
+SELECT a.id, substr(a.content, 1, :searched)
+  FROM unanswered u JOIN kept.chat_messages a ON a.id = u.id + 1 ORDER BY a.id;
+
+-- add_late_messages: the same answers
+INSERT INTO messages (id, turn_id, tool, outcome, at)
+SELECT a.id, a.turn_id, q.tool, a.outcome, a.created_at
+  FROM unanswered u JOIN kept.chat_messages a ON a.id = u.id + 1 JOIN messages q ON q.id = u.id;
+
+-- note_late_outcomes: at their prompts, too
+UPDATE messages SET outcome = (SELECT a.outcome FROM messages a WHERE a.id = messages.id + 1)
+ WHERE id IN (SELECT u.id FROM unanswered u JOIN messages a ON a.id = u.id + 1);
+
+-- forget_answered: what has its answer waits no more
+DELETE FROM unanswered WHERE id IN (SELECT u.id FROM unanswered u JOIN messages a ON a.id = u.id + 1);
+
+-- find: messages with the words, newest first
+SELECT f.id, f.turn_id, f.tool, f.outcome, f.at, s.user_id, s.continuation_id
+  FROM words JOIN messages f ON f.id = words.rowid
+  JOIN kept.chat_sessions s ON s.id = f.id >> 32
+ WHERE words MATCH :words
+   AND (:principal IS NULL OR s.user_id = :principal)
+   AND (:continuation_id IS NULL OR s.continuation_id = :continuation_id)
+   AND (s.expires_at IS NULL OR s.expires_at > :now) AND substr(s.continuation_id, 1, 1) <> char(31)
+   AND (:tool IS NULL OR f.tool = :tool)
+   AND (:ended IS NULL OR f.outcome = :ended)
+   AND (:lease IS NULL OR f.outcome IS NULL AND :lease = (
+       SELECT CASE WHEN coalesce(q.lease_until, q.created_at) < :now THEN 'interrupted' ELSE 'running' END
+         FROM kept.chat_messages q WHERE q.id = f.id & ~1))
+   AND (:since IS NULL OR f.at >= :since) AND (:until IS NULL OR f.at < :until)
+   AND (:before_at IS NULL OR (f.at, f.turn_id, f.id & 1) < (:before_at, :before_turn, :before_part))
+ ORDER BY f.at DESC, f.turn_id DESC, f.id & 1 DESC
+ LIMIT :limit;
+
+-- message: what was found, to be shown, and how far its turn has come
+SELECT m.content, CASE WHEN coalesce(q.lease_until, q.created_at) < :now THEN 'interrupted' ELSE 'running' END AS lease
+  FROM kept.chat_messages m JOIN kept.chat_messages q ON q.id = m.id & ~1 WHERE m.id = :id;

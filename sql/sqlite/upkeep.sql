@@ -1,0 +1,60 @@
+-- expired: those that expired first
+SELECT id FROM chat_sessions WHERE expires_at <= :now ORDER BY expires_at, id LIMIT :limit;
+
+-- owned: a principal's, whatever their state
+SELECT id FROM chat_sessions WHERE user_id = :user_id ORDER BY id LIMIT :limit;
+
+-- named: a conversation that can be read
+SELECT id FROM chat_sessions
+ WHERE user_id = :user_id AND continuation_id = :continuation_id AND (expires_at IS NULL OR expires_at > :now);
+
+-- end_now: from now on it is as if it had never been, and its name is free
+UPDATE chat_sessions SET continuation_id = char(31) || id, expires_at = min(coalesce(expires_at, :now), :now)
+ WHERE id = :id AND (:user_id IS NULL OR user_id = :user_id)
+   AND (:continuation_id IS NULL OR continuation_id = :continuation_id)
+   AND (:user_id IS NOT NULL OR expires_at <= :now);
+
+-- remove_messages: some of a conversation's, which has ended: another may have its number by now
+DELETE FROM chat_messages
+ WHERE id IN (SELECT id FROM chat_messages WHERE id > :id << 32 AND id < (:id + 1) << 32 ORDER BY id LIMIT :limit)
+   AND EXISTS (SELECT 1 FROM chat_sessions WHERE id = :id AND substr(continuation_id, 1, 1) = char(31));
+
+-- only_named_by: the files that no other conversation names than these, given as a JSON list
+SELECT DISTINCT f.bucket, f.key, EXISTS (
+           SELECT 1 FROM chat_files o  -- the same tenant and hash: "0" comes after "/"
+            WHERE o.key >= rtrim(f.key, replace(f.key, '/', '')) AND o.bucket = f.bucket
+              AND o.key < rtrim(rtrim(f.key, replace(f.key, '/', '')), '/') || '0'
+              AND o.session_id NOT IN (SELECT value FROM json_each(:ids))) AS shared
+  FROM chat_files f
+ WHERE f.session_id IN (SELECT value FROM json_each(:ids))
+   AND NOT EXISTS (SELECT 1 FROM chat_files o WHERE o.key = f.key AND o.bucket = f.bucket
+                      AND o.session_id NOT IN (SELECT value FROM json_each(:ids)))
+ ORDER BY f.bucket, f.key;
+
+-- turns_of: how many turns these have
+SELECT count(*) AS conversations, coalesce(sum(last_place), 0) AS turns
+  FROM chat_sessions WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- remove_session: with its files; its messages are gone
+DELETE FROM chat_sessions WHERE id = :id AND substr(continuation_id, 1, 1) = char(31);
+
+-- count_conversations: what can be read, and what only waits to be removed
+SELECT count(DISTINCT user_id) FILTER (WHERE living) AS users, count(*) FILTER (WHERE living) AS conversations,
+       count(*) FILTER (WHERE NOT living) AS expired, coalesce(sum(last_place) FILTER (WHERE living), 0) AS turns,
+       min(created_at) FILTER (WHERE living) AS oldest, max(updated_at) FILTER (WHERE living) AS newest
+  FROM (SELECT *, expires_at IS NULL OR expires_at > :now AS living FROM chat_sessions
+         WHERE :user_id IS NULL OR user_id = :user_id);
+
+-- count_outcomes: how the turns of living conversations ended
+SELECT coalesce(a.outcome, CASE WHEN coalesce(q.lease_until, q.created_at) < :now THEN 'interrupted' ELSE 'running' END)
+       AS outcome, count(*) AS turns
+  FROM chat_sessions s
+  JOIN chat_messages q ON q.id > s.id << 32 AND q.id < (s.id + 1) << 32 AND q.id & 1 = 0
+  LEFT JOIN chat_messages a ON a.id = q.id + 1
+ WHERE (:user_id IS NULL OR s.user_id = :user_id) AND (s.expires_at IS NULL OR s.expires_at > :now)
+ GROUP BY 1 ORDER BY 2 DESC, 1;
+
+-- count_files: each content once
+SELECT count(*) AS files, coalesce(sum(size), 0) AS bytes
+  FROM (SELECT DISTINCT f.bucket, f.key, f.size FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
+         WHERE (:user_id IS NULL OR f.user_id = :user_id) AND (s.expires_at IS NULL OR s.expires_at > :now));

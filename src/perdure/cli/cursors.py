@@ -1,0 +1,32 @@
+"""The `next` that a page ends with: where the following page begins, as one word that can be copied."""
+
+import base64
+import json
+from datetime import datetime
+
+from perdure.errors import PerdureError
+
+__all__ = ["cursor_of", "position_of"]
+
+
+def cursor_of(position: tuple[datetime, str, str] | tuple[datetime, str, int]) -> str:
+    at, *rest = position
+    key = json.dumps([at.isoformat(), *rest])
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def position_of(cursor: str) -> tuple[datetime, str, str]:
+    """
+    Raises:
+        PerdureError: No page ended with it.
+    """
+    try:
+        at, first, second = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+        moment = datetime.fromisoformat(at)
+        if moment.tzinfo is None:
+            raise ValueError("a time without its zone")
+        return moment, str(first), str(second)
+    except (ValueError, TypeError) as error:
+        raise PerdureError(
+            f"--before {cursor!r} is not the end of a page.", remedy="copy it from the page before."
+        ) from error

@@ -1,0 +1,96 @@
+"""`perdure conversations search`: what was said, by its words."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.text import Text
+
+from perdure.cli.cursors import cursor_of, position_of
+from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, printable, write_json
+from perdure.errors import PerdureError
+from perdure.middleware.persistence.question import question_of
+from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.persistence.upkeep import Hit, HitPosition
+from perdure.middleware.persistence.wiring import Runtime
+
+__all__ = ["search"]
+
+_PARTS = ("prompt", "answer")
+
+
+def search(
+    runtime: Runtime,
+    words: Sequence[str],
+    filters: Mapping[str, str | None],
+    *,
+    limit: int,
+    before: str | None,
+    as_json: bool,
+) -> bool:
+    """Whether anything was found.
+
+    Raises:
+        PerdureError: The question cannot be understood, or the store is away.
+    """
+    now = runtime.engine.clock.now()
+    question = question_of(" ".join(words), now, filters)
+    hits = runtime.engine.store.search(question, before=_position(before), limit=limit + 1)
+    hits, more = hits[:limit], len(hits) > limit
+    following = cursor_of(hits[-1].position) if more else None
+    if as_json:
+        write_json({"hits": [_as_json(hit) for hit in hits], "next": following})
+        return bool(hits)
+    if not hits:
+        console().print("Nothing found." if before is None else "Nothing more found.")
+    for hit in hits:
+        line = Text.assemble(
+            (printable(hit.continuation_id).plain, "bold cyan"), f"  #{hit.place} {_PARTS[hit.part]}  "
+        )
+        line.append(f"{printable(hit.tool)}  ").append(hit.outcome.value, style=OUTCOME_COLOURS[hit.outcome])
+        line.append(f"  {ago(hit.created_at, now)}")
+        if question.principal is None:
+            line.append(f"  {printable(hit.principal)}", style="dim")
+        console().print(line, soft_wrap=True)
+        console().print(Text("  ").append_text(_highlighted(hit)), style="none")
+        console().print()
+    if following is not None:
+        console().print(Text(f"There are more: --before {following}", style="dim"), soft_wrap=True)
+    return bool(hits)
+
+
+def _highlighted(hit: Hit) -> Text:
+    """The words that were found in colour, or in guillemets where there are no colours."""
+    text, at = Text(), 0
+    opening, closing = ("", "") if console().color_system else ("«", "»")
+    for first, last in hit.excerpt.marks:
+        text.append_text(_on_one_line(hit.excerpt.text[at:first]))
+        text.append(f"{opening}{_on_one_line(hit.excerpt.text[first:last])}{closing}", style="bold yellow")
+        at = last
+    return text.append_text(_on_one_line(hit.excerpt.text[at:]))
+
+
+def _on_one_line(text: str) -> Text:
+    return printable(text.replace("\n", " ").replace("\t", " "))
+
+
+def _position(before: str | None) -> HitPosition | None:
+    if before is None:
+        return None
+    at, turn_id, part = position_of(before)
+    if part not in ("0", "1"):
+        raise PerdureError(f"--before {before!r} is not the end of a page.", remedy="copy it from the page before.")
+    return at, turn_id, int(part)
+
+
+def _as_json(hit: Hit) -> JsonObject:
+    return {
+        "continuation_id": hit.continuation_id,
+        "user": hit.principal,
+        "turn_id": hit.turn_id,
+        "place": hit.place,
+        "part": _PARTS[hit.part],
+        "tool": hit.tool,
+        "outcome": hit.outcome.value,
+        "created_at": hit.created_at.isoformat(),
+        "excerpt": hit.excerpt.text,
+        "highlights": [list(mark) for mark in hit.excerpt.marks],
+    }

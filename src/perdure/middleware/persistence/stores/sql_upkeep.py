@@ -1,0 +1,150 @@
+"""Searching, removing and counting over the SQL functions of `sql/postgres`, whatever carries the calls."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from perdure.errors import StoreUnavailable
+from perdure.middleware.persistence.excerpts import Excerpt, marked
+from perdure.middleware.persistence.ports import Clock
+from perdure.middleware.persistence.question import Question, Term
+from perdure.middleware.persistence.stores.faults import decoded
+from perdure.middleware.persistence.turn import Json, JsonObject, Outcome
+from perdure.middleware.persistence.upkeep import FileName, Hit, HitPosition, Removed, Statistics
+
+__all__ = ["SqlFunctions", "SqlUpkeep", "not_an_answer", "tsquery"]
+
+_FOUND, _END = "\ue000", "\ue001"
+"""Around what was found, in an excerpt."""
+
+_REPEATED = re.compile(r"([^\w\s])\1+")
+
+
+class SqlFunctions(Protocol):
+    """Carries calls to the functions in `public`. Safe to use from many threads at once."""
+
+    where: str
+    """Names the database to people, without a secret in it."""
+
+    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+        """What `function` returned. Arguments are JSON values, times in ISO 8601; None leaves one at its default.
+
+        Calling again is harmless, and is done where a reply was lost.
+
+        Raises:
+            StoreError: It was refused. What it would have written is not there.
+            StoreUnavailable: It could not be asked, or the reply was lost.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class SqlUpkeep:
+    _functions: SqlFunctions
+    _clock: Clock
+
+    def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
+        before_at, before_turn, before_part = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
+        reply = self._asked(
+            "find_messages",
+            "hits",
+            user_id=question.principal,
+            words=tsquery(question),
+            continuation_id=question.continuation_id,
+            tool=question.tool,
+            outcome=question.outcome and question.outcome.value,
+            since=question.since and question.since.isoformat(),
+            until=question.until and question.until.isoformat(),
+            before_at=before_at,
+            before_turn=before_turn,
+            before_part=before_part,
+            max_hits=limit,
+            at=self._now(),
+        )
+        with decoded(self._functions.where):
+            return [_hit(line, has_words=bool(question.every)) for line in reply["hits"]]
+
+    def delete(self, principal: str, continuation_id: str) -> Removed:
+        return self._removed("remove_conversation", user_id=principal, continuation_id=continuation_id, at=self._now())
+
+    def purge(self, *, limit: int = 100, dry_run: bool = False) -> Removed:
+        return self._removed("remove_expired", max_conversations=limit, dry_run=dry_run, at=self._now())
+
+    def forget(self, principal: str, *, limit: int = 100) -> Removed:
+        return self._removed("forget_user", user_id=principal, max_conversations=limit)
+
+    def statistics(self, principal: str | None = None) -> Statistics:
+        counted = self._asked("store_statistics", "conversations", user_id=principal, at=self._now())
+        with decoded(self._functions.where):
+            return Statistics(
+                users=counted["users"],
+                conversations=counted["conversations"],
+                turns=counted["turns"],
+                outcomes={line["outcome"]: line["turns"] for line in counted["outcomes"]},
+                files=counted["files"],
+                file_bytes=counted["bytes"],
+                expired=counted["expired"],
+                oldest=_time(counted["oldest"]) if counted["oldest"] else None,
+                newest=_time(counted["newest"]) if counted["newest"] else None,
+            )
+
+    def _removed(self, function: str, **arguments: Json) -> Removed:
+        reply = self._asked(function, "conversations", **arguments)
+        with decoded(self._functions.where):
+            return Removed(
+                conversations=reply["conversations"],
+                turns=reply["turns"],
+                files=tuple(FileName(line["bucket"], line["key"], line["shared"]) for line in reply["files"]),
+            )
+
+    def _asked(self, function: str, expected: str, **arguments: Json) -> JsonObject:
+        """What `function` answered, which has `expected`: what merely looks like success is no answer."""
+        reply = self._functions.call(function, arguments)
+        if not isinstance(reply, dict) or expected not in reply:
+            raise not_an_answer(self._functions.where, function)
+        return reply
+
+    def _now(self) -> str:
+        return self._clock.now().isoformat()
+
+
+def not_an_answer(where: str, of_what: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The database {where} answered to {of_what} with something that is not an answer of perdure's functions.",
+        remedy="look at what stands between: a proxy, a login page, a gateway of another version.",
+    )
+
+
+def tsquery(question: Question) -> str | None:
+    """`question`'s words as Postgres writes a tsquery, with everything of a caller's in quotes; None if it has none."""
+    if not question.every:
+        return None
+    wanted = [f"({' | '.join(map(_quoted, group))})" for group in question.every]
+    return " & ".join([*wanted, *(f"!{_quoted(term)}" for term in question.none)])
+
+
+def _quoted(term: Term) -> str:
+    # Of many hyphens in a row, which are no words, its parser makes an error.
+    text = _REPEATED.sub(r"\1", term.text).replace("\\", "\\\\").replace("'", "''")
+    return f"'{text}'{':*' if term.prefix else ''}"
+
+
+def _hit(line: JsonObject, *, has_words: bool) -> Hit:
+    excerpt: str = line["excerpt"]
+    return Hit(
+        principal=line["user_id"],
+        continuation_id=line["continuation_id"],
+        turn_id=line["turn_id"],
+        place=line["place"],
+        part=line["part"],
+        tool=line["tool"],
+        outcome=Outcome(line["outcome"]),
+        created_at=_time(line["created_at"]),
+        excerpt=marked(excerpt, _FOUND, _END) if has_words else Excerpt(excerpt),
+    )
+
+
+def _time(text: Any) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

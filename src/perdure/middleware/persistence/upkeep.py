@@ -1,0 +1,95 @@
+"""What an operator does with what is kept, beside reading it turn by turn: the second part of every store."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from perdure.middleware.persistence.excerpts import Excerpt
+from perdure.middleware.persistence.question import Question
+from perdure.middleware.persistence.turn import Outcome
+
+__all__ = ["FileName", "Hit", "HitPosition", "Removed", "Statistics", "Upkeep"]
+
+HitPosition = tuple[datetime, str, int]
+"""When a message was written, its turn's id, and its part: 0 the prompt, 1 the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A message that answers a question."""
+
+    principal: str
+    continuation_id: str
+    turn_id: str
+    place: int
+    part: int
+    """0: the prompt; 1: the answer."""
+    tool: str
+    outcome: Outcome
+    created_at: datetime
+    excerpt: Excerpt
+
+    @property
+    def position(self) -> HitPosition:
+        return self.created_at, self.turn_id, self.part
+
+
+@dataclass(frozen=True, slots=True)
+class FileName:
+    """Where the bytes of a file are."""
+
+    bucket: str
+    key: str
+    shared: bool = False
+    """Whether the same content is still needed, under another name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What is gone, or would be."""
+
+    conversations: int = 0
+    turns: int = 0
+    files: tuple[FileName, ...] = ()
+    """Those that no turn names any more: their bytes may go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Of what can be read now; `expired` waits to be purged."""
+
+    users: int = 0
+    conversations: int = 0
+    turns: int = 0
+    outcomes: dict[str, int]
+    """How many turns ended how. Those without an answer are `running` or `interrupted`."""
+    files: int = 0
+    """Contents: one that was given out twice counts once."""
+    file_bytes: int = 0
+    expired: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+
+class Upkeep(Protocol):
+    """Every method raises `StoreUnavailable` when it cannot say or do it; none does half of it."""
+
+    def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
+        """Messages that answer `question`, newest first; `before` is the position of the last one already seen."""
+        ...
+
+    def delete(self, principal: str, continuation_id: str) -> Removed:
+        """Delete one conversation for good; nothing is removed where there is none."""
+        ...
+
+    def purge(self, *, limit: int = 100, dry_run: bool = False) -> Removed:
+        """Delete conversations that have expired, at most `limit`, those first that expired first."""
+        ...
+
+    def forget(self, principal: str, *, limit: int = 100) -> Removed:
+        """Delete what `principal` has, expired or not, at most `limit` conversations."""
+        ...
+
+    def statistics(self, principal: str | None = None) -> Statistics:
+        """Of one principal's, or of everybody's."""
+        ...

@@ -1,0 +1,120 @@
+"""Whatever is written wrongly is answered with one clear line and a remedy, and changes nothing."""
+
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cli.conftest import Ran
+from cli.kept_data import Data
+
+SEARCH = ["conversations", "search"]
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (["burn"], "burn"),
+    (["--nope"], "--nope"),
+    (["--config", "/nowhere/perdure.toml", "stats"], "/nowhere/perdure.toml"),
+    (["conversations", "burn"], "burn"),
+    (["conversations", "list", "--limit", "0"], "--limit"),
+    (["conversations", "list", "--limit", "many"], "--limit"),
+    (["conversations", "list", "--limit"], "--limit"),
+    (["conversations", "list", "--before", "???"], "copy it from the page before"),
+    (["conversations", "list", "--before", "é"], "copy it from the page before"),
+    (["conversations", "list", "--before", "WyIyMDI2LTAxLTAxIiwgImEiLCAiYiJd"], "copy it from the page before"),
+    (["conversations", "list", "extra"], "extra"),
+    (["conversations", "show"], "ID"),
+    (["conversations", "show", "nope"], "no conversation 'nope'"),
+    (["conversations", "show", "c", "--user", "nobody"], "of the user 'nobody'"),
+    (["conversations", "show", "c", "--after", "-1"], "--after"),
+    (["conversations", "show", "c", "--limit", "0"], "--limit"),
+    (SEARCH, "question is empty"),
+    ([*SEARCH, "  "], "question is empty"),
+    ([*SEARCH, '"open'], "is never closed"),
+    ([*SEARCH, '"a phrase"*'], "end of a word"),
+    ([*SEARCH, "or x"], "`or` stands without"),
+    ([*SEARCH, "x or"], "`or` stands without"),
+    ([*SEARCH, "x or or y"], "`or` stands without"),
+    ([*SEARCH, "x or -y"], "cannot be combined"),
+    ([*SEARCH, "--", "-x"], "shall not hold"),
+    ([*SEARCH, "!!!"], "no letter"),
+    ([*SEARCH, "*"], "without a word"),
+    ([*SEARCH, "a*b"], "end of a word"),
+    ([*SEARCH, '""'], "without a word"),
+    ([*SEARCH, "x" * 3000], "3,000 characters"),
+    ([*SEARCH, "toll:chat"], "no filter toll:"),
+    ([*SEARCH, "tool:"], "names nothing"),
+    ([*SEARCH, "x -tool:chat"], "behind a minus"),
+    ([*SEARCH, "x or tool:chat"], "behind `or`"),
+    ([*SEARCH, "tool:a tool:b"], "there twice"),
+    ([*SEARCH, "user:a", "--user", "b"], "there twice"),
+    ([*SEARCH, "outcome:fine"], "no outcome 'fine'"),
+    ([*SEARCH, "x", "--outcome", "fine"], "no outcome 'fine'"),
+    ([*SEARCH, "since:yesterday"], "is no time"),
+    ([*SEARCH, "x", "--since", "2026-13-45"], "is no time"),
+    ([*SEARCH, "since:99999999999d"], "is no time"),
+    ([*SEARCH, "since:2026-01-03 until:2026-01-02"], "Nothing lies between"),
+    (
+        [*SEARCH, "x", "--before", "WyIyMDI2LTAxLTAxVDAwOjAwOjAwKzAwOjAwIiwgImEiLCAiYiJd"],
+        "copy it from the page before",
+    ),
+    ([*SEARCH, "x", "--limit", "1001"], "--limit"),
+    (["conversations", "delete"], "by its ID"),
+    (["conversations", "delete", "--all"], "--all --user"),
+    (["conversations", "delete", "c", "--all", "--user", "local"], "by its ID"),
+    (["conversations", "delete", "--user", "local"], "by its ID"),
+    (["conversations", "delete", "nope", "--yes"], "no conversation 'nope'"),
+    (["conversations", "delete", "c"], "--yes"),
+    (["conversations", "delete", "--all", "--user", "nobody", "--yes"], "has nothing here"),
+    (["purge", "--at-most", "0"], "--at-most"),
+    (["purge", "now"], "now"),
+    (["stats", "--nope"], "--nope"),
+    (["files", "get", "storage://mcp-files/x/y"], "--output"),
+    (["files", "list", "--limit", "x"], "--limit"),
+    (["spool", "flush", "--seconds", "0"], "--seconds"),
+    (["spool", "quarantine", "--retry", "nope"], "nope"),
+    (["spool", "quarantine", "--retry", "a", "--discard", "b"], "exclude"),
+    (["export"], "folder"),
+    (["import", "/nowhere"], "/nowhere"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """One for all: a mistake changes nothing."""
+    data = Data(tmp_path_factory.mktemp("mistakes") / "data")
+    data.turn("x")
+    data.turn("old", conversation="old", expire_after=timedelta(microseconds=1))
+    data.store.close()
+    return data
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(arguments)[:60] for arguments, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_its_remedy_and_changes_nothing(
+    data: Data, perdure: Callable[..., Ran], arguments: list[str], words: str
+) -> None:
+    before = _content(data.folder)
+    ran = perdure(*arguments)
+    assert ran.code in (1, 2)
+    assert ran.out == ""
+    what, *remedy = ran.err.splitlines()
+    assert what.startswith("perdure: ")
+    assert [line[:8] for line in remedy] == ["Remedy: "]
+    assert words in ran.err
+    assert _content(data.folder) == before
+
+
+@pytest.mark.parametrize("group", [[], ["conversations"], ["files"], ["spool"]])
+def test_a_group_without_a_command_says_which_there_are(perdure: Callable[..., Ran], group: list[str]) -> None:
+    ran = perdure(*group)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Commands:" in ran.err
+
+
+def _content(folder: Path) -> dict[str, str]:
+    """By name: of the database alone what is kept, since whoever reads it makes files beside it."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(("-shm", "-wal", "-writer", "-search.db", ".lock"))
+    }
