@@ -155,7 +155,7 @@ def test_the_first_file_pasted_after_all_others_undoes_nothing(database: Databas
 
 
 @pytest.mark.parametrize(
-    ("before", "migration"), pairwise(postgres_migrations()), ids=lambda migration: migration.label
+    ("before", "migration"), list(pairwise(postgres_migrations())), ids=lambda migration: migration.label
 )
 def test_a_file_that_is_run_before_its_time_says_what_is_missing(
     database: Database, before: Migration, migration: Migration

@@ -8,7 +8,6 @@ lisbon or porto           either; `or` binds tighter than the space between word
 tool:chat user:alice in:my-project outcome:failed since:7d until:2026-01-31
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -148,6 +147,8 @@ class _Reader:
             self.take_filter(name, text)
             return
         if name:
+            import difflib  # noqa: PLC0415 - only where something is amiss
+
             meant = difflib.get_close_matches(name, FILTERS, 1, cutoff=0.7)
             if meant:
                 raise QuestionError(
