@@ -1,12 +1,14 @@
 -- find_turn: where a turn stands, by its id; without the conversation's name if another has it by now
 SELECT s.id, s.user_id, CASE WHEN substr(s.continuation_id, 1, 1) <> char(31) THEN s.continuation_id END AS continuation_id,
        s.created_at, s.expires_at, m.turn_seq, m.digest,
-       (SELECT outcome FROM chat_messages a WHERE a.id = m.id + 1) AS outcome
+       (SELECT outcome FROM chat_messages a WHERE a.id = m.id + 1) AS outcome,
+       EXISTS (SELECT 1 FROM chat_forks f WHERE f.session_id = s.id) AS forked
   FROM chat_messages m JOIN chat_sessions s ON s.id = m.session_id
  WHERE m.turn_id = :turn_id AND m.part = 0;
 
 -- find_session: a principal's conversation that has not expired; one that a client named only where it may
-SELECT id, last_place, continuation_id, created_at
+SELECT id, last_place, continuation_id, created_at,
+       EXISTS (SELECT 1 FROM chat_forks f WHERE f.session_id = chat_sessions.id) AS forked
   FROM chat_sessions
  WHERE user_id = :user_id AND continuation_id = :continuation_id AND (:adopt OR minted)
    AND (expires_at IS NULL OR expires_at > :now);
@@ -86,7 +88,7 @@ ON CONFLICT DO NOTHING;
 
 -- files_of_turn: what a finished turn gave out
 SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
- WHERE f.turn_id = :turn_id ORDER BY f.name, f.version;
+ WHERE f.turn_id = :turn_id AND f.session_id = :session_id ORDER BY f.name, f.version;
 
 -- find_file: a principal's file by its key
 SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id

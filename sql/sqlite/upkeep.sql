@@ -1,8 +1,16 @@
 -- expired: those that expired first
-SELECT id FROM chat_sessions WHERE expires_at <= :now ORDER BY expires_at, id LIMIT :limit;
+SELECT id FROM chat_sessions s
+ WHERE expires_at <= :now
+   AND NOT (substr(continuation_id, 1, 1) = char(31)  -- only its forks need it, and no more than they need is left
+            AND last_place <= (SELECT coalesce(max(place), -1) FROM chat_forks f WHERE f.parent_id = s.id))
+ ORDER BY expires_at, id LIMIT :limit;
 
--- owned: a principal's, whatever their state
-SELECT id FROM chat_sessions WHERE user_id = :user_id ORDER BY id LIMIT :limit;
+-- owned: a principal's, whatever their state; forks before what they came from
+SELECT id FROM chat_sessions s
+ WHERE user_id = :user_id
+   AND NOT (substr(continuation_id, 1, 1) = char(31)
+            AND last_place <= (SELECT coalesce(max(place), -1) FROM chat_forks f WHERE f.parent_id = s.id))
+ ORDER BY EXISTS (SELECT 1 FROM chat_forks f WHERE f.parent_id = s.id), id LIMIT :limit;
 
 -- named: a conversation that can be read
 SELECT id FROM chat_sessions
@@ -14,9 +22,10 @@ UPDATE chat_sessions SET continuation_id = char(31) || id, expires_at = min(coal
    AND (:continuation_id IS NULL OR continuation_id = :continuation_id)
    AND (:user_id IS NOT NULL OR expires_at <= :now);
 
--- remove_messages: some of a conversation's, which has ended: another may have its number by now
+-- remove_messages: some of a conversation's after a place, which has ended: another may have its number by now
 DELETE FROM chat_messages
- WHERE id IN (SELECT id FROM chat_messages WHERE id > :id << 32 AND id < (:id + 1) << 32 ORDER BY id LIMIT :limit)
+ WHERE id IN (SELECT id FROM chat_messages
+               WHERE id > (:id << 32) | (:after << 1) | 1 AND id < (:id + 1) << 32 ORDER BY id LIMIT :limit)
    AND EXISTS (SELECT 1 FROM chat_sessions WHERE id = :id AND substr(continuation_id, 1, 1) = char(31));
 
 -- only_named_by: the files that no other conversation names than these, given as a JSON list
@@ -31,18 +40,24 @@ SELECT DISTINCT f.bucket, f.key, EXISTS (
                       AND o.session_id NOT IN (SELECT value FROM json_each(:ids)))
  ORDER BY f.bucket, f.key;
 
--- turns_of: how many turns these have
-SELECT count(*) AS conversations, coalesce(sum(last_place), 0) AS turns
-  FROM chat_sessions WHERE id IN (SELECT value FROM json_each(:ids));
+-- turns_of: how many turns these have that no fork needs
+SELECT count(*) AS conversations,
+       coalesce(sum(last_place - max(coalesce((SELECT place FROM chat_forks f WHERE f.session_id = s.id), 0),
+                                     coalesce((SELECT max(place) FROM chat_forks f WHERE f.parent_id = s.id), 0))), 0)
+       AS turns
+  FROM chat_sessions s WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- remove_session: with its files; its messages are gone
 DELETE FROM chat_sessions WHERE id = :id AND substr(continuation_id, 1, 1) = char(31);
 
 -- count_conversations: what can be read, and what only waits to be removed
 SELECT count(DISTINCT user_id) FILTER (WHERE living) AS users, count(*) FILTER (WHERE living) AS conversations,
-       count(*) FILTER (WHERE NOT living) AS expired, coalesce(sum(last_place) FILTER (WHERE living), 0) AS turns,
+       count(*) FILTER (WHERE NOT living AND NOT needed) AS expired,
        min(created_at) FILTER (WHERE living) AS oldest, max(updated_at) FILTER (WHERE living) AS newest
-  FROM (SELECT *, expires_at IS NULL OR expires_at > :now AS living FROM chat_sessions
+  FROM (SELECT *, expires_at IS NULL OR expires_at > :now AS living,
+               substr(continuation_id, 1, 1) = char(31)
+               AND last_place <= (SELECT coalesce(max(place), -1) FROM chat_forks f WHERE f.parent_id = s.id) AS needed
+          FROM chat_sessions s
          WHERE :user_id IS NULL OR user_id = :user_id);
 
 -- count_outcomes: how the turns of living conversations ended

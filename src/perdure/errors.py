@@ -14,12 +14,14 @@ PerdureError
     ├── SpoolFull            the local queue takes nothing more
     ├── TurnRefused          the store will never take this turn
     ├── TurnConflict         a turn id was used before for another call
+    ├── ForkRefused          there is nothing to fork, or the new id is taken
     └── FileMissing          there is no such file, or it is not the caller's
 """
 
 __all__ = [
     "DecoratorError",
     "FileMissing",
+    "ForkRefused",
     "PerdureError",
     "QuestionError",
     "RequestStateRefused",
@@ -126,6 +128,12 @@ class TurnConflict(StoreError):
     """A turn id was used before, for another call or by another principal."""
 
     code = "turn_conflict"
+
+
+class ForkRefused(StoreError):
+    """There is no such conversation or no turn at that place, or the id of the fork is taken."""
+
+    code = "fork_refused"
 
 
 class FileMissing(StoreError):

@@ -79,7 +79,16 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
         "user_id",
         "words continuation_id tool outcome since until before_at before_turn before_part max_hits",
     ),
-    "chat_remove": ("gone dry_run", ""),
+    "chat_remove": ("gone moment dry_run", ""),
+    "chat_only_for_forks": ("session continuation_id last_place", ""),
+    "chat_line": ("session", ""),
+    "chat_joined": ("lists", ""),
+    "begin_turn_in_line": (
+        "turn_id user_id continuation_id tool digest content body started_at lease_until",
+        "metadata minted adopt fresh_id after_place deferred max_turns max_tokens expires_at",
+    ),
+    "read_turns_in_line": ("user_id continuation_id", "after_place max_turns"),
+    "fork_conversation": ("user_id continuation_id fork_place new_id", "minted"),
     "remove_expired": ("", "max_conversations dry_run at"),
     "remove_conversation": ("user_id continuation_id", ""),
     "forget_user": ("user_id", "max_conversations"),
@@ -91,6 +100,7 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
 INTERNAL = (
     "chat_principal", "chat_subject", "chat_tenant", "chat_trusted", "chat_prepare_storage", "purge_expired",
     "store_status", "chat_remove", "remove_expired", "forget_user",
+    "chat_only_for_forks", "chat_line", "chat_joined",
 )  # fmt: skip
 """For `service_role` these have no principal to keep to; see `test_indirect_attacks` and `test_functions`."""
 

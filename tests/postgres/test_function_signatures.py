@@ -49,8 +49,9 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
         """)
     )
     called = {function for function, _ in heard.calls}
-    expected = {"begin_turn", "finish_turn", "renew_turns", "read_turns", "list_conversations_with_ends", "list_files"}
+    expected = {"begin_turn_in_line", "finish_turn", "renew_turns", "list_conversations_with_ends", "list_files"}
     expected |= {"find_messages", "remove_expired", "remove_conversation", "forget_user", "store_statistics"}
+    expected |= {"read_turns_in_line", "fork_conversation"}
     assert expected <= called <= declared.keys()
     for function, arguments in heard.calls:
         assert arguments <= set(declared[function]), function
@@ -58,7 +59,7 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
         function: frozenset().union(*(names for name, names in heard.calls if name == function))
         for function in declared
     }
-    for function in ("begin_turn", "finish_turn"):
+    for function in ("begin_turn_in_line", "finish_turn"):
         assert set(declared[function]) - given[function] <= {"expires_at"}, f"{function} is never given all it takes"
 
 
@@ -100,6 +101,7 @@ def _do_everything(store: SqlFunctionStore) -> None:
     store.search(asked, before=hit.position, limit=1)
     assert store.statistics("alice").turns == 1
     store.purge(limit=1, dry_run=True)
-    assert store.delete("alice", "c").turns == 1
-    assert store.forget("alice", limit=1).turns == 0
+    store.fork("alice", "c", 1, "fork", minted=True)
+    assert store.delete("alice", "c").conversations == 1
+    assert store.forget("alice", limit=1).turns == 1
     store.close()

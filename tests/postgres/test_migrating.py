@@ -21,7 +21,7 @@ from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.testing import FrozenClock
 from perdure.testing.turns import a_turn, answered
 
-TO_COME = {6, 7}
+TO_COME = {7}
 """Numbers that are spoken for, of files that are not here yet."""
 
 FILES = sorted((sql_folder() / "postgres" / "migrations").glob("*.sql"))
@@ -125,14 +125,14 @@ def test_one_way_may_begin_and_another_end(database: Database, migrated_schema: 
 
 def test_the_schema_is_the_sum_of_the_migrations(database: Database, migrated_schema: str) -> None:
     schemas = [database.schema()]
-    for migration in postgres_migrations():
+    for number, migration in enumerate(postgres_migrations(), start=1):
         database.execute(migration.sql)
         assert [record[:3] for record in database.records()] == [
-            (done.version, done.name, done.checksum) for done in postgres_migrations()[: migration.version]
+            (done.version, done.name, done.checksum) for done in postgres_migrations()[:number]
         ]
         schemas.append(database.schema())
         assert schemas[-1] != schemas[-2], f"{migration.label} does nothing"
-        for earlier in postgres_migrations()[: migration.version]:
+        for earlier in postgres_migrations()[:number]:
             database.execute(earlier.sql)
         assert database.schema() == schemas[-1], "an earlier file, once more, changed something"
     assert schemas[-1] == migrated_schema

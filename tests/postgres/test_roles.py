@@ -10,7 +10,7 @@ import pytest
 from postgres.databases import Database, as_role
 from servers.postgres_cluster import PostgresCluster
 
-TABLES = ["chat_sessions", "chat_messages", "chat_files", "perdure_migrations"]
+TABLES = ["chat_sessions", "chat_messages", "chat_files", "chat_forks", "perdure_migrations"]
 OF_TABLES = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"]
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -24,6 +24,10 @@ OWN_CONVERSATIONS = {
     "list_files",
     "search_messages",
     "find_messages",
+    "begin_turn_in_line",
+    "read_turns_in_line",
+    "chat_line",
+    "chat_joined",
     "chat_keep_file",
     "chat_principal",
     "chat_subject",
@@ -37,14 +41,17 @@ MAY_CALL = {
     "authenticated": OWN_CONVERSATIONS,
     "service_role": OWN_CONVERSATIONS
     | {"purge_expired", "delete_conversation", "store_status"}
-    | {"remove_expired", "remove_conversation", "forget_user", "chat_remove", "store_statistics"},
+    | {"remove_expired", "remove_conversation", "forget_user", "chat_remove", "store_statistics"}
+    | {"chat_only_for_forks", "fork_conversation"},
 }
 READ_AND_ADD = {(table, right) for table in TABLES[:3] for right in ("SELECT", "INSERT")}
 MAY_TOUCH = {
     "public": set(),
     "anon": set(),
-    "authenticated": READ_AND_ADD,
-    "service_role": READ_AND_ADD | {("chat_sessions", "DELETE"), ("perdure_migrations", "SELECT")},
+    "authenticated": READ_AND_ADD | {("chat_forks", "SELECT")},
+    "service_role": READ_AND_ADD
+    | {("chat_forks", "SELECT"), ("chat_forks", "INSERT"), ("perdure_migrations", "SELECT")}
+    | {("chat_sessions", "DELETE"), ("chat_messages", "DELETE"), ("chat_files", "DELETE")},
 }
 MAY_UPDATE = {
     *(("chat_sessions", column) for column in ("last_place", "continuation_id", "updated_at", "expires_at")),
@@ -213,7 +220,9 @@ def test_a_caller_without_a_token_is_refused_everything(project: Database, state
         "select remove_expired()",
         "select remove_conversation('alice', 'c')",
         "select forget_user('alice')",
-        "select chat_remove('{}', false)",
+        "select chat_remove('{}', now(), false)",
+        "select fork_conversation('alice', 'c', 1, 'fork')",
+        "insert into chat_forks select id, id, 1, user_id from chat_sessions",
         "select store_statistics('alice')",
         "select store_status()",
         "select chat_prepare_storage()",

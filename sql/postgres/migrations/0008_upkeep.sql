@@ -3,9 +3,9 @@ do $migration$ begin
 set local lock_timeout = '15s';
 perform pg_advisory_xact_lock(7305437215021183092);
 if to_regclass('public.perdure_migrations') is null then
-  raise exception 'perdure 0008 needs 0005' using hint = 'Run the files of sql/postgres/migrations in their order.';
-elsif not exists (select from public.perdure_migrations where version = 5) then  -- unlike OR, not looked at without the table
-  raise exception 'perdure 0008 needs 0005' using hint = 'Run the files of sql/postgres/migrations in their order.';
+  raise exception 'perdure 0008 needs 0006' using hint = 'Run the files of sql/postgres/migrations in their order.';
+elsif not exists (select from public.perdure_migrations where version = 6) then  -- unlike OR, not looked at without the table
+  raise exception 'perdure 0008 needs 0006' using hint = 'Run the files of sql/postgres/migrations in their order.';
 end if;
 if exists (select from public.perdure_migrations where version = 8) then return; end if;
 -- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -60,15 +60,52 @@ begin
   return json_build_object('hits', coalesce(hits, '[]'::json));
 end $function$;
 
--- Remove these conversations, whose rows the caller holds, or only say what would go. Returns how many, of how many turns,
--- and the files that no turn names any more: their bytes may go; shared: unless they are kept once for all names of a content.
-create function public.chat_remove(gone uuid[], dry_run boolean) returns json
+-- A conversation that was forked from another has the turns of that one up to a place, and its own after it.
+create table public.chat_forks (
+  session_id  uuid    primary key references public.chat_sessions (id) on delete cascade,
+  parent_id   uuid    not null references public.chat_sessions (id),  -- which therefore stays as long as the fork
+  place       bigint  not null check (place > 0),
+  user_id     text    collate "C" not null                            -- the sessions': so that row security needs no join
+);
+create index chat_forks_parent on public.chat_forks (parent_id, place);
+alter table public.chat_forks enable row level security;
+alter table public.chat_forks force row level security;
+create policy server on public.chat_forks to current_user using (true) with check (true);
+create policy own on public.chat_forks for select using (user_id = (select public.chat_subject()));
+comment on table public.chat_forks is 'perdure: which conversation shares the turns of another, up to which place.';
+
+-- Whether nobody but its forks needs a conversation, and no more is left of it than they need.
+create function public.chat_only_for_forks(session uuid, continuation_id text, last_place bigint) returns boolean
+language sql stable security invoker set search_path = pg_catalog, pg_temp as $function$
+  select chat_only_for_forks.continuation_id like chr(31) || '%'
+     and chat_only_for_forks.last_place
+         <= coalesce((select max(f.place) from public.chat_forks f where f.parent_id = chat_only_for_forks.session), -1)
+$function$;
+
+-- Remove these conversations, whose rows the caller holds, or only say what would go. Of one that was forked, what its forks
+-- need stays, without a name. Returns how many, of how many turns, and the files that no turn names any more: their bytes may
+-- go; shared: unless they are kept once for all names of a content.
+create function public.chat_remove(gone uuid[], moment timestamptz, dry_run boolean) returns json
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set enable_seqscan = off as $function$
 declare
+  kept uuid[] := '{}';
+  above uuid[];
+  more uuid[];
   turns bigint;
   named json;
 begin
-  select count(*) into turns from public.chat_messages x where x.session_id = any (chat_remove.gone) and x.part = 0;
+  loop
+    select array_agg(distinct f.parent_id) into more from public.chat_forks f
+     where f.parent_id = any (chat_remove.gone) and f.parent_id <> all (kept)
+       and (f.session_id <> all (chat_remove.gone) or f.session_id = any (kept));
+    exit when more is null;
+    kept := kept || more;
+  end loop;
+  select count(*) into turns from public.chat_messages x
+   where x.session_id = any (chat_remove.gone) and x.part = 0
+     and (x.session_id <> all (kept)
+          or x.turn_seq > (select max(f.place) from public.chat_forks f where f.parent_id = x.session_id
+                              and (f.session_id <> all (chat_remove.gone) or f.session_id = any (kept))));
   select json_agg(f order by f.bucket, f.key) into named
     from (select distinct x.bucket, x.key, exists (
                    select from public.chat_files o  -- the same tenant and hash: '0' comes after '/'
@@ -81,7 +118,26 @@ begin
                               where o.bucket = x.bucket and o.key = x.key
                                 and o.session_id <> all (chat_remove.gone))) f;
   if not chat_remove.dry_run then
-    delete from public.chat_sessions x where x.id = any (chat_remove.gone);
+    select array_agg(distinct f.parent_id) into above from public.chat_forks f
+     where f.session_id = any (chat_remove.gone) and f.session_id <> all (kept) and f.parent_id <> all (chat_remove.gone);
+    delete from public.chat_sessions x where x.id = any (chat_remove.gone) and x.id <> all (kept);
+    update public.chat_sessions x
+       set continuation_id = chr(31) || x.id,
+           expires_at = least(coalesce(x.expires_at, chat_remove.moment), chat_remove.moment),
+           last_place = (select max(f.place) from public.chat_forks f where f.parent_id = x.id)
+     where x.id = any (kept);
+    delete from public.chat_messages x
+     where x.session_id = any (kept)
+       and x.turn_seq > (select max(f.place) from public.chat_forks f where f.parent_id = x.session_id);
+    delete from public.chat_files x where x.session_id = any (kept);  -- forks name theirs themselves
+    loop  -- upwards: what was there only for a fork that is gone now
+      select array_agg(x.id) into more from public.chat_sessions x
+       where x.id = any (above) and x.continuation_id like chr(31) || '%'
+         and not exists (select from public.chat_forks f where f.parent_id = x.id);
+      exit when more is null;
+      select array_agg(distinct f.parent_id) into above from public.chat_forks f where f.session_id = any (more);
+      delete from public.chat_sessions x where x.id = any (more);
+    end loop;
   end if;
   return json_build_object('conversations', coalesce(cardinality(chat_remove.gone), 0), 'turns', turns,
                                       'files', coalesce(named, '[]'::json));
@@ -101,14 +157,16 @@ begin
   end if;
   if remove_expired.dry_run then
     select array_agg(e.id) into gone
-      from (select x.id from public.chat_sessions x where x.expires_at <= moment
+      from (select x.id from public.chat_sessions x
+             where x.expires_at <= moment and not public.chat_only_for_forks(x.id, x.continuation_id, x.last_place)
              order by x.expires_at limit remove_expired.max_conversations) e;
   else
     select array_agg(e.id) into gone
-      from (select x.id from public.chat_sessions x where x.expires_at <= moment
+      from (select x.id from public.chat_sessions x
+             where x.expires_at <= moment and not public.chat_only_for_forks(x.id, x.continuation_id, x.last_place)
              order by x.expires_at limit remove_expired.max_conversations for update skip locked) e;
   end if;
-  return public.chat_remove(coalesce(gone, '{}'), remove_expired.dry_run);
+  return public.chat_remove(coalesce(gone, '{}'), moment, remove_expired.dry_run);
 end $function$;
 
 -- Remove one conversation that can be read, for good.
@@ -116,6 +174,7 @@ create function public.remove_conversation(user_id text, continuation_id text, a
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms' as $function$
 declare
   principal constant text := public.chat_principal(remove_conversation.user_id);
+  moment constant timestamptz := coalesce(remove_conversation.at, clock_timestamp());
   gone uuid[];
 begin
   if not public.chat_trusted() then
@@ -124,9 +183,8 @@ begin
   select array_agg(e.id) into gone
     from (select x.id from public.chat_sessions x
            where x.continuation_id = remove_conversation.continuation_id and x.user_id = principal
-             and (x.expires_at is null or x.expires_at > coalesce(remove_conversation.at, clock_timestamp()))
-             for update) e;
-  return public.chat_remove(coalesce(gone, '{}'), false);
+             and (x.expires_at is null or x.expires_at > moment) for update) e;
+  return public.chat_remove(coalesce(gone, '{}'), moment, false);
 end $function$;
 
 -- Remove what a principal has, expired or not, up to max_conversations.
@@ -141,8 +199,10 @@ begin
   end if;
   select array_agg(e.id) into gone
     from (select x.id from public.chat_sessions x where x.user_id = principal
-           order by x.updated_at desc limit forget_user.max_conversations for update) e;
-  return public.chat_remove(coalesce(gone, '{}'), false);
+             and not public.chat_only_for_forks(x.id, x.continuation_id, x.last_place)
+           order by exists (select from public.chat_forks f where f.parent_id = x.id), x.id
+           limit forget_user.max_conversations for update) e;
+  return public.chat_remove(coalesce(gone, '{}'), clock_timestamp(), false);
 end $function$;
 
 -- How much is kept that can be read, of one principal or (null) of everybody; and how many conversations wait to be purged.
@@ -159,10 +219,12 @@ begin
     raise exception 'Only a server may ask' using errcode = 'insufficient_privilege';
   end if;
   select count(distinct c.user_id) filter (where c.living) as users, count(*) filter (where c.living) as conversations,
-         count(*) filter (where not c.living) as expired, coalesce(sum(c.last_place) filter (where c.living), 0) as turns,
+         count(*) filter (where not c.living and not c.needed) as expired,
          min(c.created_at) filter (where c.living) as oldest, max(c.updated_at) filter (where c.living) as newest
     into counted
-    from (select x.*, x.expires_at is null or x.expires_at > moment as living from public.chat_sessions x
+    from (select x.*, x.expires_at is null or x.expires_at > moment as living,
+                 public.chat_only_for_forks(x.id, x.continuation_id, x.last_place) as needed
+            from public.chat_sessions x
            where store_statistics.user_id is null or x.user_id = store_statistics.user_id) c;
   select json_agg(o order by o.turns desc, o.outcome) into outcomes
     from (select coalesce(a.outcome, case when coalesce(q.lease_until, q.created_at) < moment then 'interrupted'
@@ -179,29 +241,67 @@ begin
            where (store_statistics.user_id is null or x.user_id = store_statistics.user_id)
              and (s.expires_at is null or s.expires_at > moment)) f;
   return json_build_object(
-    'users', counted.users, 'conversations', counted.conversations, 'turns', counted.turns, 'expired', counted.expired,
+    'users', counted.users, 'conversations', counted.conversations, 'expired', counted.expired,
     'oldest', counted.oldest, 'newest', counted.newest, 'outcomes', coalesce(outcomes, '[]'::json),
     'files', contents.files, 'bytes', contents.bytes);
+end $function$;
+
+-- What had been there before forks: a conversation that was forked cannot just be deleted any more. They answer as they did.
+drop function public.purge_expired(integer, timestamptz);
+create function public.purge_expired(max_conversations integer default 100, at timestamptz default null) returns json
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms' set enable_seqscan = off as $function$
+#variable_conflict use_column
+declare answer json;
+begin
+  if not public.chat_trusted() then
+    raise exception 'Only a server may purge' using errcode = 'insufficient_privilege';
+  end if;
+  answer := public.remove_expired(purge_expired.max_conversations, false, purge_expired.at);
+  return json_build_object('conversations', answer -> 'conversations', 'files', (
+    select coalesce(json_agg(json_build_object('bucket', f.file -> 'bucket', 'key', f.file -> 'key') order by f.place), '[]'::json)
+      from json_array_elements(answer -> 'files') with ordinality f (file, place)));
+end $function$;
+
+drop function public.delete_conversation(text, text);
+create function public.delete_conversation(user_id text, continuation_id text) returns json
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms' set enable_seqscan = off as $function$
+#variable_conflict use_column
+declare
+  principal constant text := public.chat_principal(delete_conversation.user_id);
+  gone uuid;
+  answer json;
+begin
+  select x.id into gone from public.chat_sessions x
+   where x.continuation_id = delete_conversation.continuation_id and x.user_id = principal for update;
+  answer := public.chat_remove(array_remove(array[gone], null), clock_timestamp(), false);
+  return json_build_object('deleted', gone is not null, 'files', (
+    select coalesce(json_agg(json_build_object('bucket', f.file -> 'bucket', 'key', f.file -> 'key') order by f.place), '[]'::json)
+      from json_array_elements(answer -> 'files') with ordinality f (file, place)));
 end $function$;
 
 do $grants$
 declare
   api text;
-  trusted constant text := 'public.chat_remove, public.remove_expired, public.remove_conversation, public.forget_user, '
-    'public.store_statistics';
+  trusted constant text := 'public.chat_remove, public.chat_only_for_forks, public.remove_expired, public.remove_conversation, '
+    'public.forget_user, public.store_statistics, public.purge_expired, public.delete_conversation';
 begin
   execute 'revoke all on function ' || trusted || ', public.find_messages from public';
+  revoke all on public.chat_forks from public;
   foreach api in array array['anon', 'authenticated', 'service_role'] loop
     continue when not exists (select from pg_roles where rolname = api);
     execute format('revoke all on function %s, public.find_messages from %I', trusted, api);
+    execute format('revoke all on public.chat_forks from %I', api);
     continue when api = 'anon';
     execute format('grant execute on function public.find_messages to %I', api);
+    execute format('grant select on public.chat_forks to %I', api);
     continue when api = 'authenticated';
+    execute format('grant insert on public.chat_forks to %I', api);
+    execute format('grant delete on public.chat_messages, public.chat_files to %I', api);
     execute format('grant execute on function %s to %I', trusted, api);
   end loop;
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (8, 'upkeep', '2bd4160d1d845e40574cccfeec3771c26c17e5020fb099dd777b322a1ca030b7');
+insert into public.perdure_migrations (version, name, checksum) values (8, 'upkeep', 'c9217fd77cddf4380f24b22430f8e52f3fb76d7bc2c8efa06235867a048e5b3b');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;

@@ -14,6 +14,7 @@ if (_pytest := sys.modules.get("pytest")) is not None:
             for name in (
                 "expiry_contract",
                 "file_removing_contract",
+                "forking_contract",
                 "file_store_contract",
                 "keeping_contract",
                 "lease_contract",

@@ -34,6 +34,7 @@ Operation: TypeAlias = Literal[
     "file",
     "files",
     "search",
+    "fork",
     "delete",
     "purge",
     "forget",
@@ -136,6 +137,11 @@ class FaultyStore:
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         return self._through("search", lambda: self.inner.search(question, before=before, limit=limit))
+
+    def fork(
+        self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
+    ) -> ConversationSummary:
+        return self._through("fork", lambda: self.inner.fork(principal, continuation_id, place, new_id, minted=minted))
 
     def delete(self, principal: str, continuation_id: str) -> Removed:
         return self._through("delete", lambda: self.inner.delete(principal, continuation_id))

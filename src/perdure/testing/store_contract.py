@@ -10,6 +10,7 @@ pytest is imported.
 """
 
 from perdure.testing.expiry_contract import ExpiryContract
+from perdure.testing.forking_contract import ForkingContract
 from perdure.testing.keeping_contract import KeepingContract
 from perdure.testing.lease_contract import LeaseContract
 from perdure.testing.reading_contract import ReadingContract
@@ -28,5 +29,6 @@ class StoreContract(
     KeepingContract,
     SearchingContract,
     RemovingContract,
+    ForkingContract,
 ):
     """All of it."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from perdure.middleware.persistence.excerpts import Excerpt
 from perdure.middleware.persistence.question import Question
-from perdure.middleware.persistence.turn import Outcome
+from perdure.middleware.persistence.turn import ConversationSummary, Outcome
 
 __all__ = ["FileName", "Hit", "HitPosition", "Removed", "Statistics", "Upkeep"]
 
@@ -76,6 +76,19 @@ class Upkeep(Protocol):
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         """Messages that answer `question`, newest first; `before` is the position of the last one already seen."""
+        ...
+
+    def fork(
+        self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
+    ) -> ConversationSummary:
+        """Make a conversation `new_id` that has the turns of another up to `place`, and goes on by itself.
+
+        No turn is copied, and neither is lost to the fork when the other conversation is deleted or expires. It ends
+        when the other one does, until a turn moves its end.
+
+        Raises:
+            ForkRefused: There is no such conversation or no turn at that place, or the new id is taken.
+        """
         ...
 
     def delete(self, principal: str, continuation_id: str) -> Removed:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from perdure.errors import TurnConflict
+from perdure.errors import ForkRefused, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns, copied_answer, own_copy
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.stores.memory_upkeep import HasTurns, MemoryUpkeep
@@ -33,8 +33,10 @@ class MemoryStore(MemoryUpkeep):
         self._lock = threading.Lock()
         self._conversations: dict[str, dict[str, _Conversation]] = defaultdict(dict)
         self._places: dict[str, tuple[_Conversation, int]] = {}
-        self._files: list[tuple[str, StoredFile]] = []
-        """By principal, in the order in which they were kept."""
+        self._everything: list[_Conversation] = []
+        """Those, too, that have expired and whose name another has by now."""
+        self._files: list[tuple[_Conversation, StoredFile]] = []
+        """In the order in which they were kept."""
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with self._lock:
@@ -58,15 +60,15 @@ class MemoryStore(MemoryUpkeep):
                     ended_at=turn.ended_at or self._clock.now(),
                     tokens=turn.tokens,
                 )
-                conversation.turns[place - 1] = kept
+                conversation.settle(place, kept)
                 self._keep_files(conversation, turn, kept)
-                if kept.outcome is Outcome.ANSWERED:
-                    bisect.insort(conversation.answered, place)
             return FinishedTurn(
                 continuation_id=conversation.name_for(turn),
                 place=place,
                 outcome=kept.outcome,
-                files=tuple(file for _, file in self._files if file.turn_id == turn.id) if turn.files else (),
+                files=tuple(file for owner, file in self._files if owner is conversation and file.turn_id == turn.id)
+                if turn.files
+                else (),
             )
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
@@ -76,8 +78,7 @@ class MemoryStore(MemoryUpkeep):
                     conversation, place = self._places[turn_id]
                     kept = conversation.turns[place - 1]
                     if kept.principal == principal and kept.outcome is Outcome.RUNNING:
-                        kept = replace(kept, lease_until=max(kept.lease_until, lease_until))
-                        conversation.turns[place - 1] = kept
+                        conversation.settle(place, replace(kept, lease_until=max(kept.lease_until, lease_until)))
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
         with self._lock:
@@ -105,6 +106,27 @@ class MemoryStore(MemoryUpkeep):
         lines.sort(key=_newest_first, reverse=True)
         return [line for line in lines if before is None or _newest_first(line) < before][:limit]
 
+    def fork(
+        self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
+    ) -> ConversationSummary:
+        with self._lock:
+            source = self._found(principal, continuation_id)
+            if source is None or not 1 <= place <= len(source.turns):
+                raise ForkRefused(
+                    f"There is no turn {place} in the conversation {continuation_id!r}.",
+                    remedy=f"`perdure conversations show {continuation_id}` shows its turns.",
+                )
+            if self._found(principal, new_id) is not None:
+                raise ForkRefused(f"There is a conversation {new_id!r} already.", remedy="choose another id.")
+            fork = self._made(principal, new_id, minted=minted)
+            fork.share(source, place)
+            shared = {turn.id for turn in fork.turns}
+            for owner, file in list(self._files):
+                if owner is source and file.turn_id in shared:
+                    self._files.append((fork, replace(file, continuation_id=new_id)))
+                    fork.versions[file.name] = file.version, file.sha256
+            return fork.summary()
+
     def file(self, principal: str, key: str) -> StoredFile | None:
         with self._lock:
             return next((file for file in self._files_of(principal) if file.key == key), None)
@@ -124,16 +146,33 @@ class MemoryStore(MemoryUpkeep):
         pass
 
     def _all_conversations(self) -> "list[_Conversation]":
-        return list({id(conversation): conversation for conversation, _ in self._places.values()}.values())
+        return self._everything
+
+    def _named_files(self) -> "list[tuple[_Conversation, StoredFile]]":
+        return self._files
 
     def _drop(self, gone: "Sequence[HasTurns]") -> None:
-        for conversation in gone:
-            for turn in conversation.turns:
-                del self._places[turn.id]
+        ids = {id(conversation) for conversation in gone}
+        dropped = [conversation for conversation in self._everything if id(conversation) in ids]
+        self._everything = [conversation for conversation in self._everything if id(conversation) not in ids]
+        self._files = [(owner, file) for owner, file in self._files if id(owner) not in ids]
+        for conversation in dropped:
+            conversation.set_aside = True
             owned = self._conversations[conversation.principal]
             if owned.get(conversation.continuation_id) is conversation:
                 del owned[conversation.continuation_id]
-        self._files = [(owner, file) for owner, file in self._files if file.turn_id in self._places]
+            self._release(conversation)
+
+    def _release(self, conversation: "_Conversation") -> None:
+        """Of one that is gone for everybody but its forks: let go of the turns that they do not need."""
+        for turn in conversation.own_turns():
+            if turn.place is not None and turn.place > conversation.needed():
+                self._places.pop(turn.id, None)
+        if not conversation.forks and (parent := conversation.parent) is not None:
+            conversation.parent = None
+            parent.forks.remove(conversation)
+            if parent.set_aside and parent not in self._everything:
+                self._release(parent)
 
     def _found(self, principal: str, continuation_id: str) -> "_Conversation | None":
         conversation = self._conversations[principal].get(continuation_id)
@@ -142,7 +181,7 @@ class MemoryStore(MemoryUpkeep):
     def _files_of(self, principal: str) -> Iterator[StoredFile]:
         """Newest first."""
         for owner, file in reversed(self._files):
-            if owner == principal and not self._has_expired(self._places[file.turn_id][0]):
+            if owner.principal == principal and not self._has_expired(owner):
                 yield file
 
     def _keep_files(self, conversation: "_Conversation", turn: Turn, kept: Turn) -> None:
@@ -153,7 +192,7 @@ class MemoryStore(MemoryUpkeep):
                 conversation.versions[file.name] = newest
             self._files.append(
                 (
-                    turn.principal,
+                    conversation,
                     replace(
                         file,
                         version=newest[0],
@@ -195,29 +234,33 @@ class MemoryStore(MemoryUpkeep):
         return conversation, place, False
 
     def _conversation(self, turn: Turn) -> "_Conversation":
-        owned = self._conversations[turn.principal]
         conversation = self._found(turn.principal, turn.continuation_id)
         if conversation is not None and (turn.adopt or conversation.minted):
             return conversation
         adopted = turn.adopt or turn.minted
         if not adopted and (fresh := self._found(turn.principal, turn.fresh_id)) is not None:
             return fresh
-        now = self._clock.now()
         wanted = turn.continuation_id if adopted else turn.fresh_id
+        return self._made(turn.principal, wanted, minted=turn.minted or not adopted)
+
+    def _made(self, principal: str, wanted: str, *, minted: bool) -> "_Conversation":
+        now = self._clock.now()
+        owned = self._conversations[principal]
         if (expired := owned.get(wanted)) is not None:
             expired.set_aside = True
         conversation = _Conversation(
-            principal=turn.principal,
+            principal=principal,
             continuation_id=wanted,
-            minted=turn.minted or not adopted,
+            minted=minted,
             created_at=now,
             updated_at=now,
         )
         owned[conversation.continuation_id] = conversation
+        self._everything.append(conversation)
         return conversation
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Conversation:
     principal: str
     continuation_id: str
@@ -232,6 +275,33 @@ class _Conversation:
     """Places of the answered turns, sorted."""
     versions: dict[str, tuple[int, str]] = field(default_factory=dict)
     """The newest version and its hash, by logical name."""
+
+    shared: int = 0
+    """How many of the turns are those of what it was forked from."""
+    parent: "_Conversation | None" = None
+    forks: "list[_Conversation]" = field(default_factory=list)
+
+    def share(self, source: "_Conversation", place: int) -> None:
+        """Have the turns of `source` up to `place`: as they are now, and as they end."""
+        self.turns = [turn.changed(continuation_id=self.continuation_id) for turn in source.turns[:place]]
+        self.answered = [answered for answered in source.answered if answered <= place]
+        self.shared, self.parent, self.expires_at = place, source, source.expires_at
+        source.forks.append(self)
+
+    def settle(self, place: int, turn: Turn) -> None:
+        self.turns[place - 1] = turn.changed(continuation_id=self.continuation_id)
+        if turn.outcome is Outcome.ANSWERED:
+            bisect.insort(self.answered, place)
+        for fork in self.forks:
+            if place <= fork.shared:
+                fork.settle(place, turn)
+
+    def own_turns(self) -> list[Turn]:
+        return self.turns[self.shared :]
+
+    def needed(self) -> int:
+        """Up to which place its forks need its turns."""
+        return max((fork.shared for fork in self.forks), default=0)
 
     def name_for(self, turn: Turn) -> str:
         """Under which whoever writes `turn` knows this conversation."""

@@ -21,17 +21,21 @@ class HasTurns(Protocol):
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None
-    turns: list[Turn]
+
+    def own_turns(self) -> list[Turn]: ...
+
+    def needed(self) -> int: ...
 
 
 class MemoryUpkeep:
     _clock: Clock
     _lock: threading.Lock
-    _files: list[tuple[str, StoredFile]]
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         with self._lock:
-            hits = [hit for kept in self._living() for turn in kept.turns for hit in self._hits(question, kept, turn)]
+            hits = [
+                hit for kept in self._living() for turn in kept.own_turns() for hit in self._hits(question, kept, turn)
+            ]
         hits.sort(key=lambda hit: hit.position, reverse=True)
         return [hit for hit in hits if before is None or hit.position < before][:limit]
 
@@ -60,8 +64,8 @@ class MemoryUpkeep:
         with self._lock:
             found = [kept for kept in self._all_conversations() if principal in (None, kept.principal)]
             living = [kept for kept in found if not self._has_expired(kept)]
-            turns = {turn.id: turn.seen_at(now).outcome.value for kept in living for turn in kept.turns}
-            files = {(file.bucket, file.key): file.size for _, file in self._files if file.turn_id in turns}
+            turns = {turn.id: turn.seen_at(now).outcome.value for kept in living for turn in kept.own_turns()}
+            files = {(file.bucket, file.key): file.size for owner, file in self._named_files() if owner in living}
         return Statistics(
             users=len({kept.principal for kept in living}),
             conversations=len(living),
@@ -76,6 +80,9 @@ class MemoryUpkeep:
 
     def _all_conversations(self) -> Iterable[HasTurns]:
         """Those, too, that have expired and whose name another has by now."""
+        raise NotImplementedError
+
+    def _named_files(self) -> Sequence[tuple[HasTurns, StoredFile]]:
         raise NotImplementedError
 
     def _drop(self, gone: Sequence[HasTurns]) -> None:
@@ -93,9 +100,9 @@ class MemoryUpkeep:
         return removed
 
     def _about(self, gone: Sequence[HasTurns]) -> Removed:
-        turns = {turn.id for kept in gone for turn in kept.turns}
-        still_named = {(file.bucket, file.key) for _, file in self._files if file.turn_id not in turns}
-        files = {(file.bucket, file.key) for _, file in self._files if file.turn_id in turns}
+        turns = [turn for kept in gone for turn in kept.own_turns() if (turn.place or 0) > kept.needed()]
+        still_named = {(file.bucket, file.key) for owner, file in self._named_files() if owner not in gone}
+        files = {(file.bucket, file.key) for owner, file in self._named_files() if owner in gone}
         contents = {(bucket, key.rpartition("/")[0]) for bucket, key in still_named}
         return Removed(
             conversations=len(gone),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from perdure.errors import TurnConflict
+from perdure.errors import StoreMisconfigured, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import (
@@ -53,7 +53,7 @@ class SqlFunctionStore(SqlUpkeep):
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with encoded(turn.id):
             arguments = self._whole(turn) | {"max_turns": window.turns, "max_tokens": window.tokens}
-        reply = self._acknowledged(turn, self._functions.call("begin_turn", arguments))
+        reply = self._acknowledged(turn, self._called("begin_turn_in_line", "begin_turn", arguments))
         with decoded(self._functions.where):
             continuation_id = reply["continuation_id"]
             return BegunTurn(
@@ -82,8 +82,12 @@ class SqlFunctionStore(SqlUpkeep):
                 continuation_id=continuation_id,
                 place=reply["place"],
                 outcome=Outcome(reply["outcome"]),
+                # Each once: a fork of this conversation names them, too.
                 files=tuple(
-                    _file({**line, "turn_id": turn.id, "continuation_id": continuation_id}) for line in reply["files"]
+                    dict.fromkeys(
+                        _file({**line, "turn_id": turn.id, "continuation_id": continuation_id})
+                        for line in reply["files"]
+                    )
                 ),
             )
 
@@ -94,14 +98,14 @@ class SqlFunctionStore(SqlUpkeep):
             raise not_an_answer(self._functions.where, "a renewal")
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
-        lines = self._read(
-            "read_turns",
-            "turns",
-            user_id=principal,
-            continuation_id=continuation_id,
-            after_place=min(max(after, 0), _LAST_PLACE),
-            max_turns=limit,
-        )
+        arguments = {
+            "user_id": principal,
+            "continuation_id": continuation_id,
+            "after_place": min(max(after, 0), _LAST_PLACE),
+            "max_turns": limit,
+            "at": self._clock.now().isoformat(),
+        }
+        lines = self._lines("read_turns", "turns", self._called("read_turns_in_line", "read_turns", arguments))
         with decoded(self._functions.where):
             return [_turn(line, principal, continuation_id) for line in lines]
 
@@ -126,6 +130,12 @@ class SqlFunctionStore(SqlUpkeep):
         )
         with decoded(self._functions.where):
             return [_summary(line) for line in lines]
+
+    def fork(
+        self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
+    ) -> ConversationSummary:
+        self.tie_fork(principal, continuation_id, place, new_id, minted=minted)
+        return self.conversations(principal, new_id)[0]
 
     def file(self, principal: str, key: str) -> StoredFile | None:
         lines = self._read("list_files", "files", user_id=principal, key=key, max_lines=1)
@@ -160,6 +170,16 @@ class SqlFunctionStore(SqlUpkeep):
 
     def _read(self, function: str, what: str, **arguments: Json) -> list[JsonObject]:
         reply = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
+        return self._lines(function, what, reply)
+
+    def _called(self, function: str, before_forks: str, arguments: JsonObject) -> Json:
+        """What `function` answers; in a database that has no forks yet, what there was before it."""
+        try:
+            return self._functions.call(function, arguments)
+        except StoreMisconfigured:
+            return self._functions.call(before_forks, arguments)
+
+    def _lines(self, function: str, what: str, reply: Json) -> list[JsonObject]:
         if not isinstance(reply, dict) or not isinstance(lines := reply.get(what), list):
             raise not_an_answer(self._functions.where, function)
         return lines

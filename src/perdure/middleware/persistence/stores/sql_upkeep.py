@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from perdure.errors import StoreUnavailable
+from perdure.errors import ForkRefused, StoreUnavailable
 from perdure.middleware.persistence.excerpts import Excerpt, marked
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.question import Question, Term
@@ -66,6 +66,30 @@ class SqlUpkeep:
         with decoded(self._functions.where):
             return [_hit(line, has_words=bool(question.every)) for line in reply["hits"]]
 
+    def tie_fork(self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool) -> None:
+        """Make the fork.
+
+        Raises:
+            ForkRefused: There is no such conversation or no turn at that place, or the new id is taken.
+        """
+        reply = self._asked(
+            "fork_conversation",
+            "status",
+            user_id=principal,
+            continuation_id=continuation_id,
+            fork_place=place,
+            new_id=new_id,
+            minted=minted,
+            at=self._now(),
+        )
+        if reply["status"] == "missing":
+            raise ForkRefused(
+                f"There is no turn {place} in the conversation {continuation_id!r}.",
+                remedy=f"`perdure conversations show {continuation_id}` shows its turns.",
+            )
+        if reply["status"] == "taken":
+            raise ForkRefused(f"There is a conversation {new_id!r} already.", remedy="choose another id for the fork.")
+
     def delete(self, principal: str, continuation_id: str) -> Removed:
         return self._removed("remove_conversation", user_id=principal, continuation_id=continuation_id, at=self._now())
 
@@ -81,7 +105,7 @@ class SqlUpkeep:
             return Statistics(
                 users=counted["users"],
                 conversations=counted["conversations"],
-                turns=counted["turns"],
+                turns=sum(line["turns"] for line in counted["outcomes"]),
                 outcomes={line["outcome"]: line["turns"] for line in counted["outcomes"]},
                 files=counted["files"],
                 file_bytes=counted["bytes"],

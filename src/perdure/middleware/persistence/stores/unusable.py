@@ -18,7 +18,7 @@ class UnusableStore:
         raise self._reason
 
     begin = finish = renew = turns = conversations = file = files = _refuse
-    search = delete = purge = forget = statistics = _refuse
+    search = fork = delete = purge = forget = statistics = _refuse
     put = read = holds = used_bytes = most_bytes = signed_url = remove = _refuse
     one_copy = True
 

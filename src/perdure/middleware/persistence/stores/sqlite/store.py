@@ -13,6 +13,7 @@ from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.sqlite.forks import add_fork, history_of, turns_of
 from perdure.middleware.persistence.stores.sqlite.histories import Histories, HistoryPlan, Session
 from perdure.middleware.persistence.stores.sqlite.rows import file_of, summary_of, turn_of
 from perdure.middleware.persistence.stores.sqlite.upkeep import SqliteUpkeep
@@ -43,6 +44,7 @@ class _Place(NamedTuple):
     replay: bool = False
     outcome: Outcome = Outcome.RUNNING
     expired: bool = False
+    forked: bool = False
 
 
 class SqliteStore(SqliteUpkeep):
@@ -59,15 +61,19 @@ class SqliteStore(SqliteUpkeep):
         self._histories = Histories(self._sql, self._database.reading)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
-        def work(connection: sqlite3.Connection) -> tuple[_Place, HistoryPlan]:
+        def work(connection: sqlite3.Connection) -> tuple[_Place, HistoryPlan | None]:
             place = self._begin(connection, turn)
+            if place.forked:
+                return place, None
             return place, self._histories.plan(connection, place.session, place.number, window)
 
         with self._database.gate.inside(), explained(self.path):
             with encoded(turn.id):
                 place, plan = self._writer.write(work, durable=False)
             history: Sequence[Turn] = ()
-            if plan and not place.expired:
+            if place.forked and not place.expired:
+                history = self._history_of_fork(place, window)
+            elif plan and not place.expired:
                 with decoded(self.path):
                     history = self._histories.carried_out(plan)
         return BegunTurn(
@@ -77,6 +83,12 @@ class SqliteStore(SqliteUpkeep):
             outcome=place.outcome,
             history=history,
         )
+
+    def _history_of_fork(self, place: "_Place", window: Window) -> Sequence[Turn]:
+        with self._database.reading() as reader:
+            rows = history_of(reader, place.session.key, place.number, window)
+        with decoded(self.path):
+            return [turn_of(row, place.session.principal, place.continuation_id) for row in rows]
 
     def finish(self, turn: Turn) -> FinishedTurn:
         with self._database.gate.inside(), explained(self.path), encoded(turn.id):
@@ -94,16 +106,22 @@ class SqliteStore(SqliteUpkeep):
             )
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
-        wanted = {
+        wanted: dict[str, Any] = {
             "user_id": principal,
             "continuation_id": continuation_id,
             "after": min(max(after, 0), _LAST_PLACE),
             "limit": limit,
             "now": self._now(),
         }
-        return self._read(
-            self._sql["read_turns"], wanted, lambda rows: [turn_of(row, principal, continuation_id) for row in rows]
-        )
+        with self._database.gate.inside(), explained(self.path):
+            if not self._database.exists():
+                return []  # Nothing was ever written here, and reading makes no database.
+            with self._database.reading() as reader:
+                rows = turns_of(reader, principal, continuation_id, self._now(), after=wanted["after"], limit=limit)
+                if rows is None:
+                    rows = reader.execute(self._sql["read_turns"], wanted).fetchall()
+            with decoded(self.path):
+                return [turn_of(row, principal, continuation_id) for row in rows]
 
     def conversations(
         self,
@@ -124,6 +142,25 @@ class SqliteStore(SqliteUpkeep):
             "now": self._now(),
         }
         return self._read(self._sql["list_conversations"], wanted, lambda rows: [summary_of(row) for row in rows])
+
+    def fork(
+        self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
+    ) -> ConversationSummary:
+        with self._database.gate.inside(), explained(self.path):
+            self._writer.write(
+                lambda connection: add_fork(
+                    connection,
+                    self._sql["set_aside"],
+                    principal,
+                    continuation_id,
+                    place,
+                    new_id,
+                    minted=minted,
+                    now=self._now(),
+                ),
+                durable=True,
+            )
+        return self.conversations(principal, new_id)[0]
 
     def file(self, principal: str, key: str) -> StoredFile | None:
         found = self._read(
@@ -160,9 +197,6 @@ class SqliteStore(SqliteUpkeep):
             with decoded(self.path):
                 return made_of(rows)
 
-    def _now(self) -> str:
-        return self._clock.now().isoformat()
-
     def _begin(self, connection: sqlite3.Connection, turn: Turn) -> "_Place":
         """Find or give the turn's place."""
         now = self._clock.now()
@@ -178,9 +212,10 @@ class SqliteStore(SqliteUpkeep):
                 replay=True,
                 outcome=Outcome(found["outcome"] or Outcome.RUNNING),
                 expired=found["expires_at"] is not None and found["expires_at"] <= now.isoformat(),
+                forked=bool(found["forked"]),
             )
         at = now.isoformat()
-        session, last_place = self._session(connection, turn, at)
+        session, last_place, forked = self._session(connection, turn, at)
         place = last_place + 1
         connection.execute(
             self._sql["take_place"],
@@ -209,10 +244,10 @@ class SqliteStore(SqliteUpkeep):
                 "metadata": exact_json(turn.metadata) if turn.metadata else None,
             },
         )
-        return _Place(session=session, continuation_id=session.continuation_id, number=place)
+        return _Place(session=session, continuation_id=session.continuation_id, number=place, forked=forked)
 
-    def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> tuple[Session, int]:
-        """Find or make the conversation. Returns its last place as well."""
+    def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> tuple[Session, int, bool]:
+        """Find or make the conversation. Returns its last place as well, and whether it is a fork."""
         wanted = {"user_id": turn.principal, "continuation_id": turn.continuation_id, "adopt": turn.adopt, "now": now}
         session = connection.execute(self._sql["find_session"], wanted).fetchone()
         if session is not None:
@@ -235,7 +270,7 @@ class SqliteStore(SqliteUpkeep):
                 "now": now,
             },
         )
-        return Session(added.lastrowid or 0, turn.principal, continuation_id, now), 0
+        return Session(added.lastrowid or 0, turn.principal, continuation_id, now), 0, False
 
     def _finish(self, connection: sqlite3.Connection, turn: Turn) -> FinishedTurn:
         begun = self._begin(connection, turn)
@@ -257,7 +292,8 @@ class SqliteStore(SqliteUpkeep):
             self._add_files(connection, turn, begun.session.key)
         rows: Iterable[sqlite3.Row] = ()
         if turn.files:
-            rows = connection.execute(self._sql["files_of_turn"], {"turn_id": turn.id})
+            of_turn = {"turn_id": turn.id, "session_id": begun.session.key}
+            rows = connection.execute(self._sql["files_of_turn"], of_turn)
         return FinishedTurn(
             continuation_id=begun.continuation_id,
             place=begun.number,
@@ -289,8 +325,9 @@ class SqliteStore(SqliteUpkeep):
             )
 
 
-def _found(session: sqlite3.Row, turn: Turn) -> tuple[Session, int]:
+def _found(session: sqlite3.Row, turn: Turn) -> tuple[Session, int, bool]:
     return (
         Session(session["id"], turn.principal, session["continuation_id"], session["created_at"]),
         session["last_place"],
+        bool(session["forked"]),
     )

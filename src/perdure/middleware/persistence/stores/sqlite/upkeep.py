@@ -13,6 +13,7 @@ from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded
+from perdure.middleware.persistence.stores.sqlite.forks import needed_of, parent_that_is_gone, trim
 from perdure.middleware.persistence.stores.sqlite.search_index import SearchIndex
 from perdure.middleware.persistence.upkeep import FileName, Hit, HitPosition, Removed, Statistics
 
@@ -61,11 +62,12 @@ class SqliteUpkeep:
         if not found:
             return Statistics(outcomes={})
         (conversations,), (files,) = found, self._rows("count_files", wanted)
+        outcomes = {row["outcome"]: row["turns"] for row in self._rows("count_outcomes", wanted)}
         return Statistics(
             users=conversations["users"],
             conversations=conversations["conversations"],
-            turns=conversations["turns"],
-            outcomes={row["outcome"]: row["turns"] for row in self._rows("count_outcomes", wanted)},
+            turns=sum(outcomes.values()),
+            outcomes=outcomes,
             files=files["files"],
             file_bytes=files["bytes"],
             expired=conversations["expired"],
@@ -91,17 +93,33 @@ class SqliteUpkeep:
 
     def _remove_one(self, this: Mapping[str, Any]) -> Removed:
         """First its name, then its messages some at a time, then the rest: what is interrupted, the next purge ends."""
+        id_ = this["id"]
         if not self._write(lambda connection: connection.execute(_SQL["end_now"], this).rowcount):
             return Removed()  # Somebody else was quicker.
-        some = {"id": this["id"], "limit": _MESSAGES_AT_ONCE}
+        needed = self._write(lambda connection: needed_of(connection, id_))
+        some = {"id": id_, "limit": _MESSAGES_AT_ONCE, "after": needed}
         while self._write(lambda connection: connection.execute(_SQL["remove_messages"], some).rowcount):
             pass
 
-        def rest(connection: sqlite3.Connection) -> Removed:
-            removed = _about(connection, [this["id"]])
-            return removed if connection.execute(_SQL["remove_session"], {"id": this["id"]}).rowcount else Removed()
+        def rest(connection: sqlite3.Connection) -> tuple[Removed, int | None]:
+            removed = _about(connection, [id_])
+            parent = parent_that_is_gone(connection, id_)
+            if needed := needed_of(connection, id_):
+                trim(connection, id_, needed)
+                return removed, None
+            if not connection.execute(_SQL["remove_session"], {"id": id_}).rowcount:
+                return Removed(), None
+            return removed, parent if parent is not None and not needed_of(connection, parent) else None
 
-        return self._write(rest)
+        removed, parent = self._write(rest)
+        if parent is None:
+            return removed
+        of_parent = self._remove_one({**this, "id": parent, "user_id": None, "continuation_id": None})
+        return Removed(
+            conversations=removed.conversations,
+            turns=removed.turns + of_parent.turns,
+            files=removed.files + of_parent.files,
+        )
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def thoroughly(connection: sqlite3.Connection) -> T:
