@@ -113,6 +113,19 @@ def test_purging_says_first_and_then_does(data: Data, perdure: Perdure, given: C
     assert [line["continuation_id"] for line in _listed(perdure)] == ["living"]
 
 
+def test_a_fork_goes_on_by_itself(data: Data, perdure: Perdure) -> None:
+    for prompt in "abc":
+        data.turn(prompt)
+    assert perdure("conversations", "fork", "c", "--at", "2", "--as", "d").out == "d goes on from 2 turns of c.\n"
+    data.turn("x", conversation="d")
+    shown = json.loads(perdure("conversations", "show", "d", "--json").out)
+    assert [turn["prompt"] for turn in shown["turns"]] == ["a", "b", "x"]
+    made = json.loads(perdure("conversations", "fork", "c", "--json").out)
+    assert (len(made["continuation_id"]), made["turns"]) == (36, 3)
+    assert perdure("conversations", "delete", "c", "--yes").code == 0
+    assert len(json.loads(perdure("conversations", "show", "d", "--json").out)["turns"]) == 3
+
+
 def test_statistics_count_what_is_kept(data: Data, perdure: Perdure, given: Callable[..., StoredFile]) -> None:
     given("a")
     data.turn("x", expire_after=timedelta(microseconds=1), conversation="old")

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from perdure.cli.conversations import Form, list_conversations, show_conversation
+from perdure.cli.forking import fork_conversation
 from perdure.cli.options import Before, Json, User, Yes, runtime_of
 from perdure.cli.removing import delete, forget
 from perdure.cli.searching import search
@@ -12,7 +13,7 @@ from perdure.middleware.persistence.turn import Outcome
 
 __all__ = ["conversations"]
 
-conversations = typer.Typer(help="List, read, search and delete the conversations that are kept.", no_args_is_help=True)
+conversations = typer.Typer(help="List, read, search, fork and delete what is kept.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The conversation's continuation id.")]
 
@@ -72,6 +73,19 @@ def search_command(
     runtime = runtime_of(context)
     if not search(runtime, question or [], filters, limit=limit, before=before, as_json=as_json):
         raise typer.Exit(1)
+
+
+@conversations.command("fork", epilog="Example: perdure conversations fork my-project --at 12 --as my-project-2")
+def fork_command(
+    context: typer.Context,
+    continuation_id: Id,
+    at: Annotated[int | None, typer.Option("--at", min=1, help="The last turn to take along; else all.")] = None,
+    new_id: Annotated[str | None, typer.Option("--as", metavar="NEW_ID", help="Its id; else one is made.")] = None,
+    user: User = None,
+    as_json: Json = False,
+) -> None:
+    """Make a conversation that goes on from a turn of another, by itself. Nothing is copied."""
+    fork_conversation(runtime_of(context).engine, continuation_id, at=at, new_id=new_id, user=user, as_json=as_json)
 
 
 @conversations.command("delete", epilog="Example: perdure conversations delete my-project --user alice")

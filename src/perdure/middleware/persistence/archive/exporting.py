@@ -15,13 +15,17 @@ from perdure.middleware.persistence.archive.reading import (
     made_folder,
     turns_of,
 )
+from perdure.middleware.persistence.archive.sharing import Sharing
 from perdure.middleware.persistence.ports import FileStore, Store
 from perdure.middleware.persistence.turn import JsonObject
 
 __all__ = ["FORMAT", "VERSION", "export_to"]
 
 FORMAT = "perdure-archive"
-VERSION = 1
+VERSION = 2
+
+_WITHOUT_FORKS = 1
+"""The version that knew of no forks: what has none can be read by every perdure."""
 
 
 def export_to(
@@ -46,6 +50,8 @@ def export_to(
     missing: list[str] = []
     buckets: set[str] = set()
     lines = list(conversations_of(store, principal))
+    sharing = Sharing(store)
+    version = _WITHOUT_FORKS
     with (folder / "turns.jsonl").open("wb") as out:
 
         def write(line: JsonObject) -> None:
@@ -55,9 +61,10 @@ def export_to(
 
         # Oldest first, so that the newest are the newest again where they are read back.
         for number, conversation in enumerate(reversed(lines), start=1):
-            write(conversation_line(conversation))
+            shared = sharing.of(conversation)
+            write(conversation_line(conversation, shared))
             files = files_by_turn(store, conversation)
-            for turn in turns_of(store, conversation):
+            for turn in turns_of(store, conversation, after=shared.place if shared else 0):
                 given_out = files.get(turn.id, [])
                 for file in given_out:
                     buckets.add(file.bucket)
@@ -69,12 +76,13 @@ def export_to(
                 counts["turns"] += 1
                 counts["files"] += len(given_out)
             counts["conversations"] += 1
+            version = VERSION if shared else version
             progress(number, len(lines))
         out.flush()
         os.fsync(out.fileno())
     manifest: JsonObject = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": version,
         "exported_at": at.isoformat(),
         **counts,
         "buckets": sorted(buckets),

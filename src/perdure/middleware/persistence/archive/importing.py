@@ -11,7 +11,8 @@ from pathlib import Path
 
 from perdure.errors import PerdureError, TurnConflict
 from perdure.middleware.persistence.archive.exporting import FORMAT, VERSION
-from perdure.middleware.persistence.archive.lines import conversation_of, turn_of
+from perdure.middleware.persistence.archive.lines import conversation_of, shared_of, turn_of
+from perdure.middleware.persistence.archive.sharing import Shared
 from perdure.middleware.persistence.ports import FileStore, Store
 from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Outcome, Turn, Window
 
@@ -91,8 +92,11 @@ def import_from(
     """
     done = Imported()
     read = 0
-    for conversation, turns in _conversations(folder, file_store.bucket):
+    for conversation, shared, turns in _conversations(folder, file_store.bucket):
         with_files: list[Turn] = []
+        if shared is not None:
+            clock.time = conversation.created_at
+            _fork(store, conversation, shared)
         for turn in turns:
             last = turn.place == conversation.turns
             clock.time = conversation.updated_at if last else conversation.created_at
@@ -113,11 +117,28 @@ def import_from(
     return done
 
 
-def _conversations(folder: Path, bucket: str) -> Iterator[tuple[ConversationSummary, Iterator[Turn]]]:
+def _fork(store: Store, conversation: ConversationSummary, shared: Shared) -> None:
+    """
+    Raises:
+        ForkRefused: What it was forked from is not here.
+    """
+    if store.turns(conversation.principal, conversation.continuation_id, limit=1):
+        return  # An import before this one has made it.
+    store.fork(
+        conversation.principal,
+        shared.continuation_id,
+        shared.place,
+        conversation.continuation_id,
+        minted=conversation.minted,
+    )
+
+
+def _conversations(folder: Path, bucket: str) -> Iterator[tuple[ConversationSummary, Shared | None, Iterator[Turn]]]:
     with (folder / "turns.jsonl").open("rb") as lines:
         line = lines.readline()
         while line:
-            conversation = conversation_of(json.loads(line))
+            told = json.loads(line)
+            conversation, shared = conversation_of(told), shared_of(told)
             line = b""
 
             def turns(conversation: ConversationSummary = conversation) -> Iterator[Turn]:
@@ -128,7 +149,7 @@ def _conversations(folder: Path, bucket: str) -> Iterator[tuple[ConversationSumm
                         return
                     yield turn_of(found, conversation, bucket)
 
-            yield conversation, turns()
+            yield conversation, shared, turns()
 
 
 def _begun(store: Store, turn: Turn, done: Imported) -> bool:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from perdure.middleware.persistence.archive.sharing import Shared
 from perdure.middleware.persistence.turn import (
     Answer,
     ConversationSummary,
@@ -12,11 +13,12 @@ from perdure.middleware.persistence.turn import (
     Turn,
 )
 
-__all__ = ["conversation_line", "conversation_of", "turn_line", "turn_of"]
+__all__ = ["conversation_line", "conversation_of", "shared_of", "turn_line", "turn_of"]
 
 
-def conversation_line(line: ConversationSummary) -> JsonObject:
-    return {
+def conversation_line(line: ConversationSummary, shared: Shared | None) -> JsonObject:
+    """`shared`: what it has from a conversation before it. Only the turns after that follow the line."""
+    told: JsonObject = {
         "kind": "conversation",
         "user_id": line.principal,
         "continuation_id": line.continuation_id,
@@ -26,6 +28,14 @@ def conversation_line(line: ConversationSummary) -> JsonObject:
         "updated_at": line.updated_at.isoformat(),
         "expires_at": line.expires_at and line.expires_at.isoformat(),
     }
+    if shared is not None:
+        told["forked_from"] = {"continuation_id": shared.continuation_id, "place": shared.place}
+    return told
+
+
+def shared_of(line: JsonObject) -> Shared | None:
+    shared = line.get("forked_from")
+    return Shared(shared["continuation_id"], shared["place"]) if shared else None
 
 
 def conversation_of(line: JsonObject) -> ConversationSummary:

@@ -44,8 +44,7 @@ def conversations_of(store: Store, principal: str | None) -> Iterator[Conversati
         before = page[-1].updated_at, page[-1].principal, page[-1].continuation_id
 
 
-def turns_of(store: Store, conversation: ConversationSummary) -> Iterator[Turn]:
-    after = 0
+def turns_of(store: Store, conversation: ConversationSummary, *, after: int = 0) -> Iterator[Turn]:
     while page := store.turns(conversation.principal, conversation.continuation_id, after=after, limit=_PAGE):
         yield from page
         after = page[-1].place or after + len(page)
