@@ -74,8 +74,11 @@ check: .venv/dev.stamp .venv/mcp1.stamp  ## Style, types, floors.
 	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py
 	$(BIN)/lint-imports --no-cache
 
-bench: .venv/dev.stamp  ## What perdure adds to a call, beside a bare floor in the same run.
-	$(BIN)/python -m benchmarks
+# Whom `make bench` stands perdure beside. Each is an environment of its own, with a lock in requirements/peer-*.txt.
+PEERS := openai-agents langgraph google-adk mcp-persist supabase-strands
+
+bench: .venv/dev.stamp $(PEERS:%=.venv/peers/%.stamp)  ## What perdure costs, beside its peers and the physical limit in one run. BENCH_ARGS="--quick" for a look.
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
@@ -89,6 +92,7 @@ lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade pyproject.toml --group mcp1 -o requirements/mcp1.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade --resolution lowest-direct pyproject.toml --group mcp1 -o requirements/mcp1-lowest.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 -c requirements/dev.txt pyproject.toml --group fastmcp4 -o requirements/fastmcp4.txt
+	for peer in $(PEERS); do $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade --group peer-$$peer -o requirements/peer-$$peer.txt || exit 1; done
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 	cd tests/proxy/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
@@ -108,6 +112,11 @@ $(SDKS:%=.venv/%.stamp): .venv/%.stamp: requirements/%.txt pyproject.toml .venv/
 	@.venv/$*/bin/python -m pip --disable-pip-version-check --no-input install -q --no-deps --require-hashes -r $<
 	@.venv/$*/bin/python -m pip --disable-pip-version-check --no-input install -q -e . --no-deps --no-build-isolation
 	@.venv/$*/bin/python -m pip --disable-pip-version-check check
+	@touch $@
+
+$(PEERS:%=.venv/peers/%.stamp): .venv/peers/%.stamp: requirements/peer-%.txt .venv/runtime.stamp
+	@test -x .venv/peers/$*/bin/python || $(PYTHON) -m venv .venv/peers/$*
+	@.venv/peers/$*/bin/python -m pip --disable-pip-version-check --no-input install -q --no-deps --require-hashes -r $<
 	@touch $@
 
 # Debian's PgBouncer, unpacked here: nothing on the machine changes.

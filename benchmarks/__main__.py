@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only NAME] [--rounds N] [--json FILE]`, from the repository's root."""
+"""`python -m benchmarks [--quick] [--only NAME] [--rounds N] [--json FILE] [--plots FOLDER]`, from the root."""
 
 import argparse
 import os
@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from benchmarks import calls, files, history, postgres, proxy, startup, supabase, throughput
+from benchmarks import calls, files, history, peer_turns, postgres, proxy, startup, supabase, throughput
 from benchmarks.harness import Result
 from benchmarks.machine import Machine, folder_on_disk
+from benchmarks.plots import write_plots
 from benchmarks.report import show, write_json
 
 
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "proxy": Benchmark(proxy.run, rounds=15),
     "history": Benchmark(history.run, rounds=15),
     "throughput": Benchmark(throughput.run, rounds=9),
+    "peers": Benchmark(peer_turns.run, rounds=5),
     "postgres": Benchmark(postgres.run, rounds=9),
     "supabase": Benchmark(supabase.run, rounds=7),
     "files": Benchmark(files.run, rounds=7),
@@ -58,7 +60,7 @@ def main() -> None:
             console.status(f"{name} …"),
         ):
             try:
-                found = benchmark.run(arguments.rounds or benchmark.rounds, Path(temporary))
+                found = benchmark.run(arguments.rounds or (1 if arguments.quick else benchmark.rounds), Path(temporary))
             except BaseExceptionGroup as group:
                 raise _cause(group) from None
         for result in found:
@@ -67,11 +69,17 @@ def main() -> None:
     console.print(f"{time.monotonic() - started:.0f} s in all.", style="dim", highlight=False)
     if arguments.json:
         write_json(arguments.json, machine, results)
+    if arguments.plots:
+        source = f"{machine.date[:10]}, {machine.cores} cores, {machine.memory_gib:g} GiB, Python {machine.python}"
+        for path in write_plots(arguments.plots, results, f"{source}. Medians; make bench"):
+            console.print(f"Drawn: {path}", style="dim", highlight=False)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(BENCHMARKS), help="this one; may be given again")
+    parser.add_argument("--quick", action="store_true", help="one round of each, for a look: figures mean little")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there what there is to draw, as SVG")
     parser.add_argument("--rounds", type=_positive, help="rounds of each, in place of its own number")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
     return parser.parse_args()

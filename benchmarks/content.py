@@ -1,6 +1,9 @@
-"""What every candidate says and is answered, perdure's and any other's: 200 bytes, and 2 KB."""
+"""What every candidate says and is answered, perdure's and any other's: 200 bytes, and 2 KB.
 
-from perdure.middleware.persistence.turn import JsonObject
+Knows nothing of perdure: peers have no such thing in their environments.
+"""
+
+from typing import Any
 
 __all__ = ["answer_to", "prompt_of", "result_of"]
 
@@ -25,7 +28,7 @@ def answer_to(prompt: str) -> str:
     return _filled(f"On {prompt[:20]!r}: ", _ANSWER_BYTES)
 
 
-def result_of(answer: str) -> JsonObject:
+def result_of(answer: str) -> dict[str, Any]:
     """`answer` as the whole `CallToolResult` of a tool that returns a string."""
     return {"content": [{"type": "text", "text": answer}], "structuredContent": {"result": answer}}
 

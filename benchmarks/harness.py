@@ -8,11 +8,22 @@ turns around. A ratio is the median of the rounds' ratios, not the ratio of two 
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = ["ALARM", "WARM_UP", "Candidate", "Comparison", "Goal", "Line", "Result", "interleaved", "time_each"]
+__all__ = [
+    "ALARM",
+    "WARM_UP",
+    "Candidate",
+    "Comparison",
+    "Goal",
+    "Line",
+    "Result",
+    "Series",
+    "interleaved",
+    "time_each",
+]
 
 WARM_UP = 1
 """Rounds that are done and not counted."""
@@ -57,6 +68,18 @@ class Comparison:
     """The unit is a rate."""
     reference: str | None = None
     """A candidate to which all are held besides their floors."""
+    plot: "Series | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """What of a comparison is drawn: medians, as lines over x, or as bars where each has but one."""
+
+    file: str
+    """Its name, without an ending."""
+    title: str
+    lines: Mapping[str, Sequence[tuple[float, str]]]
+    """By their legend: x, and the candidate whose median stands there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

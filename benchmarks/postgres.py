@@ -1,4 +1,4 @@
-"""A turn in a real Postgres, beside the same SQL function over a bare driver: its cost, its growth, many at once."""
+"""A turn in a real Postgres, beside the same SQL function over a bare driver and beside peers: alone, many at once."""
 
 import sys
 import time
@@ -7,13 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psycopg
 
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, WINDOW, KeptTurns
-from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
+from benchmarks.harness import Candidate, Comparison, Goal, Result, Series, interleaved, time_each
+from benchmarks.peer_turns import OURS, PeerKind, opened, standing_beside, verified
+from benchmarks.peers.process import PeerProcess
 from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.stores.postgres import PostgresStore
 
@@ -31,6 +34,13 @@ _TURNS = 40
 _CONVERSATIONS = 64
 _THREADS = 64
 
+_PEERS = (
+    PeerKind("openai-agents SQLAlchemySession", "openai-agents", "openai_agents", ("postgres",)),
+    PeerKind("mcp-persist PostgresEventStore", "mcp-persist", "mcp_persist", ("postgres",)),
+    PeerKind("langgraph AsyncPostgresSaver", "langgraph", "langgraph", ("postgres",)),
+    PeerKind("google-adk DatabaseSessionService", "google-adk", "google_adk", ("postgres",)),
+)
+
 _FLOOR = "floor: begin_turn over a bare driver"
 
 
@@ -46,11 +56,16 @@ def run(rounds: int, _folder: Path) -> list[Result]:
             _plant(plain, f"raw-{size}", size // 2)
         for number in range(_CONVERSATIONS):
             _plant(plain, f"many-{number}", 50)
+        peers, notes = opened(stack, _PEERS, lambda kind: _empty_database(cluster, kind))
+        for peer in peers.values():
+            peer.plant("long-100", 100)
         plain.execute("vacuum analyze")
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
         results = [
             interleaved(_cost(plain, kept), rounds),
             interleaved(_throughput(plain, kept, pool), rounds),
+            interleaved(_beside_peers(kept, peers), rounds),
+            together := interleaved(_at_once_beside_peers(kept, pool, peers), rounds),
         ]
         size = plain.execute("select sum(length(content)) from chat_messages").fetchone()
         on_disk = plain.execute(
@@ -59,7 +74,13 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         ratio = (on_disk or [0])[0] / (size or [1])[0]
         note = f"Verified: all {kept.verified():,} acknowledged turns are there, in their places, with their answers."
         disk = f"On disk, indexes included: {ratio:.2f} x the text of the messages (this server has no lz4)."
-        return [replace(result, notes=[note, disk]) for result in results]
+        cost, throughput, beside, _ = results
+        return [
+            replace(cost, notes=[note, disk]),
+            throughput,
+            replace(beside, notes=[*notes, *verified(peers)]),
+            replace(together, notes=[standing_beside(together.lines)]),
+        ]
 
 
 def _cost(plain: psycopg.Connection, kept: KeptTurns) -> Comparison:
@@ -92,11 +113,6 @@ def _throughput(plain: psycopg.Connection, kept: KeptTurns, pool: ThreadPoolExec
             _raw_begin(plain, f"many-{number}")
         return _CONVERSATIONS / (time.perf_counter() - started)
 
-    def at_once() -> float:
-        started = time.perf_counter()
-        list(pool.map(lambda number: kept.turn(f"many-{number}"), list(range(_CONVERSATIONS)) * 4))
-        return 4 * _CONVERSATIONS / (time.perf_counter() - started)
-
     return Comparison(
         name="postgres",
         title=f"Postgres turns on {_CONVERSATIONS} conversations of 100 messages, {_THREADS} threads, 8 connections",
@@ -104,9 +120,64 @@ def _throughput(plain: psycopg.Connection, kept: KeptTurns, pool: ThreadPoolExec
         more_is_better=True,
         candidates=[
             Candidate(name=floor, measure=raw),
-            Candidate(name=f"{_THREADS} threads", measure=at_once, floor=floor),
+            Candidate(name=f"{_THREADS} threads", measure=_at_once(kept, pool), floor=floor),
         ],
     )
+
+
+def _empty_database(cluster: PostgresCluster, kind: PeerKind) -> str:
+    name = kind.environment.replace("-", "_")
+    with psycopg.connect(cluster.url(), autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return cluster.url(name)
+
+
+def _beside_peers(kept: KeptTurns, peers: dict[PeerKind, PeerProcess]) -> Comparison:
+    few = _TURNS // 4
+    return Comparison(
+        name="postgres",
+        title="A Postgres turn, 40 messages of history read, in a conversation of 100 messages",
+        unit="ms",
+        candidates=[
+            Candidate(name=OURS, measure=lambda: time_each(lambda: kept.turn("long-100"), few) / 1000),
+            *(
+                Candidate(name=kind.name, measure=partial(peer.turns, "long-100", few), floor=OURS)
+                for kind, peer in peers.items()
+            ),
+        ],
+    )
+
+
+def _at_once_beside_peers(kept: KeptTurns, pool: ThreadPoolExecutor, peers: dict[PeerKind, PeerProcess]) -> Comparison:
+    names = [f"many-{number}" for number in range(_CONVERSATIONS)]
+    candidates = [
+        Candidate(name=OURS, measure=_at_once(kept, pool)),
+        *(
+            Candidate(name=kind.name, measure=partial(peer.at_once, names, 4 * _CONVERSATIONS))
+            for kind, peer in peers.items()
+        ),
+    ]
+    return Comparison(
+        name="postgres",
+        title=f"Postgres turns on {_CONVERSATIONS} conversations at once, 8 connections",
+        unit="turns/s",
+        more_is_better=True,
+        candidates=candidates,
+        plot=Series(
+            file="throughput-postgres",
+            title=f"Turns a second in Postgres, {_CONVERSATIONS} conversations at once, 8 connections",
+            lines={candidate.name: [(0, candidate.name)] for candidate in candidates},
+        ),
+    )
+
+
+def _at_once(kept: KeptTurns, pool: ThreadPoolExecutor) -> Callable[[], float]:
+    def measure() -> float:
+        started = time.perf_counter()
+        list(pool.map(lambda number: kept.turn(f"many-{number}"), list(range(_CONVERSATIONS)) * 4))
+        return 4 * _CONVERSATIONS / (time.perf_counter() - started)
+
+    return measure
 
 
 def _each_turn(kept: KeptTurns, continuation_id: str) -> Callable[[], float]:

@@ -12,7 +12,7 @@ from benchmarks.embedded import WINDOW, Embedded, Seed, embedded, name
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
 from benchmarks.raw_sqlite import RawTurns
 
-__all__ = ["run"]
+__all__ = ["at_once", "run"]
 
 _CONVERSATIONS = 64
 _MESSAGES = 100
@@ -42,7 +42,7 @@ def run(rounds: int, folder: Path) -> list[Result]:
                 Candidate(name=floor, measure=_raw(raw, threads)),
                 Candidate(
                     name=f"{threads} thread{'s' * (threads > 1)}",
-                    measure=_embedded(database, pool, threads),
+                    measure=at_once(database, pool, threads),
                     floor=floor,
                     goal=Goal(quantity="ratio", limit=0.7) if threads == _CONVERSATIONS else None,
                 ),
@@ -78,8 +78,8 @@ def _batches(size: int) -> list[list[int]]:
     return [conversations[start : start + size] for start in range(0, _TURNS, size)]
 
 
-def _embedded(database: Embedded, pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
-    """The pool's threads live as long as the benchmark, as a server's do: their connections are open."""
+def at_once(database: Embedded, pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
+    """Turns a second. The pool's threads live as long as the benchmark, as a server's do."""
     ready = threading.Barrier(threads + 1)
 
     def take_turns(first: int) -> None:

@@ -2,13 +2,14 @@
 
 `content` is readable. `body` is ASCII JSON that no database looks into, and wins on reading. The text, which mostly
 stands in the exact form as well (a prompt among its arguments, an answer in `content` and `structuredContent`), is
-kept once: `body` says where it belongs.
+kept once: `body` says where it belongs. Where all that `body` says is said beside most messages, it is a number.
 """
 
 import hashlib
 import json
 from typing import NamedTuple
 
+from perdure.middleware.persistence.common_bodies import shortened, written_out
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 
 __all__ = [
@@ -93,13 +94,14 @@ def _encode(text: str, value: JsonObject) -> StoredMessage:
         return StoredMessage(content, exact_json({"value": value}))
     places: list[tuple[str | int, ...]] = []
     folded = _fold(value, text, (), places)
-    return StoredMessage(content, exact_json({"value": folded, "at": places} if places else {"value": folded}))
+    body = exact_json({"value": folded, "at": places} if places else {"value": folded})
+    return StoredMessage(content, shortened(body))
 
 
 def _decode(message: StoredMessage) -> tuple[str, JsonObject]:
     if message.body is None:
         return message.content, {}
-    body = json.loads(message.body)
+    body = json.loads(written_out(message.body))
     text = body.get("text", message.content)
     value = body["value"]
     for *path, last in body.get("at", ()):
