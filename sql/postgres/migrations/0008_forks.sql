@@ -1,13 +1,13 @@
--- perdure 0009: forks of conversations, which share the turns of another up to a place.
+-- perdure 0008: forks of conversations, which share the turns of another up to a place.
 do $migration$ begin
 set local lock_timeout = '15s';
 perform pg_advisory_xact_lock(7305437215021183092);
 if to_regclass('public.perdure_migrations') is null then
-  raise exception 'perdure 0009 needs 0008' using hint = 'Run the files of sql/postgres/migrations in their order.';
-elsif not exists (select from public.perdure_migrations where version = 8) then  -- unlike OR, not looked at without the table
-  raise exception 'perdure 0009 needs 0008' using hint = 'Run the files of sql/postgres/migrations in their order.';
+  raise exception 'perdure 0008 needs 0007' using hint = 'Run the files of sql/postgres/migrations in their order.';
+elsif not exists (select from public.perdure_migrations where version = 7) then  -- unlike OR, not looked at without the table
+  raise exception 'perdure 0008 needs 0007' using hint = 'Run the files of sql/postgres/migrations in their order.';
 end if;
-if exists (select from public.perdure_migrations where version = 9) then return; end if;
+if exists (select from public.perdure_migrations where version = 8) then return; end if;
 -- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
 
 -- A conversation and those that it was forked from, the nearest first (depth 0), each with the last place it has of it.
@@ -178,6 +178,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (9, 'forks', 'd63ee083664f6672f67c4629004b63ec52532e0a8c9e0127440cbcbed27a9aee');
+insert into public.perdure_migrations (version, name, checksum) values (8, 'forks', '148307e403d8eb513e59f2e117345ba9b333c0e5a2aa0f545fbb12ccfeb5a016');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;

@@ -1,13 +1,13 @@
--- perdure 0008: finding messages for an operator as well, removing conversations, and counting what is kept.
+-- perdure 0007: finding messages for an operator as well, removing conversations, and counting what is kept.
 do $migration$ begin
 set local lock_timeout = '15s';
 perform pg_advisory_xact_lock(7305437215021183092);
 if to_regclass('public.perdure_migrations') is null then
-  raise exception 'perdure 0008 needs 0006' using hint = 'Run the files of sql/postgres/migrations in their order.';
+  raise exception 'perdure 0007 needs 0006' using hint = 'Run the files of sql/postgres/migrations in their order.';
 elsif not exists (select from public.perdure_migrations where version = 6) then  -- unlike OR, not looked at without the table
-  raise exception 'perdure 0008 needs 0006' using hint = 'Run the files of sql/postgres/migrations in their order.';
+  raise exception 'perdure 0007 needs 0006' using hint = 'Run the files of sql/postgres/migrations in their order.';
 end if;
-if exists (select from public.perdure_migrations where version = 8) then return; end if;
+if exists (select from public.perdure_migrations where version = 7) then return; end if;
 -- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
 
 -- Messages that answer a question, newest first, from the one after (before_at, before_turn, before_part). words: a tsquery
@@ -302,6 +302,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (8, 'upkeep', 'c9217fd77cddf4380f24b22430f8e52f3fb76d7bc2c8efa06235867a048e5b3b');
+insert into public.perdure_migrations (version, name, checksum) values (7, 'upkeep', 'ad1bd2855e718fdcdf14d97a7978a0a10af1b8d7fe1a4a5625381233936129a6');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;
