@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from perdure.middleware.argument_schema import replaced_by_schema
-from perdure.middleware.path_rewriting import local_path, rewritten_result, storage_uri
+from perdure.middleware.path_rewriting import Replace, local_path, rewritten_result, storage_uri
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
 from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits, Keeping, LeftAlone
+from perdure.middleware.persistence.history import transcripts_in
 from perdure.middleware.persistence.turn import Json, JsonObject, StoredFile
 from perdure.middleware.tool_schema import satisfies
 from perdure.settings import FileReference, Policy
@@ -117,7 +118,7 @@ class CallFiles:
             path = local_path(text)
             return keeping.uri_for(path) if path is not None else None
 
-        rewritten_result(result, kept, prose=self._policy.rewrite_text)
+        self._rewritten(result, kept)
 
     @property
     def away(self) -> Exception | None:
@@ -177,11 +178,15 @@ class CallFiles:
                 return None
             return (self._signed.get(stored.key) if for_client else None) or stored.uri
 
-        changed = rewritten_result(result, uri, prose=self._policy.rewrite_text)
+        changed = self._rewritten(result, uri)
         structured = changed.get("structuredContent")
         if structured is not None and output_schema is not None and not satisfies(output_schema, structured):
             changed["structuredContent"] = result["structuredContent"]
         return changed
+
+    def _rewritten(self, result: JsonObject, replace: Replace) -> JsonObject:
+        # What earlier turns named is not this tool's to give out, even if it repeats its prompt with the transcript.
+        return rewritten_result(result, replace, prose=self._policy.rewrite_text, quoted_in=transcripts_in)
 
     def meta(self, stored: tuple[StoredFile, ...]) -> JsonObject:
         """`perdure/files`, if there is anything to say: what was kept, and what was left alone and why."""

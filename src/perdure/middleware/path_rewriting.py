@@ -6,16 +6,19 @@ searched only where the policy says so. All of it runs in time linear in the siz
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from perdure.middleware.persistence.turn import Json, JsonObject
 
-__all__ = ["Replace", "local_path", "rewritten_result", "storage_uri"]
+__all__ = ["QuotedIn", "Replace", "local_path", "rewritten_result", "storage_uri"]
 
 Replace: TypeAlias = Callable[[str], str | None]
 """Given a whole value, what to put in its place; None to leave it."""
+
+QuotedIn: TypeAlias = Callable[[str], Iterable[tuple[int, int]]]
+"""Where in a text something begins and ends that is only repeated there."""
 
 _LONGEST_PATH = 4096
 """PATH_MAX of Linux, in bytes with the terminating NUL; a longer string names no file."""
@@ -57,20 +60,29 @@ def storage_uri(value: str) -> str | None:
     return bare if _STORAGE_URI.fullmatch(bare) else None
 
 
-def rewritten_result(result: JsonObject, replace: Replace, *, prose: bool) -> JsonObject:
-    """`result`, a `CallToolResult` on the wire, with every whole value for which `replace` has another."""
+def rewritten_result(
+    result: JsonObject, replace: Replace, *, prose: bool, quoted_in: QuotedIn = lambda _: ()
+) -> JsonObject:
+    """`result`, a `CallToolResult` on the wire, with every whole value for which `replace` has another.
+
+    In prose, what `quoted_in` finds is left as it is.
+    """
+
+    def in_prose(text: str) -> str:
+        return _prose(text, replace, quoted_in(text)) if prose else text
+
     changed = dict(result)
     if isinstance(content := result.get("content"), list):
-        changed["content"] = [_block(block, replace, prose) for block in content]
+        changed["content"] = [_block(block, replace, in_prose) for block in content]
     if "structuredContent" in result:
-        changed["structuredContent"] = _values(result["structuredContent"], lambda text: _text(text, replace, prose))
+        changed["structuredContent"] = _values(result["structuredContent"], lambda text: _text(text, replace, in_prose))
     return changed
 
 
-def _block(block: Json, replace: Replace, prose: bool) -> Json:
+def _block(block: Json, replace: Replace, in_prose: Callable[[str], str]) -> Json:
     match block:
         case {"type": "text", "text": str(text)}:
-            return {**block, "text": _text(text, replace, prose)}
+            return {**block, "text": _text(text, replace, in_prose)}
         case {"type": "resource_link", "uri": str(uri)}:
             return {**block, "uri": _whole(uri, replace)}
         case {"type": "resource", "resource": {"uri": str(uri)}}:
@@ -79,7 +91,7 @@ def _block(block: Json, replace: Replace, prose: bool) -> Json:
             return block
 
 
-def _text(text: str, replace: Replace, prose: bool) -> str:
+def _text(text: str, replace: Replace, in_prose: Callable[[str], str]) -> str:
     whole = _whole(text, replace)
     if whole is not text:
         return whole
@@ -88,9 +100,17 @@ def _text(text: str, replace: Replace, prose: bool) -> str:
         return text.replace(stripped, replaced, 1)
     if stripped[:1] in ("{", "[", '"') and _is_json(stripped):
         return _JSON_STRING.sub(lambda literal: _literal(literal, replace), text)
-    if prose:
-        return _PATH_IN_PROSE.sub(lambda found: _in_prose(found[0], replace), text)
-    return text
+    return in_prose(text)
+
+
+def _prose(text: str, replace: Replace, quoted: Iterable[tuple[int, int]]) -> str:
+    """`text` with the paths in it replaced, but for those between the places of `quoted`."""
+    changed: list[str] = []
+    at = 0
+    for start, end in quoted:
+        changed += _PATH_IN_PROSE.sub(lambda found: _in_prose(found[0], replace), text[at:start]), text[start:end]
+        at = end
+    return "".join([*changed, _PATH_IN_PROSE.sub(lambda found: _in_prose(found[0], replace), text[at:])])
 
 
 def _values(value: Json, rewrite: Callable[[str], str]) -> Json:

@@ -22,6 +22,7 @@ __all__ = [
     "enter_conversation",
     "estimate_tokens",
     "leave_conversation",
+    "transcripts_in",
     "without_transcripts",
 ]
 
@@ -133,37 +134,42 @@ def without_transcripts(text: str) -> str:
     """
     kept: list[str] = []
     at = 0
-    for start in _OURS.finditer(text):
-        end = text.find(_CLOSE, start.end())
-        if start.start() < at or end < 0:
-            continue
-        kept.append(text[at : start.start()])
-        at = end + len(_CLOSE)
-        while (line_break := _LINE_BREAK.match(text, at)) is not None:
-            at = line_break.end()
+    for start, end in transcripts_in(text):
+        kept.append(text[at:start])
+        at = end
     return "".join([*kept, text[at:]])
 
 
-# Besides "<": what some programs take for a line break.
-_ESCAPES = (("<", "\\u003c"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"), ("\x85", "\\u0085"), ("\x7f", "\\u007f"))
+def transcripts_in(text: str) -> list[tuple[int, int]]:
+    """Where transcripts of ours begin and end in `text`, with the line breaks after them. In linear time."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    for start in _OURS.finditer(text):
+        if start.start() < at:
+            continue  # It stands within the one before.
+        end = text.find(_CLOSE, start.end())
+        if end < 0:
+            break
+        at = end + len(_CLOSE)
+        while (line_break := _LINE_BREAK.match(text, at)) is not None:
+            at = line_break.end()
+        found.append((start.start(), at))
+    return found
+
+
+_ESCAPED = re.compile(
+    "[<"
+    "\uff1c\ufe64"  # what becomes "<" where a program normalizes text (NFKC)
+    "\x7f-\x9f\u2028\u2029"  # control characters, and line breaks for some programs; JSON has escaped those below 32
+    "\u202a-\u202e\u2066-\u2069"  # what turns the direction of text around
+    "\u200b\u2060-\u2064\ufeff\U000e0000-\U000e007f"  # what nobody sees, and a model may read
+    "\ud800-\udfff]"  # alone, they could not be sent on
+)
 
 
 def _line(message: dict[str, str]) -> str:
     text = json.dumps(message, ensure_ascii=False)
-    if _has_surrogates(text):
-        # They could not be sent on; as escapes they can.
-        text = "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in text)
-    for character, escape in _ESCAPES:
-        text = text.replace(character, escape)
-    return text
-
-
-def _has_surrogates(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+    return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1] if found[0] != "<" else "\\u003c", text)
 
 
 def estimate_tokens(text: str) -> int:
