@@ -65,11 +65,17 @@ class ShownTools:
         now = runtime()
         if now.settings is not self._as_of:
             self._as_of = now.settings
-            for tool, shown in list(self._shown.items()):
-                policy = now.policy(tool, shown.in_code)
-                self.note(tool, shown.in_code, shown.by, policy, widens=shown.widens)
+            try:
+                self._follow(now)
+            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+                now.say("tools.change_not_noticed", error)
         changed, self._changed = self._changed, False
         return changed
+
+    def _follow(self, now: Runtime) -> None:
+        for tool, shown in list(self._shown.items()):
+            policy = now.policy(tool, shown.in_code)
+            self.note(tool, shown.in_code, shown.by, policy, widens=shown.widens)
 
     def offers_changes(self, functions: "list[object]") -> bool:
         """Whether what this server shows may ever change: it has a hook, or one of its `functions` is decorated."""

@@ -5,6 +5,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
+from perdure.middleware.persistence.durable_folder import make_durably
+
 __all__ = ["key_in"]
 
 _BYTES = 32
@@ -20,7 +22,7 @@ def key_in(folder: Path) -> bytes:
     try:
         return _read(file)
     except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_durably(folder)
         _make(file)
         return _read(file)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from perdure.errors import FileMissing, StoreUnavailable
+from perdure.middleware.persistence.durable_folder import make_durably, sync_folder
 from perdure.middleware.persistence.file_stores.keys import checked
 
 __all__ = ["LocalFileStore"]
@@ -35,14 +36,10 @@ class LocalFileStore:
             size = snapshot.stat().st_size
             if _is_there(target, size):
                 return
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_durably(target.parent)
             # The name appears at once and whole, and outlives a power loss: the content was synced by whoever wrote it.
             snapshot.replace(target)
-            directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_folder(target.parent)
         with self._counting:
             self._used += size
 

@@ -1,7 +1,6 @@
 """The files that wait: their content in a folder beside the spool's database, under the hash of their key."""
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from perdure.errors import StoreUnavailable
+from perdure.middleware.persistence.durable_folder import make_durably, sync_folder
 from perdure.middleware.persistence.spool.database import SpoolDatabase
 from perdure.middleware.persistence.spool.leases import Lease, lease
 from perdure.middleware.persistence.spool.spooled_turns import Room
@@ -46,9 +46,9 @@ class SpooledFiles:
         # Within the transaction: whoever drops the same key at this moment does not take the new content away.
         def keep(connection: sqlite3.Connection) -> None:
             self._room(connection, size)
-            self._folder.mkdir(exist_ok=True, mode=0o700)
+            make_durably(self._folder)
             snapshot.replace(target)
-            _sync(self._folder)
+            sync_folder(self._folder)
             connection.execute(self._database.sql["keep_file"], wanted)
 
         self._database.write(keep)
@@ -111,11 +111,3 @@ class SpooledFiles:
 
     def _path(self, key: str) -> Path:
         return self._folder / hashlib.sha256(f"{self._destination}\0{key}".encode()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from perdure.errors import PerdureError, StoreUnavailable
+from perdure.middleware.persistence.durable_folder import make_durably
 from perdure.middleware.persistence.migrations.sqlite import is_current, migrate_sqlite
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.sqlite_file.fork_gate import ForkGate
@@ -193,7 +194,7 @@ class Database:
     def _make_folder(self) -> None:
         folder = self.path.parent
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_durably(folder)
         except OSError as error:
             raise StoreUnavailable(
                 f"The data directory {folder} cannot be made: {error.strerror}.",
