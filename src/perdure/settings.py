@@ -43,6 +43,7 @@ NEEDS_RESTART = frozenset(
     {
         "backend", "database_url", "max_connections", "supabase_url", "supabase_key", "data_dir", "bucket",
         "operation_timeout", "count_tokens", "spool_max_bytes", "lease_seconds", "request_state_key",
+        "max_message_bytes",
     }
 )  # fmt: skip
 """What a running process has built its stores from: a change in the file has no effect on it."""
@@ -210,6 +211,12 @@ class Settings(BaseModel):
     """For which a turn counts as running without a word of the process that runs its tool."""
     request_state_key: Annotated[SecretStr, Field(min_length=32)] | None = None
     """Signs what travels through a client between the legs of a call. Replicas share it; None: a key in `data_dir`."""
+    max_conversation_turns: Annotated[int, Field(ge=1)] = 100_000
+    """Of one conversation; further calls go on, and are not kept."""
+    max_turns_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Of one principal, in this process; further calls go on, and are not kept. None: any number."""
+    max_message_bytes: Annotated[int, Field(ge=1000)] = 1_000_000
+    """Of one prompt or answer: what is larger is kept in the file store, as far as that is shared like the store."""
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,62}$")] = "mcp-files"
     """Where files are kept, as named in their URIs."""
     max_resource_bytes: Annotated[int, Field(ge=0)] = 10_000_000

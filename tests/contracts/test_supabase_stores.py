@@ -33,6 +33,8 @@ class Project:
 
 
 class TestSupabaseStore(StoreContract):
+    knows_all_places = False
+
     project: Project
 
     def make_store(self, clock: Clock, folder: Path) -> SupabaseStore:

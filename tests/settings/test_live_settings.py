@@ -118,6 +118,7 @@ def test_each_setting_that_needs_no_restart_is_live(
 
 def test_every_setting_is_either_live_or_needs_a_restart() -> None:
     live = {"enabled", "user_id", "shared_user", "max_total_bytes", "max_resource_bytes", "defaults", "tools"}
+    live |= {"max_conversation_turns", "max_turns_per_minute"}
     assert live | NEEDS_RESTART == set(Settings.model_fields)
     assert not live & NEEDS_RESTART
 

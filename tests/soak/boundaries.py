@@ -93,6 +93,7 @@ _PURE = (
     "structlog._config",
     "structlog.stdlib.BoundLogger.bind",
     "structlog._base",
+    "stores.faults.",
 )
 """Functions, classes and modules among them that only reckon."""
 
@@ -210,7 +211,7 @@ class Boundaries:
             if own is not None:
                 name = f"{own}.{code.co_qualname}"
                 local = code.co_name.startswith(("_", "<")) or "<locals>" in code.co_qualname
-                found = name if name.startswith(_PORTS) and not local else None
+                found = name if name.startswith(_PORTS) and not name.startswith(_PURE) and not local else None
             else:
                 found = _if_it_may_fail(f"{frame.f_globals.get('__name__')}.{code.co_qualname}")
             self._callees[code] = found

@@ -47,10 +47,13 @@ Json = dict[str, Any]
 
 SETTINGS = """
 operation_timeout = 1.0
+max_message_bytes = 1000
 lease_seconds = 1.0
 [defaults]
 file_timeout = 1.0
 """
+
+LONG = "and so on " * 200
 
 
 @dataclass
@@ -121,6 +124,7 @@ class Scenario:
         self._call(server, "linger", {"prompt": "hello"})
         self._call(server, "ask", {"prompt": "first"}, "asked")
         self._call(server, "ask", {"prompt": "second"}, "asked")
+        self._chat(server, f"at length {LONG}", "c")
         self._write(server, "one.txt")
         self._read(server, "one.txt")
         self._resource(server, "one.txt")
@@ -128,6 +132,7 @@ class Scenario:
         self._order(server, "take_away", {"away": True})
         self._chat(server, "while it is away", "c", away=True)
         self._chat(server, "new while it is away", None, away=True)
+        self._chat(server, f"at length while it is away {LONG}", "c", away=True)
         self._write(server, "two.txt", away=True)
         self._read(server, "two.txt", away=True)
         self._order(server, "take_away", {"away": False})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import anyio.lowlevel
 
-from perdure.errors import PerdureError, StoreMisconfigured
+from perdure.errors import ConversationFull, PerdureError, RateLimited, StoreMisconfigured
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import META_CONTINUATION_ID, ToolRequest, prompt_fits
@@ -215,8 +215,10 @@ class PersistedCall:
             meta |= kept.files.meta(())
         if kept.fault is not None:
             meta["perdure/fault"] = fault_code(kept.fault)
-            if isinstance(kept.fault, StoreMisconfigured):
+            if isinstance(kept.fault, StoreMisconfigured | ConversationFull | RateLimited):
                 meta["perdure/remedy"] = kept.fault.remedy  # words of ours: no address and no key is ever in them
+            if isinstance(kept.fault, RateLimited):
+                meta["perdure/retry-after"] = round(kept.fault.seconds, 3)
         return meta
 
 

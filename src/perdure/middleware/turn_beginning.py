@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from perdure.errors import FileMissing, StoreUnavailable, TurnConflict
+from perdure.errors import ConversationFull, FileMissing, RateLimited, StoreUnavailable, TurnConflict
 from perdure.middleware.call_legs import CallLegs
 from perdure.middleware.call_steps import Step, Waits
 from perdure.middleware.call_turn import CallTurn
@@ -41,10 +41,13 @@ class TurnBeginning:
         """The call was sent before under its idempotency key."""
         self._is_later_leg = False
         """The client answers a question of the tool's: an open turn is what it goes on with."""
+        self._full: ConversationFull | None = None
 
     def steps(self) -> "Iterator[Step[Any]]":
         call = self._call
-        window = Window(call.policy.max_turns, call.policy.max_tokens)
+        window = Window(
+            call.policy.max_turns, call.policy.max_tokens, last_place=self._runtime.settings.max_conversation_turns
+        )
         begin = Step(
             work=lambda: self._engine.begin(call.turn, window, call.redactor),
             then=self._was_begun,
@@ -54,7 +57,8 @@ class TurnBeginning:
             yield Step(work=CallLegs(call).opened, then=self._go_on_with, failed=self._not_gone_on, waits=Waits.DISK)
         elif self._key is not None:
             call.turn = call.turn.changed(id=self._next_id())
-        yield begin
+        if self._is_within_rate():
+            yield begin
         while self._ended_before and self._attempt < _MOST_ATTEMPTS:
             self._attempt += 1
             call.turn = call.turn.changed(id=self._next_id(), started_at=self._engine.clock.now(), place=None)
@@ -63,7 +67,14 @@ class TurnBeginning:
             yield Step(work=self._kept_turn, then=self._replay, failed=self._not_replayed)
         if call.refusal is not None or call.replayed is not None:
             return
-        call.held = self._engine.running.hold(call.turn)
+        if (full := self._full) is not None:
+            yield Step(
+                work=lambda: self._engine.newest(call.turn, full.place, window),
+                then=lambda turns: self._was_read(turns, full.place),
+                failed=lambda error: self._runtime.say("history.not_read", error),
+            )
+        if call.is_to_be_recorded:
+            call.held = self._engine.running.hold(call.turn)
         if call.may_be_deferred:
             yield Step(
                 work=lambda: self._deferred_with_history(window),
@@ -100,9 +111,41 @@ class TurnBeginning:
             call.fault = call.refusal = used_otherwise(self._key)
             call.is_to_be_recorded = False
             return
+        if isinstance(error, ConversationFull):
+            self._full = error
+            self._is_over_a_limit(error)
+            return
         call.was_not_taken(error)
         if call.reading.continues:
             call.history = History(state=HistoryState.UNAVAILABLE)
+
+    # A limit is reached: the call goes on as ever, and is not kept.
+
+    def _is_within_rate(self) -> bool:
+        call, per_minute = self._call, self._runtime.settings.max_turns_per_minute
+        if per_minute is None or self._is_later_leg:
+            return True
+        seconds = self._runtime.rate.seconds_to_wait(call.turn.principal, per_minute)
+        if seconds == 0:
+            return True
+        over = RateLimited(call.turn.principal, seconds)
+        self._is_over_a_limit(over)
+        if self._key is not None and call.policy.replay:
+            call.refusal = over  # It may have run before: that nobody looked must not make it run twice.
+        return False
+
+    def _is_over_a_limit(self, limit: ConversationFull | RateLimited) -> None:
+        call = self._call
+        call.is_to_be_recorded = False
+        call.fault = limit
+        self._runtime.say("turn.not_kept", limit)
+        if call.reading.continues:
+            call.history = History(state=HistoryState.UNAVAILABLE)
+
+    def _was_read(self, turns: tuple[Turn, ...], last_place: int) -> None:
+        self._call.history = History(turns, state=HistoryState.LOADED, omitted=last_place - len(turns))
+
+    # What an earlier leg has left.
 
     def _go_on_with(self, turn: OpenTurn) -> None:
         call = self._call

@@ -4,8 +4,10 @@
 from dataclasses import replace
 from datetime import timedelta
 
+from perdure.errors import ConversationFull
+from perdure.middleware.idempotency import turn_id_of
 from perdure.middleware.persistence.turn import Answer, BegunTurn, FinishedTurn, Outcome, Window
-from perdure.testing.store_bench import WIDE, StoreBench, as_kept
+from perdure.testing.store_bench import WIDE, StoreBench, as_kept, at_once
 from perdure.testing.turns import answered, ended
 
 __all__ = ["TurnContract"]
@@ -46,6 +48,38 @@ class TurnContract(StoreBench):
         assert self.store.finish(answered(quick)).place == 2
         assert self.store.finish(answered(slow)).place == 1
         assert self.prompts() == ["slow", "quick"]
+
+    def test_a_conversation_takes_no_turn_after_the_last_place_that_the_window_admits(self) -> None:
+        within = Window(turns=20, tokens=1000, last_place=2)
+        first = self.turn("first", id=turn_id_of(self.principal, "an idempotency key", 0))
+        self.store.begin(first, within)
+        second = self.turn("second")
+        self.store.begin(second, within)
+        self.store.finish(answered(second))
+        assert self.is_full(within)
+        assert self.prompts() == ["first", "second"]
+        assert self.store.begin(first, within).replay
+        assert self.store.begin(self.turn(continuation_id="another"), within).place == 1
+
+    def test_of_many_at_once_no_more_begin_than_there_are_places(self) -> None:
+        within = Window(turns=0, tokens=0, last_place=5)
+
+        began = at_once(lambda _: self.is_full(within), range(16)).count(False)
+        assert began == 5 if self.knows_all_places else began >= 5
+        assert len(self.kept()) == began
+        assert self.is_full(within)
+
+    def test_what_may_have_been_acknowledged_elsewhere_is_taken_at_any_length(self) -> None:
+        self.store.begin(self.turn(), Window(turns=0, tokens=0, last_place=1))
+        assert self.store.finish(answered(self.turn("from a spool"))).place == 2
+
+    def is_full(self, within: Window) -> bool:
+        """Whether the conversation takes no other turn. If it does, there is one more."""
+        try:
+            self.store.begin(self.turn(), within)
+        except ConversationFull as full:
+            return full.place >= (within.last_place or 0)
+        return False
 
     # ── endings ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

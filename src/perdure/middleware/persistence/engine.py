@@ -58,6 +58,7 @@ class Engine:
 
         Raises:
             StoreUnavailable: … or earlier turns of the conversation wait in the spool, and could not be sent now.
+            ConversationFull: `turn` is not kept; `newest` gives it its history all the same.
         """
         with self._telemetry.operation("begin_turn", turn):
             if self.spool is not None:
@@ -68,6 +69,23 @@ class Engine:
             self._last_places.clear()
         self._last_places[turn.principal, begun.continuation_id] = begun.place
         return turn, begun
+
+    def newest(self, turn: Turn, last_place: int, window: Window) -> tuple[Turn, ...]:
+        """What `begin` would have read for `turn` in a conversation that is full, from its last few places."""
+        looked_at = 2 * window.turns  # Some of them may have no answer.
+        found = self.store.turns(
+            turn.principal, turn.continuation_id, after=max(last_place - looked_at, 0), limit=looked_at
+        )
+        kept: list[Turn] = []
+        left = window.tokens
+        for earlier in reversed(found):
+            if earlier.outcome is not Outcome.ANSWERED:
+                continue
+            left -= earlier.tokens
+            if left < 0 or len(kept) == window.turns:
+                break
+            kept.append(earlier)
+        return tuple(reversed(kept))
 
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""

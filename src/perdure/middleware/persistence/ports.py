@@ -40,13 +40,16 @@ class Store(Upkeep, Protocol):
 
         Raises:
             TurnConflict: The id belongs to another principal, or to a turn with another digest.
+            ConversationFull: It is new, and the window's last place was given already. Nothing was changed. A store
+                that is asked by several processes may go by what its own knows.
         """
         ...
 
     def finish(self, turn: Turn) -> FinishedTurn:
         """Keep how `turn` ended; durable on return. The first ending wins.
 
-        `turn` is whole, so a turn that was never begun here is begun and finished at once.
+        `turn` is whole, so a turn that was never begun here is begun and finished at once; in a conversation of any
+        length, since it may have been acknowledged by a spool.
 
         Raises:
             TurnConflict: The id belongs to another principal, or to a turn with another digest.

@@ -39,9 +39,12 @@ class Prompt(NamedTuple):
     metadata: JsonObject
 
 
-def encode_prompt(prompt: str, arguments: JsonObject, metadata: JsonObject | None = None) -> StoredMessage:
-    """`metadata` for a store that has no other exact place for it."""
-    return _encode(prompt, {"arguments": arguments, "metadata": metadata} if metadata else {"arguments": arguments})
+def encode_prompt(
+    prompt: str, arguments: JsonObject, metadata: JsonObject | None = None, *, self_contained: bool = False
+) -> StoredMessage:
+    """`metadata` for a store without another exact place for it. `self_contained`: `body` is all that reading needs."""
+    value = {"arguments": arguments, "metadata": metadata} if metadata else {"arguments": arguments}
+    return _encode(prompt, value, self_contained=self_contained)
 
 
 def decode_prompt(message: StoredMessage) -> Prompt:
@@ -49,8 +52,8 @@ def decode_prompt(message: StoredMessage) -> Prompt:
     return Prompt(text, value.get("arguments", {}), value.get("metadata", {}))
 
 
-def encode_answer(answer: Answer) -> StoredMessage:
-    return _encode(answer.text, {"result": answer.result, "error": answer.error})
+def encode_answer(answer: Answer, *, self_contained: bool = False) -> StoredMessage:
+    return _encode(answer.text, {"result": answer.result, "error": answer.error}, self_contained=self_contained)
 
 
 def decode_answer(message: StoredMessage) -> Answer:
@@ -86,16 +89,17 @@ def readable_json(value: Json) -> Json:
             return value
 
 
-def _encode(text: str, value: JsonObject) -> StoredMessage:
+def _encode(text: str, value: JsonObject, *, self_contained: bool) -> StoredMessage:
     content = _storable(text)
-    if content != text:
+    if content != text and not self_contained:
         return StoredMessage(content, exact_json({"value": value, "text": text}))
+    own = {"text": text} if self_contained else {}
     if len(text) < _WORTH_FOLDING:
-        return StoredMessage(content, exact_json({"value": value}))
+        return StoredMessage(content, exact_json({"value": value, **own}))
     places: list[tuple[str | int, ...]] = []
     folded = _fold(value, text, (), places)
-    body = exact_json({"value": folded, "at": places} if places else {"value": folded})
-    return StoredMessage(content, shortened(body))
+    body = exact_json({"value": folded, **({"at": places} if places else {}), **own})
+    return StoredMessage(content, body if self_contained else shortened(body))
 
 
 def _decode(message: StoredMessage) -> tuple[str, JsonObject]:

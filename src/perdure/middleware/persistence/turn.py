@@ -176,10 +176,12 @@ _blank = object.__new__
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How much history to read: the newest answered turns that fit both limits."""
+    """How much history to read: the newest answered turns that fit both limits; and how long it may become."""
 
     turns: int
     tokens: int
+    last_place: int | None = None
+    """That may be given to a new turn; None: any. A turn that has a place keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,10 @@ from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, may_be_root
 from perdure.middleware.persistence.files.keeper import FileKeeper
 from perdure.middleware.persistence.history import estimate_tokens
+from perdure.middleware.persistence.large_messages import LargeMessages
+from perdure.middleware.persistence.large_messages.bodies import Bodies
 from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
+from perdure.middleware.persistence.rate import Rate
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.signing_key import key_in
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
@@ -51,6 +54,9 @@ __all__ = [
     "supabase_api",
 ]
 
+_FILES_REACH_AS_FAR = ("sqlite", "supabase")
+"""Backends whose files are read wherever their turns are. Postgres has its files in a folder of one machine."""
+
 _SAY_AGAIN_AFTER = 60.0
 """Seconds for which the same fault is not logged again."""
 
@@ -75,6 +81,8 @@ class Runtime:
     disk_lane: Lane = field(default_factory=lambda: Lane("spool", size=8, hanging_after=5.0))
     """Apart, so that a store that hangs does not either. A disk that stalls for a second or two is waited for: there is
     nowhere else to keep a turn then."""
+    rate: Rate = field(default_factory=Rate)
+    """At which turns are kept, of each principal."""
     telemetry: Telemetry | None = None
     watch: SettingsWatch | None = None
     """Of the file that the settings came from; None where they came from none."""
@@ -180,22 +188,23 @@ def build(
     folder = own_folder / "files"
     if spooled is None:
         spooled = store is None and settings.backend != "memory"
+    is_of_settings = store is None
     if store is None:
         store, made_file_store = _stores(settings, clock, folder)
         file_store = file_store or made_file_store
     file_store = file_store or LocalFileStore(folder, settings.bucket)
+    destination = store.where if isinstance(store, SqlFunctionStore) else settings.backend
+    bodies = Bodies(file_store, folder) if is_of_settings and settings.backend in _FILES_REACH_AS_FAR else None
+    whole: Store = store
+    if bodies is not None:
+        whole = LargeMessages(store, bodies, max_bytes=settings.max_message_bytes)
     spool = None
     if spooled:
         from perdure.middleware.persistence.spool import Spool  # noqa: PLC0415 - where it is used
 
-        spool = Spool(
-            own_folder / "spool",
-            store.where if isinstance(store, SqlFunctionStore) else settings.backend,
-            store,
-            file_store,
-            clock,
-            max_bytes=settings.spool_max_bytes,
-        )
+        spool = Spool(own_folder / "spool", destination, whole, file_store, clock, max_bytes=settings.spool_max_bytes)
+        if bodies is not None:
+            bodies.wait_in(spool, spool.file_breaker)
     telemetry = Telemetry(settings.backend, clock.now)
     if spool is not None:
         telemetry.waiting = spool.status
@@ -203,7 +212,7 @@ def build(
     return Runtime(
         settings=settings,
         engine=Engine(
-            store,
+            whole,
             clock,
             settings.count_tokens or estimate_tokens,
             spool,
@@ -211,7 +220,7 @@ def build(
             telemetry,
         ),
         own_folder=own_folder,
-        keeper=FileKeeper(store, file_store, folder, spool, file_breaker, breaker),
+        keeper=FileKeeper(whole, file_store, folder, spool, file_breaker, breaker),
         spool=spool,
         breaker=breaker or Breaker.never_opening(),
         telemetry=telemetry,

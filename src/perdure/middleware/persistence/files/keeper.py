@@ -14,6 +14,7 @@ from typing import BinaryIO
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
+from perdure.middleware.persistence.files.content import content_of
 from perdure.middleware.persistence.files.snapshot import CHUNK, Limit, Progress, Snapshot, take_snapshot
 from perdure.middleware.persistence.ports import FileStore, Spool, Store
 from perdure.middleware.persistence.turn import StoredFile
@@ -132,7 +133,7 @@ class FileKeeper:
             )
         digest = hashlib.sha256()
         done = 0
-        with self._content(stored.key) as source:
+        with content_of(stored.key, self.file_store, self.spool) as source:
             while done <= stored.size and (chunk := source.read(CHUNK)):
                 done += len(chunk)
                 digest.update(chunk)
@@ -154,18 +155,11 @@ class FileKeeper:
                 f"{uri} has {stored.size:,} bytes; at most {max_bytes:,} are sent as a resource.",
                 remedy="pass the URI to a tool, or raise max_resource_bytes in perdure.toml.",
             )
-        with self._content(stored.key) as source:
+        with content_of(stored.key, self.file_store, self.spool) as source:
             content = source.read(stored.size + 1)
         if hashlib.sha256(content).hexdigest() != stored.sha256:
             raise FileMissing(f"The content of {uri} is not what was kept.", remedy=_PUT_BACK)
         return content, stored.media_type
-
-    @contextlib.contextmanager
-    def _content(self, key: str) -> Iterator[BinaryIO]:
-        """From the spool while it waits there, else from the file store."""
-        with contextlib.ExitStack() as opened:
-            waiting = opened.enter_context(self.spool.read_file(key)) if self.spool is not None else None
-            yield waiting if waiting is not None else opened.enter_context(self.file_store.read(key))
 
     def _remove_old_copies(self) -> None:
         """Those over their time; and the oldest, if all together take too much room."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from perdure.errors import ForkRefused, TurnConflict
+from perdure.errors import ConversationFull, ForkRefused, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns, copied_answer, own_copy
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.stores.memory_upkeep import HasTurns, MemoryUpkeep
@@ -40,7 +40,7 @@ class MemoryStore(MemoryUpkeep):
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with self._lock:
-            conversation, place, replay = self._place(turn)
+            conversation, place, replay = self._place(turn, window.last_place)
             return BegunTurn(
                 continuation_id=conversation.name_for(turn),
                 place=place,
@@ -203,8 +203,12 @@ class MemoryStore(MemoryUpkeep):
                 )
             )
 
-    def _place(self, turn: Turn) -> "tuple[_Conversation, int, bool]":
-        """The turn's conversation, its place, and whether it was there already."""
+    def _place(self, turn: Turn, last: int | None = None) -> "tuple[_Conversation, int, bool]":
+        """The turn's conversation, its place, and whether it was there already.
+
+        Raises:
+            ConversationFull: Place `last` was given already.
+        """
         if turn.id in self._places:
             conversation, place = self._places[turn.id]
             kept = conversation.turns[place - 1]
@@ -213,6 +217,8 @@ class MemoryStore(MemoryUpkeep):
             return conversation, place, True
         conversation = self._conversation(turn)
         place = len(conversation.turns) + 1
+        if last is not None and place > last:
+            raise ConversationFull(conversation.continuation_id, place - 1)
         now = self._clock.now()
         conversation.updated_at = max(conversation.updated_at, now)
         if turn.expire_after is not None:

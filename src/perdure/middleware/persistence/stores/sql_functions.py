@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from perdure.errors import StoreMisconfigured, TurnConflict
+from perdure.errors import ConversationFull, StoreMisconfigured, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import (
@@ -39,6 +39,8 @@ __all__ = ["SqlFunctionStore", "SqlFunctions"]
 
 _LAST_PLACE = (1 << 63) - 1
 
+_CONVERSATIONS_KNOWN = 4096
+
 
 class SqlFunctionStore(SqlUpkeep):
     blocking = True
@@ -48,14 +50,19 @@ class SqlFunctionStore(SqlUpkeep):
         """Names the database to people, without a secret in it."""
         self._functions = functions
         self._clock = clock or SystemClock()
+        self._last_places: dict[tuple[str, str], int] = {}
+        """Of conversations, as far as this process knows."""
         self._known: KnownTurns[tuple[str, str]] = KnownTurns()
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        if window.last_place is not None and _is_new(turn):
+            self._refuse_if_full(turn, window.last_place)
         with encoded(turn.id):
             arguments = self._whole(turn) | {"max_turns": window.turns, "max_tokens": window.tokens}
         reply = self._acknowledged(turn, self._called("begin_turn_in_line", "begin_turn", arguments))
         with decoded(self._functions.where):
             continuation_id = reply["continuation_id"]
+            self._note(turn.principal, continuation_id, reply["place"])
             return BegunTurn(
                 continuation_id=continuation_id,
                 place=reply["place"],
@@ -154,6 +161,22 @@ class SqlFunctionStore(SqlUpkeep):
     def close(self) -> None:
         self._functions.close()
 
+    def _refuse_if_full(self, turn: Turn, last: int) -> None:
+        """Asks only if this process has seen the conversation full: then it is, unless it has expired meanwhile.
+
+        Raises:
+            ConversationFull: It has given place `last`.
+        """
+        if self._last_places.get((turn.principal, turn.continuation_id), 0) >= last:
+            for living in self.conversations(turn.principal, turn.continuation_id, limit=1):
+                if living.turns >= last:
+                    raise ConversationFull(turn.continuation_id, living.turns)
+
+    def _note(self, principal: str, continuation_id: str, place: int) -> None:
+        if len(self._last_places) >= _CONVERSATIONS_KNOWN:
+            self._last_places.clear()
+        self._last_places[principal, continuation_id] = place
+
     def _history(self, lines: Sequence[JsonObject], principal: str, continuation_id: str) -> Sequence[Turn]:
         """A line that is as it was when this conversation was read last is not taken apart again."""
         conversation = principal, continuation_id
@@ -249,6 +272,11 @@ class SqlFunctionStore(SqlUpkeep):
             ]
             or None,
         }
+
+
+def _is_new(turn: Turn) -> bool:
+    """Whether nobody can have begun it: it has no place, and an id made for it alone, not from an idempotency key."""
+    return turn.place is None and turn.id[14:15] == "7"
 
 
 def _turn(line: JsonObject, principal: str, continuation_id: str) -> Turn:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from perdure.errors import TurnConflict
+from perdure.errors import ConversationFull, TurnConflict
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import encode_answer, encode_prompt, exact_json
 from perdure.middleware.persistence.sql_files import named_queries
@@ -62,7 +62,7 @@ class SqliteStore(SqliteUpkeep):
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         def work(connection: sqlite3.Connection) -> tuple[_Place, HistoryPlan | None]:
-            place = self._begin(connection, turn)
+            place = self._begin(connection, turn, window.last_place)
             if place.forked:
                 return place, None
             return place, self._histories.plan(connection, place.session, place.number, window)
@@ -197,8 +197,12 @@ class SqliteStore(SqliteUpkeep):
             with decoded(self.path):
                 return made_of(rows)
 
-    def _begin(self, connection: sqlite3.Connection, turn: Turn) -> "_Place":
-        """Find or give the turn's place."""
+    def _begin(self, connection: sqlite3.Connection, turn: Turn, last: int | None = None) -> "_Place":
+        """Find the turn's place or give it one, up to `last`.
+
+        Raises:
+            ConversationFull: Place `last` was given already.
+        """
         now = self._clock.now()
         found = connection.execute(self._sql["find_turn"], {"turn_id": turn.id}).fetchone()
         if found is not None:
@@ -217,6 +221,8 @@ class SqliteStore(SqliteUpkeep):
         at = now.isoformat()
         session, last_place, forked = self._session(connection, turn, at)
         place = last_place + 1
+        if last is not None and place > last:
+            raise ConversationFull(session.continuation_id, last_place)
         connection.execute(
             self._sql["take_place"],
             {
