@@ -99,7 +99,7 @@ def _encode(text: str, value: JsonObject, *, self_contained: bool) -> StoredMess
     places: list[tuple[str | int, ...]] = []
     folded = _fold(value, text, (), places)
     body = exact_json({"value": folded, **({"at": places} if places else {}), **own})
-    return StoredMessage(content, shortened(body))
+    return StoredMessage(content, body if self_contained else shortened(body))
 
 
 def _decode(message: StoredMessage) -> tuple[str, JsonObject]:

@@ -102,11 +102,6 @@ class LargeMessages:
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         return self._store.search(question, before=before, limit=limit)
 
-    def fork(
-        self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
-    ) -> ConversationSummary:
-        return self._store.fork(principal, continuation_id, place, new_id, minted=minted)
-
     def delete(self, principal: str, continuation_id: str) -> Removed:
         return self._store.delete(principal, continuation_id)
 
@@ -115,6 +110,11 @@ class LargeMessages:
 
     def forget(self, principal: str, *, limit: int = 100) -> Removed:
         return self._store.forget(principal, limit=limit)
+
+    def fork(
+        self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
+    ) -> ConversationSummary:
+        return self._store.fork(principal, continuation_id, place, new_id, minted=minted)
 
     def statistics(self, principal: str | None = None) -> Statistics:
         return self._store.statistics(principal)
