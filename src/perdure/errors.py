@@ -14,8 +14,6 @@ PerdureError
     ├── SpoolFull            the local queue takes nothing more
     ├── TurnRefused          the store will never take this turn
     ├── TurnConflict         a turn id was used before for another call
-    ├── ConversationFull     the conversation takes no further turn
-    ├── RateLimited          this principal calls more often than turns are kept
     ├── ForkRefused          there is nothing to fork, or the new id is taken
     ├── ConversationFull     the conversation takes no further turn
     ├── RateLimited          this principal calls more often than turns are kept
@@ -168,34 +166,6 @@ class ForkRefused(StoreError):
     """There is no such conversation or no turn at that place, or the id of the fork is taken."""
 
     code = "fork_refused"
-
-
-class ConversationFull(StoreError):
-    """The conversation has as many turns as `max_conversation_turns` admits: the call goes on, and is not kept."""
-
-    code = "conversation_full"
-
-    def __init__(self, continuation_id: str, place: int) -> None:
-        super().__init__(
-            f"The conversation {continuation_id} has {place:,} turns, and takes no more.",
-            remedy="begin a new conversation: call without a continuation id.",
-        )
-        self.place = place
-        """Of its last turn."""
-
-
-class RateLimited(StoreError):
-    """More turns of this principal came in a minute than `max_turns_per_minute`: the call goes on, and is not kept."""
-
-    code = "rate_limited"
-
-    def __init__(self, principal: str, seconds: float) -> None:
-        super().__init__(
-            f"{principal} calls more often than turns are kept.",
-            remedy=f"call again in {seconds:.1f} s for a turn that is kept, or raise max_turns_per_minute.",
-        )
-        self.seconds = seconds
-        """Until the next one would be kept."""
 
 
 class FileMissing(StoreError):
