@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -273,9 +274,14 @@ def _runs_elsewhere(store: FaultyStore, _runtime: Runtime) -> None:
 @pytest.mark.parametrize("prepare", [lambda _store, _runtime: None, _away, _runs_elsewhere])
 @pytest.mark.parametrize("body", [_answers, _fails])
 async def test_a_call_holds_its_turn_while_its_tool_runs_and_nothing_when_it_is_over(
-    body: Callable[..., Any], prepare: Callable[[FaultyStore, Runtime], None], activate: Activate, store: FaultyStore
+    body: Callable[..., Any],
+    prepare: Callable[[FaultyStore, Runtime], None],
+    activate: Activate,
+    store: FaultyStore,
+    tmp_path: Path,
 ) -> None:
-    runtime = activate(store, spooled=prepare is _away, defaults=ToolSettings(replay=prepare is _runs_elsewhere))
+    replay = ToolSettings(replay=prepare is _runs_elsewhere)
+    runtime = activate(store, spooled=prepare is _away, data_dir=tmp_path / "data", defaults=replay)
     held: list[int] = []
 
     async def tool(prompt: str) -> Any:
@@ -312,9 +318,9 @@ async def test_a_call_that_is_cancelled_holds_nothing(activate: Activate) -> Non
 
 
 async def test_a_turn_that_began_while_the_store_was_away_is_renewed_once_it_is_there(
-    activate: Activate, store: FaultyStore
+    activate: Activate, store: FaultyStore, tmp_path: Path
 ) -> None:
-    runtime = activate(store, spooled=True, lease_seconds=1.0)
+    runtime = activate(store, spooled=True, data_dir=tmp_path / "data", lease_seconds=1.0)
     store.fail("begin", times=1)
     seen: list[datetime] = []
 
