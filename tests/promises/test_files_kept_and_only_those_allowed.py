@@ -378,6 +378,7 @@ from fuzz.watched_opens import WatchedOpens
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from perdure import persisted
+from perdure.logs import log
 from perdure.middleware.persistence.files import allowed_roots
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.wiring import activated, build
@@ -413,6 +414,7 @@ async def main():
             # Once before, so that everything there is to import is imported.
             uri = (await client.call_tool("give", {"values": [asked["good"]]})).content[0].text
             await client.call_tool("take", {"values": [uri]})
+            log.debug("watching.begins")
             os.chdir(asked["out"])
             watched = WatchedOpens([asked["out"], tempfile.gettempdir(), os.environ["PERDURE_DATA_DIR"]])
             got = []
