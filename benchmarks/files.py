@@ -4,11 +4,14 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
+from benchmarks.peer_turns import PeerKind, opened
+from benchmarks.peers.process import PeerProcess
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
 from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits
@@ -21,10 +24,18 @@ _SIZE = 100_000_000
 
 _FLOOR = "floor: shutil.copyfile, then SHA-256"
 
+_PEER = PeerKind("google-adk FileArtifactService, no fsync", "google-adk", "google_adk_files", ())
+
 _LIMITS = FileLimits(max_file_bytes=_SIZE, max_turn_files=1, max_turn_bytes=_SIZE, max_total_bytes=1 << 40, seconds=600)
 
 
 def run(rounds: int, folder: Path) -> list[Result]:
+    with ExitStack() as stack:
+        peers, notes = opened(stack, (_PEER,), lambda _: str(folder / "artifacts"))
+        return [_compared(rounds, folder, peers, notes)]
+
+
+def _compared(rounds: int, folder: Path, peers: Mapping[PeerKind, PeerProcess], notes: list[str]) -> Result:
     source = _Source(folder / "root" / "large.bin")
     kept = _Kept(folder / "data", source)
     comparison = Comparison(
@@ -39,14 +50,27 @@ def run(rounds: int, folder: Path) -> list[Result]:
             Candidate(
                 name="perdure, durable", measure=kept.measure, floor=_FLOOR, goal=Goal(quantity="ratio", limit=1.5)
             ),
+            *(Candidate(name=kind.name, measure=_kept_by(peer, source), floor=_FLOOR) for kind, peer in peers.items()),
         ],
     )
     result = interleaved(comparison, rounds)
-    notes = [
+    notes += [
         f"Verified: all {kept.verified} files that were kept were read back, and have the hash of what was given out.",
         "The floor's copy is in the memory of the system when it is done; perdure's is on the disk.",
+        *(f"{kind.name} needed {peer.ask('peak_megabytes'):.0f} MB of memory." for kind, peer in peers.items()),
     ]
-    return [replace(result, notes=notes)]
+    return replace(result, notes=notes)
+
+
+def _kept_by(peer: PeerProcess, source: "_Source") -> Callable[[], float]:
+    def measure() -> float:
+        sha256 = source.renewed()
+        taken = float(peer.ask("keep", path=str(source.path)))
+        if peer.ask("sha256") != sha256:
+            raise AssertionError("the peer kept another content")
+        return taken * 1e3
+
+    return measure
 
 
 class _Source:

@@ -9,7 +9,7 @@ from benchmarks.harness import Result
 
 __all__ = ["write_plots"]
 
-_WIDTH, _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT = 860, 70, 56, 480, 340
+_WIDTH, _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT = 960, 70, 56, 480, 340
 _ROW = 30
 """Height of a bar with its gap."""
 

@@ -26,22 +26,22 @@ class PeerProcess:
         self._process = process
 
     def open(self, where: str) -> None:
-        self._ask("open", where=where)
+        self.ask("open", where=where)
 
     def plant(self, conversation: str, messages: int) -> None:
-        self._ask("plant", conversation=conversation, messages=messages)
+        self.ask("plant", conversation=conversation, messages=messages)
 
     def turns(self, conversation: str, count: int) -> float:
         """The median time of one, in milliseconds."""
-        return float(self._ask("turns", conversation=conversation, count=count)) * 1000
+        return float(self.ask("turns", conversation=conversation, count=count)) * 1000
 
     def at_once(self, conversations: list[str], turns: int) -> float:
         """Turns a second."""
-        return float(self._ask("at_once", conversations=conversations, turns=turns))
+        return float(self.ask("at_once", conversations=conversations, turns=turns))
 
     def failures(self) -> dict[str, int]:
         """Turns that were refused while many came at once, by what was said."""
-        return dict(self._ask("failures"))
+        return dict(self.ask("failures"))
 
     def verify(self) -> int:
         """Acknowledged messages, all of which are there.
@@ -49,12 +49,17 @@ class PeerProcess:
         Raises:
             PeerFailed: Some are not.
         """
-        return int(self._ask("verify"))
+        return int(self.ask("verify"))
 
     def close(self) -> None:
-        self._ask("close")
+        self.ask("close")
 
-    def _ask(self, do: str, **arguments: Any) -> Any:
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """What its method `do` returns.
+
+        Raises:
+            PeerFailed: It raised, or the program ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

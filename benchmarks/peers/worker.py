@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from benchmarks.content import answer_to, prompt_of
 
-__all__ = ["Peer", "serve", "texts_of"]
+__all__ = ["Peer", "serve", "serve_methods", "texts_of"]
 
 
 class Peer(Protocol):
@@ -51,10 +51,15 @@ def texts_of(messages: int) -> list[str]:
 
 
 def serve(peer: Peer) -> None:
-    """Until stdin is closed. What anything else prints goes to stderr."""
+    """Until stdin is closed."""
+    with asyncio.Runner() as runner:
+        serve_methods(_Driven(peer, runner))
+
+
+def serve_methods(driven: object) -> None:
+    """A command names a method of `driven` and its arguments. What anything else prints goes to stderr."""
     answers = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr), asyncio.Runner() as runner:
-        driven = _Driven(peer, runner)
+    with contextlib.redirect_stdout(sys.stderr):
         for line in sys.stdin:
             command = json.loads(line)
             try:

@@ -183,8 +183,17 @@ class Policy:
 
 
 class Settings(BaseModel):
-    # Deferred: a process that reads them from file and environment never makes one of these itself.
+    """All of them. To make them is to read the environment as well, which stands above what is given."""
+
+    # Deferred: what is made is always a `GivenSettings`.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def __new__(cls, **given: Any) -> "Settings":
+        if cls is not Settings:
+            return super().__new__(cls)
+        from perdure.settings_sources import GivenSettings  # noqa: PLC0415 - see there: it takes a while to import
+
+        return GivenSettings(**given)
 
     enabled: bool = True
     """False makes perdure vanish."""

@@ -5,7 +5,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -133,6 +133,14 @@ def test_no_query_of_a_turn_scans_a_table(sqlite: tuple[SqliteStore, Meter], nam
     # What may be scanned is the window, once the index has cut it to its budget: a subquery, or `newest` by its alias.
     scanned = [step for step in steps if step.startswith("SCAN")]
     assert all(re.fullmatch(r"SCAN (\(subquery-\d+\)|newest|n)", step) for step in scanned), steps
+
+
+def test_the_window_is_read_from_its_index_alone(sqlite: tuple[SqliteStore, Meter]) -> None:
+    wanted = {"session_id": 1, "place": 1, "turns": 1}
+    with closing(sqlite3.connect(f"{sqlite[0].path.as_uri()}?mode=ro", uri=True)) as connection:
+        window = named_queries("sqlite/queries.sql")["window"]
+        ((*_, step),) = connection.execute(f"EXPLAIN QUERY PLAN {window}", wanted).fetchall()
+    assert "USING COVERING INDEX chat_messages_window" in step
 
 
 def test_history_reads_the_window_from_its_index_without_sorting_the_conversation(

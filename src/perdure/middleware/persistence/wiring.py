@@ -297,7 +297,9 @@ def _made_from_settings() -> Runtime:
 
 def _keeping_nothing(reason: SettingsError) -> Runtime:
     """Asks nothing of the file system: that may be what fails. Files stay as tools name them."""
-    settings = Settings.model_construct(defaults=ToolSettings(files=False))
+    from perdure.settings_sources import GivenSettings  # noqa: PLC0415 - it was tried already
+
+    settings = GivenSettings.model_construct(defaults=ToolSettings(files=False))
     nowhere = Path(os.devnull)
     store = UnusableStore(reason, settings.bucket)
     return Runtime(

@@ -1,0 +1,174 @@
+"""What one database carries: `python -m benchmarks.scale [--sqlite MESSAGES] [--postgres MESSAGES]`.
+
+Fills a database with conversations of 100 messages each, then measures turns in it: p50, p99, plans, sizes, search and
+purge. 1,000,000 messages take some minutes and 3 GB for SQLite, and as much again for Postgres. Prints JSON.
+"""
+
+import argparse
+import json
+import re
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.content import answer_to, prompt_of
+from benchmarks.embedded import Embedded, Seed, name
+from benchmarks.engine_turns import KeptTurns
+from benchmarks.machine import Machine, folder_on_disk
+from perdure.middleware.persistence.migrations import postgres as migrations
+from perdure.middleware.persistence.sql_files import named_queries
+from perdure.middleware.persistence.stores.postgres import PostgresStore
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the servers that the tests bring
+from servers.postgres_cluster import PostgresCluster
+
+_LENGTH = 100
+"""Messages in each conversation."""
+
+_TURNS = 1_000
+"""Measured, each in another conversation than the one before."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--sqlite", type=int, metavar="MESSAGES")
+    parser.add_argument("--postgres", type=int, metavar="MESSAGES")
+    arguments = parser.parse_args()
+    folder = folder_on_disk()
+    found: dict[str, Any] = {"machine": str(Machine.here(folder))}
+    if arguments.sqlite:
+        with tempfile.TemporaryDirectory(prefix="perdure-scale-", dir=folder) as temporary:
+            found["sqlite"] = _sqlite(arguments.sqlite, Path(temporary) / "perdure.db")
+    if arguments.postgres:
+        with PostgresCluster() as cluster:
+            found["postgres"] = _postgres(arguments.postgres, cluster)
+    print(json.dumps(found, indent=2))
+
+
+def _sqlite(messages: int, path: Path) -> dict[str, Any]:
+    conversations = messages // _LENGTH
+    started = time.monotonic()
+    with closing(Embedded(path, Seed(conversations, _LENGTH))) as database:
+        filled = time.monotonic() - started
+        taken = _each(lambda number: database.turn(name(number * 7919 % conversations)))
+        verified = database.verified()
+    with closing(sqlite3.connect(path)) as connection:
+        content, rows = connection.execute("SELECT sum(length(content)), count(*) FROM chat_messages").fetchone()
+        parts = dict(connection.execute("SELECT name, sum(pgsize) FROM dbstat GROUP BY name").fetchall())
+        plans = dict(_sqlite_plans(connection))
+    return {
+        "messages": rows,
+        "conversations": conversations,
+        "seconds to fill": round(filled),
+        "bytes": path.stat().st_size,
+        "bytes of content": content,
+        "bytes of tables and indexes": {key: size for key, size in parts.items() if size > 1 << 20},
+        "turn, ms": taken,
+        "turns verified": verified,
+        "plans": plans,
+    }
+
+
+def _sqlite_plans(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    queries = named_queries("sqlite/queries.sql")
+    for query in ("find_turn", "find_session", "take_place", "window", "turn_at", "read_turns"):
+        wanted = dict.fromkeys(re.findall(r":(\w+)", queries[query]), 1)
+        steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {queries[query]}", wanted)]
+        yield query, "; ".join(steps)
+
+
+def _postgres(messages: int, cluster: PostgresCluster) -> dict[str, Any]:
+    conversations = messages // _LENGTH
+    url = cluster.url()
+    migrations.apply(url, "the benchmark's", lambda _: None)
+    with psycopg.connect(url, autocommit=True) as plain, closing(KeptTurns(PostgresStore(url))) as kept:
+        started = time.monotonic()
+        _fill_postgres(plain, conversations)
+        filled = time.monotonic() - started
+        taken = _each(lambda number: kept.turn(f"c-{number * 7919 % conversations}"))
+        verified = kept.verified()
+        search = _each(
+            lambda number: plain.execute("select public.search_messages('local', %s)", (f"rare{number % 50}",))
+        )
+        sizes = plain.execute(
+            "select relname, pg_relation_size(oid) from pg_class where relname like 'chat\\_%' and relkind = 'i'"
+        ).fetchall()
+        table, total, rows, content = plain.execute(
+            "select pg_table_size('chat_messages'), pg_total_relation_size('chat_messages'), count(*),"
+            " sum(octet_length(content)) from chat_messages"
+        ).fetchone() or (0, 0, 0, 0)
+        scans = plain.execute("select seq_scan, seq_tup_read from pg_stat_user_tables where relname = 'chat_messages'")
+        purge = _purged(plain)
+        return {
+            "messages": rows,
+            "conversations": conversations,
+            "seconds to fill": round(filled),
+            "bytes of the table": table,
+            "bytes in all": total,
+            "bytes of content": content,
+            "bytes of indexes": {key: size for key, size in sizes if size > 1 << 20},
+            "turn, ms": taken,
+            "turns verified": verified,
+            "search, ms": search,
+            "purge of 100 conversations, ms": purge,
+            "sequential scans since it was filled (scans, rows)": scans.fetchone(),
+        }
+
+
+def _fill_postgres(plain: psycopg.Connection, conversations: int) -> None:
+    """By the server itself: rows as `finish_turn` writes them, with texts that differ and a word that is rare."""
+    prompt, answer = prompt_of(0)[20:], answer_to(prompt_of(0))[40:]
+    plain.execute(
+        "insert into public.chat_sessions (continuation_id, user_id, last_place, expires_at) select 'c-' || n, 'local',"
+        " %s, case when n %% 10 = 0 then now() + interval '1 year' end from generate_series(0, %s) n",
+        (_LENGTH // 2, conversations - 1),
+    )
+    plain.execute(
+        "insert into public.chat_messages (id, session_id, turn_id, turn_seq, part, tokens, role, content, body,"
+        " user_id, tool, digest, outcome, lease_until)"
+        " select case part when 0 then turn else gen_random_uuid() end, session, turn, place, part,"
+        "   case part when 1 then 600 else 0 end, case part when 0 then 'user' else 'assistant' end,"
+        "   md5(turn::text) || case when place = 7 then ' rare' || number %% 50 || ' ' else '' end"
+        "     || case part when 0 then %s else %s end,"
+        "   case part when 0 then '4' else '10' end, 'local', case part when 0 then 'chat' end,"
+        "   case part when 0 then md5(turn::text) || md5(turn::text) end, case part when 1 then 'answered' end,"
+        "   case part when 0 then now() end"
+        "  from (select s.id as session, row_number() over () as number, p as place, gen_random_uuid() as turn"
+        "          from public.chat_sessions s, generate_series(1, %s) p) t, generate_series(0, 1) part",
+        (prompt, answer, _LENGTH // 2),
+    )
+    plain.execute("vacuum analyze")
+    plain.execute("select pg_stat_reset()")
+
+
+def _purged(plain: psycopg.Connection) -> float:
+    plain.execute(
+        "update public.chat_sessions set expires_at = now() - interval '1 day'"
+        " where id in (select id from public.chat_sessions where expires_at is not null limit 100)"
+    )
+    started = time.perf_counter()
+    plain.execute("select public.purge_expired(100)")
+    return round((time.perf_counter() - started) * 1000, 1)
+
+
+def _each(work: Callable[[int], object]) -> dict[str, float]:
+    for number in range(20):
+        work(number)  # connections are open and statements prepared
+    taken = []
+    for number in range(20, 20 + _TURNS):
+        started = time.perf_counter()
+        work(number)
+        taken.append((time.perf_counter() - started) * 1000)
+    taken.sort()
+    return {"p50": round(taken[_TURNS // 2], 2), "p99": round(taken[_TURNS * 99 // 100], 2)}
+
+
+if __name__ == "__main__":
+    main()
