@@ -295,7 +295,8 @@ class _Conversation:
         source.forks.append(self)
 
     def settle(self, place: int, turn: Turn) -> None:
-        self.turns[place - 1] = turn.changed(continuation_id=self.continuation_id)
+        is_own = turn.continuation_id == self.continuation_id
+        self.turns[place - 1] = turn if is_own else turn.changed(continuation_id=self.continuation_id)
         if turn.outcome is Outcome.ANSWERED:
             bisect.insort(self.answered, place)
         for fork in self.forks:
