@@ -1,23 +1,27 @@
 """All that the seams know of the MCP Python SDK, version 1."""
 
 import contextlib
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
-from functools import cache
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 import anyio.from_thread
 import anyio.lowlevel
-import pydantic_core
 import wrapt
 
 from perdure.errors import DecoratorError
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
-from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.rising_progress import RisingProgress
+from perdure.middleware.sdk.function_tools import (
+    FunctionTool,
+    jsonable,
+    note_registered,
+    to_wire,
+    tool_among,
+    was_registered,
+)
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v1_listing import follow, note_functions_of, offering_changes
 from perdure.middleware.tool_schema import satisfies
@@ -25,10 +29,9 @@ from perdure.middleware.tool_schema import satisfies
 if TYPE_CHECKING:
     from mcp.server.fastmcp import Context
     from mcp.server.fastmcp.tools import Tool
-    from mcp.server.fastmcp.utilities.func_metadata import FuncMetadata
     from mcp.server.session import ServerSession
     from mcp.shared.context import RequestContext
-    from mcp.types import CallToolResult, ClientRequestType, ContentBlock, Result
+    from mcp.types import CallToolResult, ClientRequestType, ContentBlock
     from typing_extensions import TypeIs
 
     AnyRequestContext: TypeAlias = "RequestContext[ServerSession, Any, Any]"
@@ -186,37 +189,23 @@ class _WatchedSession(wrapt.ObjectProxy[Any]):
 # ── servers and their tools ──────────────────────────────────────────────────────────────────────────────────────
 
 
-class RegisteredTool:
-    """A tool as its server knows it."""
-
+class RegisteredTool(FunctionTool):
     def __init__(self, tool: "Tool") -> None:
-        metadata: Any = tool.fn_metadata
-        if type(metadata) is not _PassingOn:
-            tool.fn_metadata = cast("FuncMetadata", _PassingOn(metadata))
-        self._tool = tool
-        self.name: str = tool.name
-        self.input_schema: Mapping[str, Any] = tool.parameters
-        self.output_schema: Mapping[str, Any] | None = tool.output_schema
-        self.function: Callable[..., Any] = tool.fn
-
-    def validated(self, arguments: JsonObject) -> dict[str, Any]:
-        """The handler's keyword arguments, made of `arguments` as the SDK itself makes them.
-
-        Raises:
-            ValidationError: They do not fit the tool's schema.
-        """
-        metadata = self._tool.fn_metadata
-        return metadata.arg_model.model_validate(metadata.pre_parse_json(arguments)).model_dump_one_level()
-
-    def result_of(self, value: object) -> JsonObject:
-        """What the SDK makes of the handler's value, on the wire.
-
-        Raises:
-            Exception: As the SDK itself will when it is given this value.
-        """
         from mcp.types import CallToolResult  # noqa: PLC0415
 
-        converted: Any = self._tool.fn_metadata.convert_result(value)
+        super().__init__(tool, CallToolResult)
+
+    def validated(self, arguments: JsonObject) -> dict[str, Any]:
+        metadata = self._metadata
+        validated: dict[str, Any] = metadata.arg_model.model_validate(
+            metadata.pre_parse_json(arguments)
+        ).model_dump_one_level()
+        return validated
+
+    def result_of(self, value: object) -> JsonObject:
+        from mcp.types import CallToolResult  # noqa: PLC0415
+
+        converted: Any = self._metadata.convert_result(value)
         if is_result(converted):
             return to_wire(converted)
         blocks, structured = converted if isinstance(converted, tuple) else (converted, None)
@@ -225,32 +214,10 @@ class RegisteredTool:
             raise ValueError("the structured content does not fit the tool's output schema")
         return to_wire(CallToolResult(content=list(blocks), structuredContent=structured, isError=False))
 
-    def answering(self, wire: JsonObject) -> "CallToolResult":
-        """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
-        return _own_result().model_validate(wire)
-
     def error(self, error: Exception) -> Exception:
-        """What the handler raises so that the client reads the message as the tool's own error."""
         from mcp.server.fastmcp.exceptions import ToolError  # noqa: PLC0415
 
         return ToolError(str(error))
-
-
-@cache
-def _own_result() -> "type[CallToolResult]":
-    from mcp.types import CallToolResult  # noqa: PLC0415
-
-    class PersistedResult(CallToolResult):
-        """Already converted: an output type may not be able to read again what it wrote."""
-
-    return PersistedResult
-
-
-class _PassingOn(wrapt.ObjectProxy[Any]):
-    """A tool's metadata that leaves results alone which are converted already."""
-
-    def convert_result(self, result: object) -> Any:
-        return result if isinstance(result, _own_result()) else self.__wrapped__.convert_result(result)
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -269,20 +236,7 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
 
 
 def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    # The SDK has no public way from a tool's name to the tool. A low-level server has no tools of its own at all.
-    manager = getattr(server, "_tool_manager", None)
-    if manager is None:
-        return None
-    candidates = manager.list_tools() if name is None else [manager.get_tool(name)]
-    return next((RegisteredTool(tool) for tool in candidates if tool is not None and is_handler(tool.fn)), None)
-
-
-_registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
-
-
-def was_registered(function: object) -> bool:
-    """Whether `function` itself, or a method that binds it, is some server's tool already."""
-    return isinstance(function, FunctionType) and function in _registered
+    return tool_among(server, is_handler, name, RegisteredTool)
 
 
 def watch_registrations() -> None:
@@ -290,9 +244,7 @@ def watch_registrations() -> None:
 
     def note_tool(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tool = wrapped(*args, **kwargs)
-        function = getattr(tool.fn, "__func__", tool.fn)
-        if isinstance(function, FunctionType):
-            _registered.add(function)
+        note_registered(tool.fn)
         return tool
 
     async def note_request(
@@ -350,11 +302,6 @@ def watch_registrations() -> None:
 # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def to_wire(result: "Result") -> JsonObject:
-    wire: JsonObject = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return wire
-
-
 def result_from_wire(wire: JsonObject) -> "CallToolResult":
     from mcp.types import CallToolResult  # noqa: PLC0415
 
@@ -386,9 +333,3 @@ def text_block(text: str) -> "ContentBlock":
     from mcp.types import TextContent  # noqa: PLC0415
 
     return TextContent(type="text", text=text)
-
-
-def jsonable(value: object) -> Json:
-    """`value` as JSON, for an argument that never was on the wire."""
-    json: Json = pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True, bytes_mode="base64")
-    return json

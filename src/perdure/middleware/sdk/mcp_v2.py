@@ -1,17 +1,14 @@
 """All that the seams know of the MCP Python SDK, version 2."""
 
 import contextlib
-import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import anyio.from_thread
 import anyio.lowlevel
-import pydantic_core
 import wrapt
 
 from perdure.middleware.call_files import Report
@@ -19,6 +16,14 @@ from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.request_state import is_envelope, own_state
 from perdure.middleware.rising_progress import RisingProgress
+from perdure.middleware.sdk.function_tools import (
+    FunctionTool,
+    jsonable,
+    note_registered,
+    to_wire,
+    tool_among,
+    was_registered,
+)
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v2_listing import followed
 
@@ -27,9 +32,7 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.tools import Tool
-    from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
     from mcp_types import CallToolResult, ContentBlock, InputRequiredResult
-    from pydantic import BaseModel
     from typing_extensions import TypeIs
 
 __all__ = [
@@ -116,62 +119,22 @@ def _types() -> Any:
     return mcp_types
 
 
-class RegisteredTool:
-    """A tool as its server knows it."""
-
+class RegisteredTool(FunctionTool):
     def __init__(self, tool: "Tool") -> None:
-        metadata: Any = tool.fn_metadata
-        if type(metadata) is not _PassingOn:
-            tool.fn_metadata = cast("FuncMetadata", _PassingOn(metadata))
-        self._tool = tool
-        self.name: str = tool.name
-        self.input_schema: Mapping[str, Any] = tool.parameters
-        self.output_schema: Mapping[str, Any] | None = tool.output_schema
-        self.function: Callable[..., Any] = tool.fn
+        super().__init__(tool, _types().CallToolResult)
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
-        """The handler's keyword arguments, made of `arguments` as the SDK itself makes them.
-
-        Raises:
-            ValidationError: They do not fit the tool's schema.
-        """
-        return self._tool.fn_metadata.validate_arguments(arguments)
+        validated: dict[str, Any] = self._metadata.validate_arguments(arguments)
+        return validated
 
     def result_of(self, value: object) -> JsonObject | None:
-        """What the SDK makes of the handler's value, on the wire; None for a question to the client.
-
-        Raises:
-            Exception: As the SDK itself will when it is given this value.
-        """
-        result = self._tool.fn_metadata.convert_result(value)
+        result = self._metadata.convert_result(value)
         return to_wire(result) if is_result(result) else None
 
-    def answering(self, wire: JsonObject) -> "CallToolResult":
-        """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
-        return _own_result().model_validate(wire)
-
     def error(self, error: Exception) -> Exception:
-        """What the handler raises so that the client reads the message as the tool's own error."""
         from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
 
         return ToolError(str(error))
-
-
-@cache
-def _own_result() -> "type[CallToolResult]":
-    from mcp_types import CallToolResult  # noqa: PLC0415
-
-    class PersistedResult(CallToolResult):
-        """Already converted: an output type may not be able to read again what it wrote."""
-
-    return PersistedResult
-
-
-class _PassingOn(wrapt.ObjectProxy[Any]):
-    """A tool's metadata that leaves results alone which are converted already."""
-
-    def convert_result(self, result: object) -> Any:
-        return result if isinstance(result, _own_result()) else self.__wrapped__.convert_result(result)
 
 
 def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -190,17 +153,7 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
 
 
 def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    # The SDK has no public way from a tool's name to the tool. A low-level server has no tools of its own at all.
-    manager = getattr(server, "_tool_manager", None)
-    if manager is None:
-        return None
-    candidates = manager.list_tools() if name is None else [manager.get_tool(name)]
-    return next((RegisteredTool(tool) for tool in candidates if tool is not None and is_handler(tool.fn)), None)
-
-
-def to_wire(result: "BaseModel") -> JsonObject:
-    wire: JsonObject = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return wire
+    return tool_among(server, is_handler, name, RegisteredTool)
 
 
 def result_from_wire(wire: JsonObject) -> "CallToolResult":
@@ -260,11 +213,6 @@ def text_block(text: str) -> "ContentBlock":
     from mcp_types import TextContent  # noqa: PLC0415
 
     return TextContent(type="text", text=text)
-
-
-def jsonable(value: object) -> Any:
-    """`value` as JSON, for an argument that never was on the wire."""
-    return pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True, bytes_mode="base64")
 
 
 _event_loop: ContextVar[object] = ContextVar("perdure_event_loop", default=None)
@@ -375,20 +323,6 @@ def _taking_out(server: Any, entry: Any) -> Any:
 
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-_registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
-
-
-def was_registered(function: object) -> bool:
-    """Whether `function` itself, or a method that binds it, is some server's tool already."""
-    return isinstance(function, FunctionType) and function in _registered
-
-
-def note_registered(function: object) -> None:
-    function = getattr(function, "__func__", function)
-    if isinstance(function, FunctionType):
-        _registered.add(function)
 
 
 def watch_registrations() -> None:

@@ -1,0 +1,113 @@
+"""What the versions of the MCP SDK have in common: the tools of their servers of functions, and values on the wire."""
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pydantic_core
+import wrapt
+
+from perdure.middleware.persistence.turn import JsonObject
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["FunctionTool", "jsonable", "note_registered", "to_wire", "tool_among", "was_registered"]
+
+T = TypeVar("T")
+
+
+class FunctionTool(ABC):
+    """A tool as its server knows it."""
+
+    def __init__(self, tool: Any, result: "type[BaseModel]") -> None:
+        """`result` is the SDK's class of a tool's results."""
+        own = _converted_already(result)
+        if type(tool.fn_metadata) is not _PassingOn:
+            tool.fn_metadata = _PassingOn(tool.fn_metadata, own)
+        self.name: str = tool.name
+        self.input_schema: Mapping[str, Any] = tool.parameters
+        self.output_schema: Mapping[str, Any] | None = tool.output_schema
+        self.function: Callable[..., Any] = tool.fn
+        self._metadata = tool.fn_metadata
+        self._own_result = own
+
+    @abstractmethod
+    def validated(self, arguments: JsonObject) -> dict[str, Any]:
+        """The handler's keyword arguments, made of `arguments` as the SDK itself makes them.
+
+        Raises:
+            ValidationError: They do not fit the tool's schema.
+        """
+
+    @abstractmethod
+    def result_of(self, value: object) -> JsonObject | None:
+        """What the SDK makes of the handler's value, on the wire; None for a question to the client.
+
+        Raises:
+            Exception: As the SDK itself will when it is given this value.
+        """
+
+    @abstractmethod
+    def error(self, error: Exception) -> Exception:
+        """What the handler raises so that the client reads the message as the tool's own error."""
+
+    def answering(self, wire: JsonObject) -> Any:
+        """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
+        return self._own_result.model_validate(wire)
+
+
+@cache
+def _converted_already(result: "type[BaseModel]") -> "type[BaseModel]":
+    """A class of results that are passed on: an output type may not be able to read again what it wrote."""
+    return type("PersistedResult", (result,), {"__module__": __name__})
+
+
+class _PassingOn(wrapt.ObjectProxy[Any]):
+    """A tool's metadata that leaves results alone which are converted already."""
+
+    def __init__(self, metadata: object, own: type) -> None:
+        super().__init__(metadata)
+        self._self_own = own
+
+    def convert_result(self, result: object) -> Any:
+        return result if isinstance(result, self._self_own) else self.__wrapped__.convert_result(result)
+
+
+def tool_among(
+    server: object, is_handler: Callable[[object], bool], name: str | None, made: Callable[[Any], T]
+) -> T | None:
+    """Of the tool whose function satisfies `is_handler`; under `name`, if that is given."""
+    # The SDK has no public way from a tool's name to the tool. A low-level server has no tools of its own at all.
+    manager = getattr(server, "_tool_manager", None)
+    if manager is None:
+        return None
+    candidates = manager.list_tools() if name is None else [manager.get_tool(name)]
+    return next((made(tool) for tool in candidates if tool is not None and is_handler(tool.fn)), None)
+
+
+_registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()
+
+
+def was_registered(function: object) -> bool:
+    """Whether `function` itself, or a method that binds it, is some server's tool already."""
+    return isinstance(function, FunctionType) and function in _registered
+
+
+def note_registered(function: object) -> None:
+    function = getattr(function, "__func__", function)
+    if isinstance(function, FunctionType):
+        _registered.add(function)
+
+
+def to_wire(result: "BaseModel") -> JsonObject:
+    wire: JsonObject = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return wire
+
+
+def jsonable(value: object) -> Any:
+    """`value` as JSON, for an argument that never was on the wire."""
+    return pydantic_core.to_jsonable_python(value, fallback=str, by_alias=True, bytes_mode="base64")
