@@ -17,7 +17,7 @@ for line in sys.stdin:
         answer = {"jsonrpc": "2.0", "id": asked["id"]}
         match asked["method"]:
             case "initialize":
-                answer["result"] = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
+                answer["result"] = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "x"}}
             case "tools/list":
                 answer["result"] = {"tools": [{"name": "chat", "inputSchema": {"type": "object"}}]}
             case "tools/call":

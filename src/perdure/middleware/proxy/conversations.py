@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from perdure.errors import StoreError
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.conversation_resources import ConversationResources
-from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.persistence.turn import Json, JsonObject
 from perdure.middleware.proxy.json_rpc import INVALID_PARAMS, METHOD_NOT_FOUND, Message, error_response, response
 from perdure.middleware.proxy.requests import Request
 
@@ -39,18 +39,19 @@ async def with_conversations(
         if method == "completion/complete":
             return response(request.id, _in_full(request, await ours.completed(caller, params)))
         if method == "resources/list" and ours.continues(params):
-            page = await ours.listed(caller, {"resources": []}, params["cursor"])
-            return response(request.id, _in_full(request, page))
+            following = await ours.listed(caller, {"resources": []}, params["cursor"])
+            return response(request.id, _in_full(request, following))
         answer = await servers_own()
-        page = answer.body.get("result")
-        if page is None and (answer.body.get("error") or {}).get("code") == METHOD_NOT_FOUND:
+        page: Json = answer.body.get("result")
+        error: Json = answer.body.get("error")
+        if isinstance(error, dict) and error.get("code") == METHOD_NOT_FOUND:
             page = _in_full(request, {_LISTS[str(method)]: []})  # It has none of its own.
         if not isinstance(page, dict):
             return answer
         page = ours.with_template(page) if method != "resources/list" else await ours.listed(caller, page, None)
         return response(request.id, page)
-    except StoreError as error:  # as the SDKs answer for a resource that is not there
-        return error_response(request.id, INVALID_PARAMS, str(error), {"uri": params.get("uri")})
+    except StoreError as refused:  # as the SDKs answer for a resource that is not there
+        return error_response(request.id, INVALID_PARAMS, str(refused), {"uri": params.get("uri")})
 
 
 def _in_full(request: Request, result: JsonObject) -> JsonObject:
