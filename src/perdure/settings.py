@@ -230,6 +230,8 @@ class Settings(BaseModel):
     """Where files are kept, as named in their URIs."""
     max_resource_bytes: Annotated[int, Field(ge=0)] = 10_000_000
     """Of one file that a client reads as an MCP resource: it travels in one message."""
+    conversation_resources: bool = False
+    """Whether clients see their own conversations as MCP resources, `conversation://…`: to list, to read, to resume."""
     max_total_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
     """Of all files together."""
     count_tokens: ImportString[Callable[[str], int]] | None = None

@@ -112,6 +112,16 @@ def test_a_mistake_is_one_line_and_its_remedy_and_changes_nothing(
     assert _content(data.folder) == before
 
 
+def test_an_interrupt_is_one_line_too(perdure: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("perdure.cli.app.show_statistics", interrupted)
+    ran = perdure("stats")
+    assert (ran.code, ran.out) == (130, "")
+    assert "Traceback" not in ran.err
+
+
 @pytest.mark.parametrize("group", [[], ["conversations"], ["files"], ["spool"]])
 def test_a_group_without_a_command_says_which_there_are(perdure: Callable[..., Ran], group: list[str]) -> None:
     ran = perdure(*group)

@@ -46,6 +46,7 @@ TABLES: Mapping[str, Sequence[str]] = {
     "public.chat_sessions": ("id", "continuation_id", "user_id", "metadata", "last_place", "updated_at"),
     "public.chat_messages": ("id", "session_id", "turn_id", "content", "body", "user_id", "tool", "digest", "metadata"),
     "public.chat_files": ("session_id", "turn_id", "user_id", "name", "key", "sha256", "media_type"),
+    "public.chat_forks": ("session_id", "parent_id", "user_id"),
     "storage.objects": ("id", "bucket_id", "name", "metadata"),
     "public.perdure_migrations": ("version", "name", "checksum"),
 }
@@ -359,6 +360,10 @@ class Campaign:
                     f"media_type) values ('{session}', '{turn}', {number}, 1, '{user}', '{file.name}', 'mcp-files', "
                     f"'{file.key}', '{file.sha256}', 'x/y')"
                 )
+            case "public.chat_forks":
+                parent = pick(victim.known_sessions)
+                values = f"'{session}', '{parent}', {number}, '{user}'"
+                return f"insert into {table} (session_id, parent_id, place, user_id) values ({values})"
             case "storage.objects":
                 return f"insert into {table} (bucket_id, name) values ('mcp-files', '{victim.name}/planted-{turn}/x')"
         return f"insert into {table} (version, name, checksum) values ({self._random.randrange(5, 999)}, 'x', 'y')"
@@ -456,7 +461,7 @@ class Campaign:
         reads: dict[str, Callable[[], str]] = {}
         if "authenticated" in ways:
             for table in TABLES:
-                if table != "public.perdure_migrations":
+                if table not in ("public.perdure_migrations", "public.chat_forks"):  # of which he has none
                     reads[table] = lambda table=table: api.as_user("mallory", f"select t::text from {table} t").text
             reads["read_turns"] = lambda: (
                 api.as_user("mallory", f"select public.read_turns('mallory', '{own_id}')").text

@@ -6,7 +6,7 @@ from isolation.conftest import Settled
 
 
 def test_none_of_ten_thousand_attempts_reaches_another_tenant(settled: Settled) -> None:
-    attempts = {"store": 2300, "authenticated": 4800, "anon": 900, "service_role": 2000}
+    attempts = {"store": 2300, "authenticated": 4800, "anon": 1500, "service_role": 2700}
     report = Campaign(settled.project, settled.database, settled.tenants, seed=20261001).run(attempts, look_every=500)
     assert report.leaks == []
     assert report.blind == []
@@ -24,7 +24,8 @@ def test_every_function_is_attacked_with_every_argument(settled: Settled) -> Non
     """Whoever adds a function or an argument adds it to the campaign."""
     there = settled.project.superuser(
         settled.database,
-        "select proname, coalesce(proargnames, '{}') from pg_proc where pronamespace = 'public'::regnamespace",
+        "select proname, coalesce(proargnames[:pronargs], '{}') from pg_proc "
+        "where pronamespace = 'public'::regnamespace",
     )
     attacked = {name: {*" ".join(arguments).split()} for name, arguments in FUNCTIONS.items()}
     assert {name: {*arguments} - {"at"} for name, arguments in there} == {
@@ -54,4 +55,4 @@ def test_no_api_role_has_more_rights_than_it_needs(role: str, settled: Settled) 
     expected = [
         (table, right) for table in ("chat_files", "chat_messages", "chat_sessions") for right in ("INSERT", "SELECT")
     ]
-    assert granted == ([] if role == "anon" else expected)
+    assert granted == ([] if role == "anon" else sorted([*expected, ("chat_forks", "SELECT")]))

@@ -129,8 +129,7 @@ def test_each_wall_before_another_s_files_is_enough(standing: str | None, settle
         if hole.startswith("alter"):
             settled_anew.project.owner(settled_anew.database, hole)
         else:
-            rewrite(settled_anew, "purge_expired", wall, hole)
-            rewrite(settled_anew, "delete_conversation", wall, hole)
+            rewrite(settled_anew, "chat_remove", wall, hole)
     with settled_anew.project.api(settled_anew.database) as api:
         for deletion in DELETIONS:
             assert (theirs.key in told_to_delete(api, theirs, "insert", deletion)) is (standing is None)
@@ -337,7 +336,7 @@ def test_a_conflict_shows_no_conversation(api: Api, settled: Settled) -> None:
 # ── a database that lets everybody make things ───────────────────────────────────────────────────────────────────────
 
 
-PLANTED = "public.read_turns(user_id text, continuation_id text, after_place text, max_turns text, at text)"
+PLANTED = "public.read_turns_in_line(user_id text, continuation_id text, after_place text, max_turns text, at text)"
 
 
 def test_nobody_puts_a_function_in_the_place_of_one_of_ours(supabase: SupabaseLike) -> None:

@@ -103,5 +103,5 @@ def _do_everything(store: SqlFunctionStore) -> None:
     store.purge(limit=1, dry_run=True)
     store.fork("alice", "c", 1, "fork", minted=True)
     assert store.delete("alice", "c").conversations == 1
-    assert store.forget("alice", limit=1).turns == 1
+    assert store.forget("alice", limit=1).conversations == 1
     store.close()

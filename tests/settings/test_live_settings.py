@@ -102,6 +102,7 @@ def test_a_file_that_is_made_later_is_read_and_removed_it_counts_no_more(monkeyp
         ('user_id = "me"', lambda now: now.policy("chat").user_id, None, "me"),
         ("shared_user = true", lambda now: now.settings.shared_user, False, True),
         ("max_total_bytes = 1", lambda now: now.settings.max_total_bytes, 1_000_000_000, 1),
+        ("conversation_resources = true", lambda now: now.settings.conversation_resources, False, True),
         ("max_resource_bytes = 1", lambda now: now.settings.max_resource_bytes, 10_000_000, 1),
     ],
     ids=lambda case: case if isinstance(case, str) else "",
@@ -118,7 +119,7 @@ def test_each_setting_that_needs_no_restart_is_live(
 
 def test_every_setting_is_either_live_or_needs_a_restart() -> None:
     live = {"enabled", "user_id", "shared_user", "max_total_bytes", "max_resource_bytes", "defaults", "tools"}
-    live |= {"max_conversation_turns", "max_turns_per_minute"}
+    live |= {"max_conversation_turns", "max_turns_per_minute", "conversation_resources"}
     assert live | NEEDS_RESTART == set(Settings.model_fields)
     assert not live & NEEDS_RESTART
 

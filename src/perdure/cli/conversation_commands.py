@@ -84,7 +84,7 @@ def fork_command(
     user: User = None,
     as_json: Json = False,
 ) -> None:
-    """Make a conversation that goes on from a turn of another, by itself. Nothing is copied."""
+    """Go on from a turn of another conversation. Nothing is copied."""
     fork_conversation(runtime_of(context).engine, continuation_id, at=at, new_id=new_id, user=user, as_json=as_json)
 
 
@@ -101,7 +101,7 @@ def delete_command(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a conversation for good, with the files that nothing else needs."""
+    """Delete a conversation for good, its files too."""
     runtime = runtime_of(context)
     if everything and user is not None and continuation_id is None:
         all_gone = forget(runtime, user, yes=yes, as_json=as_json)

@@ -1,7 +1,7 @@
 """`perdure conversations`: as tables for people, as JSON for programs."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from typing import Literal, TypeAlias
@@ -22,9 +22,6 @@ __all__ = ["Form", "list_conversations", "show_conversation", "the_one", "turn_a
 Form: TypeAlias = Literal["table", "markdown", "json"]
 
 _PAGE = 200
-
-_SHOWN_AT_ONCE = 50
-"""Turns: a reader does not wait for the end of a long conversation."""
 
 
 def list_conversations(engine: Engine, *, user: str | None, limit: int, before: str | None, as_json: bool) -> None:
@@ -83,38 +80,26 @@ def show_conversation(
     heading.append(f"user {printable(summary.principal)}, {count(summary.turns, 'turn')}, last used ")
     heading.append(ago(summary.updated_at, now))
     console().print(heading, soft_wrap=True)
-    for number, page in enumerate(_in_pages(turns, _SHOWN_AT_ONCE)):
-        console().print(_table(page, now, widest=len(str(summary.turns)), with_header=number == 0))
+    for turn in turns:
+        _show_turn(turn, now)
     if following is not None:
         console().print(Text(f"\nThere are more: --after {following}", style="dim"))
 
 
-def _in_pages(turns: Iterator[Turn], size: int) -> Iterator[list[Turn]]:
-    while page := list(islice(turns, size)):
-        yield page
-
-
-def _table(turns: Iterable[Turn], now: datetime, *, widest: int, with_header: bool) -> Table:
-    """Of fixed widths, so that one goes on where the one before ended."""
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", padding=(1, 2, 0, 0), show_header=with_header, expand=True
+def _show_turn(turn: Turn, now: datetime) -> None:
+    """One below the other, and not a table: what was said needs the whole width."""
+    line = Text.assemble(
+        f"\n#{turn.place}  {printable(turn.tool)}  ", (turn.outcome.value, OUTCOME_COLOURS[turn.outcome])
     )
-    table.add_column("#", justify="right", style="dim", width=widest)
-    table.add_column("tool", overflow="fold", width=12)
-    table.add_column("when", no_wrap=True, width=16)
-    table.add_column("outcome", no_wrap=True, width=11)
-    table.add_column("prompt", ratio=1, overflow="fold")
-    table.add_column("answer", ratio=2, overflow="fold")
-    for turn in turns:
-        table.add_row(
-            str(turn.place),
-            printable(turn.tool),
-            ago(turn.started_at, now) + "\n" + _took(turn),
-            Text(turn.outcome.value, style=OUTCOME_COLOURS[turn.outcome]),
-            excerpt(turn.prompt),
-            excerpt(_answer(turn)),
-        )
-    return table
+    line.append(f"  {ago(turn.started_at, now)}").append(f"  {_took(turn)}", style="dim")
+    console().print(line, soft_wrap=True)
+    said = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    said.add_column(no_wrap=True, style="dim", width=8)
+    said.add_column(overflow="fold", ratio=1)
+    said.add_row("  prompt", excerpt(turn.prompt))
+    if answer := _answer(turn):
+        said.add_row("  answer", excerpt(answer))
+    console().print(said)
 
 
 def turn_as_json(turn: Turn) -> JsonObject:

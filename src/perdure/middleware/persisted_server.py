@@ -16,6 +16,7 @@ from perdure.logs import log
 from perdure.middleware.active_call import ActiveCall, within
 from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller, ToolRequest, readers_of
+from perdure.middleware.conversation_resources import ConversationResources
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import Runtime, runtime
@@ -100,6 +101,7 @@ class PersistedServer:
         self.named = named
         self.shown = shown or ShownTools(lambda _: None)
         self.shown.hooked = True
+        self.conversations = ConversationResources()
         self._were_on: set[str] = set()
         """Tools to which a client may send an id that it got from us."""
         self._server = server

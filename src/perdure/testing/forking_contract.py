@@ -7,7 +7,7 @@ from perdure.errors import ForkRefused
 from perdure.middleware.persistence.turn import Outcome, StoredFile, Window
 from perdure.middleware.persistence.upkeep import FileName
 from perdure.testing.store_bench import WIDE, StoreBench
-from perdure.testing.turns import answered, ended
+from perdure.testing.turns import a_file, answered, ended
 
 __all__ = ["ForkingContract"]
 
@@ -174,11 +174,4 @@ class ForkingContract(StoreBench):
         return [turn.prompt for turn in begun.history]
 
     def _given(self, name: str, letter: str = "a") -> StoredFile:
-        return StoredFile(
-            key=f"{self.principal}/{letter * 64}/{name}",
-            bucket="files",
-            name=name,
-            sha256=letter * 64,
-            size=1,
-            media_type="text/plain",
-        )
+        return a_file(self.principal, name, letter)

@@ -8,7 +8,7 @@ from perdure.middleware.persistence.question import question_of
 from perdure.middleware.persistence.turn import Outcome, StoredFile, Turn
 from perdure.middleware.persistence.upkeep import FileName, Removed, Statistics
 from perdure.testing.store_bench import WIDE, StoreBench
-from perdure.testing.turns import answered, ended
+from perdure.testing.turns import a_file, answered, ended
 
 __all__ = ["RemovingContract"]
 
@@ -161,12 +161,4 @@ class RemovingContract(StoreBench):
         return FileName("files", self._content(file).key)
 
     def _content(self, name: str) -> StoredFile:
-        sha256 = f"{name:0>64}"
-        return StoredFile(
-            key=f"{self.principal}/{sha256}/{name}",
-            bucket="files",
-            name=name,
-            sha256=sha256,
-            size=1,
-            media_type="text/plain",
-        )
+        return a_file(self.principal, name, name)

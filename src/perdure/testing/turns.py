@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from perdure.middleware.persistence.serialization import digest
-from perdure.middleware.persistence.turn import Answer, Outcome, Turn, new_turn_id
+from perdure.middleware.persistence.turn import Answer, Outcome, StoredFile, Turn, new_turn_id
 
-__all__ = ["a_turn", "answered", "ended"]
+__all__ = ["a_file", "a_turn", "answered", "ended"]
 
 _THEN = datetime(2026, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
 
@@ -29,6 +29,19 @@ def a_turn(prompt: str = "", *, continuation_id: str, principal: str = "alice", 
         stored_form=True,
     )
     return replace(turn, **changes)
+
+
+def a_file(principal: str, name: str, content: str) -> StoredFile:
+    """Whose hash is `content`, filled up with zeros."""
+    sha256 = f"{content:0>64}"
+    return StoredFile(
+        key=f"{principal}/{sha256}/{name}",
+        bucket="files",
+        name=name,
+        sha256=sha256,
+        size=1,
+        media_type="text/plain",
+    )
 
 
 def answered(turn: Turn, text: str = "", *, tokens: int = 10) -> Turn:

@@ -14,6 +14,8 @@ __all__ = ["LetGo", "delete_conversation", "forget_user", "purge_expired"]
 _AT_ONCE = 100
 """Conversations in one batch."""
 
+_ALWAYS = datetime.max.replace(tzinfo=UTC)
+
 _ABOUT_TO_BE_NAMED = timedelta(minutes=15)
 """A file that was put within so long may belong to a turn whose end is not written yet."""
 
@@ -74,9 +76,12 @@ def delete_conversation(
         StoreUnavailable: The store is away.
     """
     done = LetGo()
-    if spool is not None:
-        done.waiting = spool.forget(principal, continuation_id)
     _take(done, store.delete(principal, continuation_id), file_store, spool)
+    # After the store, so that nothing is lost where that is away; and once more, for what was sent meanwhile.
+    if spool is not None and (waiting := spool.forget(principal, continuation_id)):
+        done.waiting = waiting
+        _take(done, store.delete(principal, continuation_id), file_store, spool)
+        _take(done, Removed(files=_again(done)), file_store, spool)
     return done
 
 
@@ -89,13 +94,32 @@ def forget_user(
         StoreUnavailable: The store is away. What was removed until then is removed.
     """
     done = LetGo()
-    if spool is not None:
-        done.waiting = spool.forget(principal)
+    _forget(done, store, file_store, spool, principal, progress)
+    if spool is not None and (waiting := spool.forget(principal)):
+        done.waiting = waiting
+        _forget(done, store, file_store, spool, principal, progress)  # what was sent meanwhile
+        _take(done, Removed(files=_again(done)), file_store, spool, unused_since=_ALWAYS)
+    return done
+
+
+def _forget(
+    done: LetGo,
+    store: Store,
+    file_store: FileStore,
+    spool: Spool | None,
+    principal: str,
+    progress: Callable[[LetGo], None],
+) -> None:
     while (removed := store.forget(principal, limit=_AT_ONCE)).conversations:
         # Nobody else can name a file of this tenant, so none is left for it.
-        _take(done, removed, file_store, spool, unused_since=datetime.max.replace(tzinfo=UTC))
+        _take(done, removed, file_store, spool, unused_since=_ALWAYS)
         progress(done)
-    return done
+
+
+def _again(done: LetGo) -> tuple[FileName, ...]:
+    """The files that turns which waited named, and do no more."""
+    names, done.in_use = done.in_use, []
+    return tuple(names)
 
 
 def _take(

@@ -15,6 +15,7 @@ from perdure.middleware.persistence.turn import Json, JsonObject
 __all__ = [
     "CONNECTION_CLOSED",
     "INVALID_PARAMS",
+    "METHOD_NOT_FOUND",
     "Key",
     "Message",
     "Unreadable",
@@ -27,6 +28,7 @@ __all__ = [
 
 Key: TypeAlias = Hashable
 
+METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 CONNECTION_CLOSED = -32000
 """What the SDKs answer with where the other side is gone."""

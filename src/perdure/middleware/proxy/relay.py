@@ -17,6 +17,7 @@ from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import Json, JsonObject
 from perdure.middleware.persistence.wiring import runtime
 from perdure.middleware.proxy.behind import Behind
+from perdure.middleware.proxy.conversations import concerns, with_conversations
 from perdure.middleware.proxy.json_rpc import (
     CONNECTION_CLOSED,
     INVALID_PARAMS,
@@ -92,7 +93,8 @@ class Relay:
             await self._one_from_client(message, together)
 
     def _is_ours(self, message: Message) -> bool:
-        return message.method in ("tools/call", "tools/list", "resources/read", "initialize", "notifications/cancelled")
+        ours = ("tools/call", "tools/list", "resources/read", "initialize", "notifications/cancelled")
+        return message.method in ours or concerns(self._persisted.conversations, message)
 
     def _request(self, message: Message, replies: Replies) -> Request:
         version = message.meta.get(PROTOCOL_VERSION, self._negotiated)
@@ -121,8 +123,13 @@ class Relay:
             case "resources/read" if self._persisted.keeps(self._incoming(request)):
                 await self._start(self._read_stored_file, request)
                 return
+            case _ if concerns(self._persisted.conversations, request.message):
+                await self._start(self._with_conversations, request)
+                return
             case "tools/list":
                 request.rewritten = self._listed
+            case "server/discover" if self._persisted.conversations.are_on:
+                request.rewritten = self._announced
             case "initialize":
                 request.rewritten = self._initialized
             case _:
@@ -291,6 +298,16 @@ class Relay:
             result = {**result, "ttlMs": 0, "cacheScope": "private"}
         return response(request.id, _in_full(request, result))
 
+    async def _with_conversations(self, request: Request) -> Message:
+        ours = self._persisted.conversations
+        return await with_conversations(ours, request, lambda: self._passed_on(request))
+
+    def _announced(self, answer: Message) -> Message:
+        result = answer.body.get("result")
+        if not isinstance(result, dict):
+            return answer
+        return answer.changed(result=self._persisted.conversations.announced(result))
+
     def _listed(self, answer: Message) -> Message:
         page = answer.body.get("result")
         if not isinstance(page, dict):
@@ -308,6 +325,9 @@ class Relay:
             return answer
         if isinstance(version := result.get("protocolVersion"), str):
             self._negotiated = version
+        if self._persisted.conversations.are_on:
+            answer = self._announced(answer)
+            result = answer.body["result"]
         match result:
             case {"capabilities": {"tools": dict(tools)} as others} if not tools.get("listChanged"):
                 if not runtime().settings.enabled:

@@ -16,6 +16,7 @@ from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v2_listing import followed, wire_result
+from perdure.middleware.server_hook.mcp_v2_conversations import METHODS, with_conversations
 from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
 
@@ -91,6 +92,11 @@ class Hook:
                 return self.persisted.list(wire) if isinstance(wire.get("tools"), list) else result
             case "resources/read" if self.persisted.keeps(request := mcp_v2.incoming(ctx)):
                 return await self._read(request)
+            case method if method in METHODS and self.persisted.conversations.are_on:
+                request = mcp_v2.incoming(ctx)
+                caller = self.behind.caller(request)
+                ours = self.persisted.conversations
+                return await with_conversations(ours, request, method, caller, lambda: call_next(ctx))
             case _:
                 return await call_next(ctx)
 
