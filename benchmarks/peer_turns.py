@@ -109,13 +109,13 @@ def _failed(failures: dict[str, int]) -> str:
     return "".join(f" {count} turns failed: {reason}." for reason, count in failures.items())
 
 
-def standing_beside(lines: Sequence[Line]) -> str:
+def standing_beside(lines: Sequence[Line], goal: float = 3) -> str:
     """perdure's rate beside the best peer's."""
     (ours,) = (line for line in lines if line.name == OURS)
     best = max((line for line in lines if line is not ours), key=lambda line: line.median, default=None)
     if best is None:
         return "No peer is installed."
-    return f"perdure stands at {ours.median / best.median:.2f} x the best peer, {best.name}; the goal is 3 x."
+    return f"perdure stands at {ours.median / best.median:.2f} x the best peer, {best.name}; the goal is {goal:g} x."
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,9 @@ import psycopg
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, KeptTurns, one_turn
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
+from benchmarks.peer_turns import OURS, PeerKind, opened, standing_beside, verified
+from benchmarks.peers.process import PeerProcess
+from benchmarks.table_gateway import table_gateway
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctions, SqlFunctionStore
 from perdure.middleware.persistence.stores.supabase import SupabaseStore
@@ -42,6 +46,8 @@ _TURNS = 20
 
 _THREADS = 16
 
+_PEER = PeerKind("supabase-strands SupabaseSessionManager", "supabase-strands", "supabase_strands", ())
+
 
 def run(rounds: int, _folder: Path) -> list[Result]:
     with ExitStack() as stack:
@@ -61,9 +67,23 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         with psycopg.connect(cluster.url(project.database), autocommit=True) as superuser:
             superuser.execute("vacuum analyze")
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
-        results = [interleaved(_cost(bare, kept), rounds), interleaved(_throughput(bare, kept, pool), rounds)]
+        peers, notes = opened(stack, (_PEER,), lambda _: stack.enter_context(table_gateway(_tables(cluster))))
+        for peer in peers.values():
+            peer.plant("long-100", 100)
+        results = [
+            interleaved(_cost(bare, kept), rounds),
+            interleaved(_throughput(bare, kept, pool), rounds),
+            interleaved(_beside_peer(kept, peers), rounds),
+            together := interleaved(_at_once_beside_peer(kept, pool, peers), rounds),
+        ]
         note = f"Verified: all {kept.verified():,} acknowledged turns are there, in their places, with their answers."
-        return [replace(result, notes=[note]) for result in results]
+        cost, throughput, beside, _ = results
+        return [
+            replace(cost, notes=[note]),
+            throughput,
+            replace(beside, notes=[*notes, *verified(peers)]),
+            replace(together, notes=[standing_beside(together.lines, goal=2)]),
+        ]
 
 
 class _BareRequests:
@@ -142,22 +162,73 @@ def _cost(bare: _BareRequests, kept: KeptTurns) -> Comparison:
 def _throughput(bare: _BareRequests, kept: KeptTurns, pool: ThreadPoolExecutor) -> Comparison:
     floor = f"floor: two bare requests, {_THREADS} at once"
 
-    def at_once(work: Callable[[str], None], name: str) -> Callable[[], float]:
-        def measure() -> float:
-            started = time.perf_counter()
-            list(pool.map(lambda number: work(f"{name}-{number}"), list(range(_THREADS)) * 4))
-            return 4 * _THREADS / (time.perf_counter() - started)
-
-        return measure
-
     return Comparison(
         name="supabase",
         title=f"Supabase turns on {_THREADS} conversations of 100 messages, {_THREADS} at once",
         unit="turns/s",
         more_is_better=True,
         candidates=[
-            Candidate(name=floor, measure=at_once(bare.two, "bare-many")),
-            Candidate(name=f"{_THREADS} at once", measure=at_once(kept.turn, "many"), floor=floor),
+            Candidate(name=floor, measure=_at_once(pool, bare.two, "bare-many")),
+            Candidate(name=f"{_THREADS} at once", measure=_at_once(pool, kept.turn, "many"), floor=floor),
+        ],
+    )
+
+
+def _at_once(pool: ThreadPoolExecutor, work: Callable[[str], None], name: str) -> Callable[[], float]:
+    def measure() -> float:
+        started = time.perf_counter()
+        list(pool.map(lambda number: work(f"{name}-{number}"), list(range(_THREADS)) * 4))
+        return 4 * _THREADS / (time.perf_counter() - started)
+
+    return measure
+
+
+def _tables(cluster: PostgresCluster) -> str:
+    """A database with the tables of supabase-strands, as its documentation says."""
+    with psycopg.connect(cluster.url(), autocommit=True) as connection:
+        connection.execute("create database strands")
+    url = cluster.url("strands")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "create table sessions (session_id text primary key, session_type text, created_at timestamptz,"
+            " updated_at timestamptz);"
+            "create table messages (session_id text, agent_id text, message_id integer, message jsonb,"
+            " redact_message jsonb, created_at timestamptz, updated_at timestamptz,"
+            " primary key (session_id, agent_id, message_id))"
+        )
+    return url
+
+
+def _beside_peer(kept: KeptTurns, peers: Mapping[PeerKind, PeerProcess]) -> Comparison:
+    return Comparison(
+        name="supabase",
+        title="A Supabase turn in a conversation of 100 messages; each through a stand-in in Python",
+        unit="ms",
+        candidates=[
+            Candidate(name=OURS, measure=_each(kept.turn, "long-100")),
+            *(
+                Candidate(name=kind.name, measure=partial(peer.turns, "long-100", _TURNS // 4), floor=OURS)
+                for kind, peer in peers.items()
+            ),
+        ],
+    )
+
+
+def _at_once_beside_peer(
+    kept: KeptTurns, pool: ThreadPoolExecutor, peers: Mapping[PeerKind, PeerProcess]
+) -> Comparison:
+    names = [f"many-{number}" for number in range(_THREADS)]
+    return Comparison(
+        name="supabase",
+        title=f"Supabase turns, {_THREADS} conversations at once",
+        unit="turns/s",
+        more_is_better=True,
+        candidates=[
+            Candidate(name=OURS, measure=_at_once(pool, kept.turn, "many")),
+            *(
+                Candidate(name=kind.name, measure=partial(peer.at_once, names, 4 * _THREADS))
+                for kind, peer in peers.items()
+            ),
         ],
     )
 
