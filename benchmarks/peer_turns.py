@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.embedded import Embedded, Seed, embedded, name
-from benchmarks.harness import ALARM, WARM_UP, Candidate, Comparison, Goal, Line, Result, Series, interleaved, time_each
+from benchmarks.harness import ALARM, Candidate, Comparison, Goal, Line, Result, Series, interleaved, time_each
 from benchmarks.peers.process import NotInstalled, PeerFailed, PeerProcess, peer_process
 from benchmarks.raw_sqlite import RawTurns
 from benchmarks.throughput import at_once
@@ -61,7 +61,8 @@ def run(rounds: int, folder: Path) -> list[Result]:
                     peer.plant(_long(size), size)
         raw = stack.enter_context(closing(RawTurns(folder / "raw.db", conversations=1, messages=100, window=40)))
         ours = {
-            size: stack.enter_context(embedded(folder / f"{size}.db", Seed(rounds + WARM_UP, size))) for size in sizes
+            size: stack.enter_context(embedded(folder / f"{size}.db", Seed(conversations=1, messages=size)))
+            for size in sizes
         }
         many = stack.enter_context(embedded(folder / "many.db", Seed(_CONVERSATIONS, 100)))
         pool = stack.enter_context(ThreadPoolExecutor(_CONVERSATIONS))
@@ -150,7 +151,7 @@ def _growing(
 
     for size in sizes:
         goal = Goal(quantity="ratio", limit=2.0) if size == 100 else None
-        add(OURS, size, _one_conversation_a_round(ours[size]), goal)
+        add(OURS, size, partial(_turns_of, ours[size]), goal)
         for kind, peer in peers.items():
             if size <= kind.longest:
                 add(kind.name, size, partial(peer.turns, _long(size), _TURNS))
@@ -163,14 +164,8 @@ def _growing(
     )
 
 
-def _one_conversation_a_round(database: Embedded) -> Callable[[], float]:
-    rounds = iter(range(database.seed.conversations))
-
-    def measure() -> float:
-        conversation = name(next(rounds))
-        return time_each(lambda: database.turn(conversation), _TURNS) / 1000
-
-    return measure
+def _turns_of(database: Embedded) -> float:
+    return time_each(lambda: database.turn(name(0)), _TURNS) / 1000
 
 
 def _many(database: Embedded, pool: ThreadPoolExecutor, peers: dict[PeerKind, PeerProcess]) -> Comparison:

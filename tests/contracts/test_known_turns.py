@@ -1,5 +1,6 @@
 """What a process remembers of answered turns is never more than what stands in the database."""
 
+import gc
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -77,6 +78,20 @@ def test_what_is_remembered_stays_within_its_bounds_and_the_oldest_goes_first() 
     known.forget_all()
     known.keep("late", window(1), before)
     assert [name for name in ("a", "c", "late") if known.of(name)] == []
+
+
+def test_what_is_deleted_is_in_no_memory_any_more(store: SqliteStore) -> None:
+    def remembered() -> list[str]:
+        gc.collect()
+        return [
+            turn.prompt for turn in gc.get_objects() if isinstance(turn, Turn) and turn.prompt == "a secret of mine"
+        ]
+
+    keep(store, "a secret of mine")
+    assert history(store) == ["a secret of mine"]
+    assert remembered()
+    store.delete("alice", "c")
+    assert remembered() == []
 
 
 def test_whoever_changes_a_history_changes_nobody_elses(store: SqliteStore) -> None:

@@ -10,6 +10,7 @@ from perdure.middleware.persistence.excerpts import Excerpt, marked
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.question import Question, Term
 from perdure.middleware.persistence.stores.faults import decoded
+from perdure.middleware.persistence.stores.known_turns import KnownTurns
 from perdure.middleware.persistence.turn import Json, JsonObject, Outcome
 from perdure.middleware.persistence.upkeep import FileName, Hit, HitPosition, Removed, Statistics
 
@@ -44,6 +45,7 @@ class SqlFunctions(Protocol):
 class SqlUpkeep:
     _functions: SqlFunctions
     _clock: Clock
+    _known: KnownTurns[tuple[str, str]]
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         before_at, before_turn, before_part = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
@@ -116,6 +118,7 @@ class SqlUpkeep:
 
     def _removed(self, function: str, **arguments: Json) -> Removed:
         reply = self._asked(function, "conversations", **arguments)
+        self._known.forget_all()  # What is gone is gone from the memory, too.
         with decoded(self._functions.where):
             return Removed(
                 conversations=reply["conversations"],

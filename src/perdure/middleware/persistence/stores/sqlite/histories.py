@@ -93,6 +93,9 @@ class Histories:
             self._known.keep(session, window, plan.generation)
         return CopiedTurns([known.turn for known in window.values()])
 
+    def forget_all(self) -> None:
+        self._known.forget_all()
+
     def _forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         # https://sqlite.org/pragma.html#pragma_data_version: it stays as it is for what this connection commits.
         as_of = connection, connection.execute("PRAGMA data_version").fetchone()[0]
