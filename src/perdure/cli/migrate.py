@@ -8,12 +8,12 @@ from rich.text import Text
 
 from perdure.cli.terminal import console
 from perdure.errors import PerdureError
+from perdure.middleware.persistence.backends import database_url, postgres_driver
 from perdure.middleware.persistence.migrations.postgres_files import (
     as_one_text,
     postgres_migrations,
     write_for_supabase,
 )
-from perdure.middleware.persistence.wiring import database_url, postgres_driver
 from perdure.settings import Settings
 
 __all__ = ["migrate", "migration_text"]

@@ -14,9 +14,10 @@ from perdure.cli.doctor import bucket, schema, spool, supabase_key
 from perdure.cli.doctor.finding import Finding, Verdict, looked
 from perdure.cli.terminal import console, write_json
 from perdure.errors import PerdureError
+from perdure.middleware.persistence.backends import database_url, postgres_driver, supabase_api
 from perdure.middleware.persistence.data_directory import doubts_about
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctions
-from perdure.middleware.persistence.wiring import build, database_url, postgres_driver, supabase_api
+from perdure.middleware.persistence.wiring import build
 from perdure.settings import Settings
 from perdure.settings_loader import data_directory, settings_file
 
