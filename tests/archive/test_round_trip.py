@@ -296,8 +296,8 @@ def test_a_file_that_was_changed_is_not_imported(archive: Path, places: dict[str
 
 def test_an_archive_of_a_newer_perdure_is_refused(archive: Path) -> None:
     manifest = json.loads((archive / "manifest.json").read_text())
-    (archive / "manifest.json").write_text(json.dumps({**manifest, "version": 2}))
-    with pytest.raises(PerdureError, match="knows up to 1"):
+    (archive / "manifest.json").write_text(json.dumps({**manifest, "version": 3}))
+    with pytest.raises(PerdureError, match="knows up to 2"):
         manifest_of(archive)
 
 

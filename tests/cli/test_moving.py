@@ -250,7 +250,7 @@ def _without_lines(archive: Path) -> None:
 
 def _newer(archive: Path) -> None:
     manifest = json.loads((archive / "manifest.json").read_text())
-    (archive / "manifest.json").write_text(json.dumps({**manifest, "version": 2}))
+    (archive / "manifest.json").write_text(json.dumps({**manifest, "version": 3}))
 
 
 def _half_a_manifest(archive: Path) -> None:
