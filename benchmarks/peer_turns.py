@@ -1,6 +1,6 @@
 """A durable turn in a file, beside other libraries that keep conversations: as one grows, and many at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from benchmarks.peers.process import NotInstalled, PeerFailed, PeerProcess, peer
 from benchmarks.raw_sqlite import RawTurns
 from benchmarks.throughput import at_once
 
-__all__ = ["PeerKind", "opened", "run", "standing_beside", "verified"]
+__all__ = ["OURS", "PeerKind", "opened", "rates", "run", "standing_beside", "verified"]
 
 OURS = "perdure"
 
@@ -170,19 +170,34 @@ def _turns_of(database: Embedded) -> float:
 
 def _many(database: Embedded, pool: ThreadPoolExecutor, peers: dict[PeerKind, PeerProcess]) -> Comparison:
     names = [f"many-{number}" for number in range(_CONVERSATIONS)]
+    return rates(
+        "peers",
+        f"Durable turns in a file, on {_CONVERSATIONS} conversations at once",
+        at_once(database, pool, _CONVERSATIONS),
+        {kind: partial(peer.at_once, names, _AT_ONCE) for kind, peer in peers.items()},
+        file="throughput",
+    )
+
+
+def rates(
+    benchmark: str,
+    title: str,
+    ours: Callable[[], float],
+    peers: Mapping[PeerKind, Callable[[], float]],
+    *,
+    file: str,
+) -> Comparison:
+    """Turns a second, ours first; drawn as `file`."""
     candidates = [
-        Candidate(name=OURS, measure=at_once(database, pool, _CONVERSATIONS)),
-        *(Candidate(name=kind.name, measure=partial(peer.at_once, names, _AT_ONCE)) for kind, peer in peers.items()),
+        Candidate(name=OURS, measure=ours),
+        *(Candidate(name=kind.name, measure=measure) for kind, measure in peers.items()),
     ]
+    bars = {candidate.name: [(0.0, candidate.name)] for candidate in candidates}
     return Comparison(
-        name="peers",
-        title=f"Durable turns in a file, on {_CONVERSATIONS} conversations at once",
+        name=benchmark,
+        title=title,
         unit="turns/s",
         more_is_better=True,
         candidates=candidates,
-        plot=Series(
-            file="throughput",
-            title=f"Durable turns a second, {_CONVERSATIONS} conversations at once",
-            lines={candidate.name: [(0, candidate.name)] for candidate in candidates},
-        ),
+        plot=Series(file=file, title=f"{title}: turns a second", lines=bars),
     )

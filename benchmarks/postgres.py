@@ -14,8 +14,8 @@ import psycopg
 
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, WINDOW, KeptTurns
-from benchmarks.harness import Candidate, Comparison, Goal, Result, Series, interleaved, time_each
-from benchmarks.peer_turns import OURS, PeerKind, opened, standing_beside, verified
+from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
+from benchmarks.peer_turns import OURS, PeerKind, opened, rates, standing_beside, verified
 from benchmarks.peers.process import PeerProcess
 from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.stores.postgres import PostgresStore
@@ -150,24 +150,12 @@ def _beside_peers(kept: KeptTurns, peers: dict[PeerKind, PeerProcess]) -> Compar
 
 def _at_once_beside_peers(kept: KeptTurns, pool: ThreadPoolExecutor, peers: dict[PeerKind, PeerProcess]) -> Comparison:
     names = [f"many-{number}" for number in range(_CONVERSATIONS)]
-    candidates = [
-        Candidate(name=OURS, measure=_at_once(kept, pool)),
-        *(
-            Candidate(name=kind.name, measure=partial(peer.at_once, names, 4 * _CONVERSATIONS))
-            for kind, peer in peers.items()
-        ),
-    ]
-    return Comparison(
-        name="postgres",
-        title=f"Postgres turns on {_CONVERSATIONS} conversations at once, 8 connections",
-        unit="turns/s",
-        more_is_better=True,
-        candidates=candidates,
-        plot=Series(
-            file="throughput-postgres",
-            title=f"Turns a second in Postgres, {_CONVERSATIONS} conversations at once, 8 connections",
-            lines={candidate.name: [(0, candidate.name)] for candidate in candidates},
-        ),
+    return rates(
+        "postgres",
+        f"Turns in Postgres, on {_CONVERSATIONS} conversations at once over 8 connections",
+        _at_once(kept, pool),
+        {kind: partial(peer.at_once, names, 4 * _CONVERSATIONS) for kind, peer in peers.items()},
+        file="throughput-postgres",
     )
 
 

@@ -20,7 +20,7 @@ import psycopg
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, KeptTurns, one_turn
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
-from benchmarks.peer_turns import OURS, PeerKind, opened, standing_beside, verified
+from benchmarks.peer_turns import OURS, PeerKind, opened, rates, standing_beside, verified
 from benchmarks.peers.process import PeerProcess
 from benchmarks.table_gateway import table_gateway
 from perdure.middleware.persistence import wiring
@@ -218,18 +218,12 @@ def _at_once_beside_peer(
     kept: KeptTurns, pool: ThreadPoolExecutor, peers: Mapping[PeerKind, PeerProcess]
 ) -> Comparison:
     names = [f"many-{number}" for number in range(_THREADS)]
-    return Comparison(
-        name="supabase",
-        title=f"Supabase turns, {_THREADS} conversations at once",
-        unit="turns/s",
-        more_is_better=True,
-        candidates=[
-            Candidate(name=OURS, measure=_at_once(pool, kept.turn, "many")),
-            *(
-                Candidate(name=kind.name, measure=partial(peer.at_once, names, 4 * _THREADS))
-                for kind, peer in peers.items()
-            ),
-        ],
+    return rates(
+        "supabase",
+        f"Turns in Supabase, on {_THREADS} conversations at once, each through a stand-in in Python",
+        _at_once(pool, kept.turn, "many"),
+        {kind: partial(peer.at_once, names, 4 * _THREADS) for kind, peer in peers.items()},
+        file="throughput-supabase",
     )
 
 
