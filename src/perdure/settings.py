@@ -183,7 +183,7 @@ class Policy:
 
 
 class Settings(BaseModel):
-    """All of them. To make them is to read the environment as well, which stands above what is given."""
+    """All of them. To make them is to read the environment as well, below what is given."""
 
     # Deferred: what is made is always a `GivenSettings`.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -191,9 +191,9 @@ class Settings(BaseModel):
     def __new__(cls, **given: Any) -> "Settings":
         if cls is not Settings:
             return super().__new__(cls)
-        from perdure.settings_sources import GivenSettings  # noqa: PLC0415 - see there: it takes a while to import
+        from perdure.settings_sources import MadeSettings  # noqa: PLC0415 - see there: it takes a while to import
 
-        return GivenSettings(**given)
+        return MadeSettings(**given)
 
     enabled: bool = True
     """False makes perdure vanish."""

@@ -6,7 +6,7 @@ from pydantic_settings import SettingsError as SettingsSourceError
 
 from perdure.settings import Settings
 
-__all__ = ["GivenSettings", "SettingsSourceError", "given_by_environment"]
+__all__ = ["GivenSettings", "MadeSettings", "SettingsSourceError", "given_by_environment"]
 
 
 class GivenSettings(Settings, BaseSettings):
@@ -31,6 +31,21 @@ class GivenSettings(Settings, BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
+
+
+class MadeSettings(GivenSettings):
+    """Made in code: what is given stands above the environment, as arguments do everywhere."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
 
 
 def given_by_environment() -> dict[str, object]:
