@@ -140,7 +140,7 @@ def chat(prompt: str) -> str:
     return prompt
 runtime = wiring.runtime()
 assert len(asyncio.run(listed(server))) == 1
-stores = runtime.engine.store, runtime.keeper.file_store
+stores = runtime.engine.store._store, runtime.keeper.file_store
 print(*(type(store).__name__ for store in stores), connected, "supabase" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
