@@ -9,8 +9,8 @@ demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remember
 	@$(BIN)/python examples/restart_demo.py
 
 test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
-	.venv/mcp1/bin/python -m pytest -n 2 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	.venv/mcp1/bin/python -m pytest -n 3 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
 
 # Each is an environment of its own, with a lock in requirements/; the newest first.
 SDKS := mcp1 mcp1-lowest fastmcp4

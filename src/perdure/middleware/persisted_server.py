@@ -271,7 +271,9 @@ class PersistedServer:
         if self._said_what_there_is:
             return
         self._said_what_there_is = True
-        if any(self._policy(name, self._server.in_code(name)).enabled for name in self._entries):
+        if not runtime().is_usable or any(
+            self._policy(name, self._server.in_code(name)).enabled for name in self._entries
+        ):
             return
         names = ", ".join(sorted(self._entries)) or "none"
         log.warning(

@@ -104,6 +104,11 @@ class Runtime:
             )
             return secrets.token_bytes(32)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether there were settings to make it from; it was said already if not."""
+        return not isinstance(self.engine.store, UnusableStore)
+
     def policy(self, tool: str, in_code: ToolSettings | None = None) -> Policy:
         policies = self._policies  # before the settings: what comes of old ones never gets among the new ones' policies
         found = policies.get((tool, id(in_code)))
@@ -292,11 +297,13 @@ def _made_from_settings() -> Runtime:
     return made
 
 
+class _AskingNothing(Settings):
+    """Made without a look at the environment: what reads that may be what fails."""
+
+
 def _keeping_nothing(reason: SettingsError) -> Runtime:
     """Asks nothing of the file system: that may be what fails. Files stay as tools name them."""
-    from perdure.settings_sources import GivenSettings  # noqa: PLC0415 - it was tried already
-
-    settings = GivenSettings.model_construct(defaults=ToolSettings(files=False))
+    settings = _AskingNothing.model_construct(defaults=ToolSettings(files=False))
     nowhere = Path(os.devnull)
     store = UnusableStore(reason, settings.bucket)
     return Runtime(
