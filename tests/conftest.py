@@ -4,6 +4,7 @@ from __future__ import annotations  # what stands under TYPE_CHECKING is not ins
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,10 @@ from perdure.settings import Settings
 if TYPE_CHECKING:
     from servers.postgres_cluster import PostgresCluster
     from servers.supabase_stack import SupabaseStack
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As of a shell's background job: every server that a test starts would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Activate = Callable[..., Runtime]
 """`activate(store=None, *, clock=None, spooled=False, file_store=None, **settings)` makes the runtime that serves every
