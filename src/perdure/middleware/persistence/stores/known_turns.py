@@ -11,8 +11,8 @@ __all__ = ["KnownTurn", "KnownTurns"]
 
 C = TypeVar("C", bound=Hashable)
 
-_MOST_CHARACTERS = 16_000_000
-"""Of what is kept in memory: some 300 conversations of 20 turns of 2 KB."""
+_MOST_CHARACTERS = 8_000_000
+"""Of what is kept in memory: some 150 conversations of 20 turns of 2 KB."""
 
 
 class KnownTurn(NamedTuple):
