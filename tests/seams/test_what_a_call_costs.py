@@ -22,6 +22,10 @@ OURS = str(Path(perdure.__file__).parent)
 
 WARM_UP = 5
 
+COUNTED = 3
+"""Calls, of which the one with the fewest functions counts: now and then one has to do what serves many, such as to
+make ids, or to look whether OpenTelemetry is there, once a second."""
+
 
 @contextmanager
 def counting(names: list[str]) -> Iterator[None]:
@@ -44,15 +48,16 @@ async def called(handler: Callable[..., Any], runtime: wiring.Runtime, *, hooked
     server.tool(name="chat")(handler)
     if hooked:
         install(server, tools=["chat"])
-    names: list[str] = []
+    each: list[list[str]] = [[] for _ in range(COUNTED)]
     with wiring.activated(runtime):
         async with Client(server) as client:
             for _ in range(WARM_UP):
                 await client.call_tool("chat", {"prompt": "warm"})
-            with counting(names):
-                result = await client.call_tool("chat", {"prompt": "counted"})
-    assert not result.is_error
-    return names
+            for names in each:
+                with counting(names):
+                    result = await client.call_tool("chat", {"prompt": "counted"})
+                assert not result.is_error
+    return min(each, key=len)
 
 
 async def chat(prompt: str) -> str:
@@ -83,7 +88,7 @@ async def test_a_switched_off_tools_call_runs_four_functions(tmp_path: Path) -> 
             return await decorated(**given)
 
     await called(spied, in_memory(tmp_path, tools={"chat": ToolSettings(enabled=False)}))
-    each = len(names) // (WARM_UP + 1)
+    each = len(names) // (WARM_UP + COUNTED)
     assert names[-each:] == names[:each]
     assert each <= 4, names[:each]
 

@@ -140,9 +140,29 @@ async def test_files_are_told_with_their_sizes(seen: Seen, tmp_path: Path) -> No
 
 async def test_what_an_application_has_not_set_up_is_never_called() -> None:
     await called(server(), "chat", {"prompt": "a"})
-    telemetry = runtime().telemetry
-    assert telemetry is not None
-    assert "_instruments" not in vars(telemetry)
+    assert "_instruments" not in vars(runtime().engine.telemetry)
+
+
+async def test_a_provider_that_fails_costs_no_turn_and_is_said_once(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(TracerProvider):
+        def get_tracer(self, *_given: Any, **_named: Any) -> Any:
+            raise RuntimeError("no exporter")
+
+    class BrokenMeters(MeterProvider):
+        def get_meter(self, *_given: Any, **_named: Any) -> Any:
+            raise RuntimeError("no exporter")
+
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", Broken())
+    for broken in (False, True):
+        if broken:
+            monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", BrokenMeters())
+        runtime().engine.telemetry._looked_at = -1000.0
+        result = await called(server(), "chat", {"prompt": "a"})
+        assert result["_meta"]["perdure/persisted"] is True
+        assert "perdure/fault" not in result["_meta"]
+    assert caplog.text.count("telemetry.not_told") == 1
 
 
 def test_the_api_is_not_imported_for_it() -> None:

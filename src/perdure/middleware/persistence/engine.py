@@ -48,7 +48,7 @@ class Engine:
         self.running = RunningTurns(store, clock, lease)
         """Those whose tools run in this process."""
         self._count_tokens = count_tokens
-        self._telemetry = telemetry or Telemetry("none", clock.now)
+        self.telemetry = telemetry or Telemetry("none", clock.now)
         self._last_places: dict[tuple[str, str], int] = {}
 
     def begin(self, turn: Turn, window: Window, redactor: Redactor) -> tuple[Turn, BegunTurn]:
@@ -60,7 +60,7 @@ class Engine:
             StoreUnavailable: … or earlier turns of the conversation wait in the spool, and could not be sent now.
             ConversationFull: `turn` is not kept; `newest` gives it its history all the same.
         """
-        with self._telemetry.operation("begin_turn", turn):
+        with self.telemetry.operation("begin_turn", turn):
             if self.spool is not None:
                 self.spool.settle(turn.principal, turn.continuation_id)
             turn = self.prepared(turn, redactor)
@@ -89,9 +89,9 @@ class Engine:
 
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""
-        with self._telemetry.operation("finish_turn", turn):
+        with self.telemetry.operation("finish_turn", turn):
             finished = self.store.finish(self._ended(turn, redactor))
-        self._telemetry.kept(turn, "store")
+        self.telemetry.kept(turn, "store")
         return finished
 
     def leave_to_client(self, turn: Turn) -> None:
@@ -109,10 +109,10 @@ class Engine:
         if turn.place is None:
             last_place = self._last_places.get((turn.principal, turn.continuation_id))
             turn = turn.changed(deferred=True, after_place=turn.after_place or last_place)
-        with self._telemetry.operation("spool_turn", turn):
+        with self.telemetry.operation("spool_turn", turn):
             self.spool.keep(self._ended(turn, redactor))
         if turn.outcome is not Outcome.RUNNING:
-            self._telemetry.kept(turn, "spool")
+            self.telemetry.kept(turn, "spool")
 
     def waiting_history(self, turn: Turn, window: Window) -> WaitingHistory:
         """What can be told of the conversation of `turn` without its store: the turns that wait here."""

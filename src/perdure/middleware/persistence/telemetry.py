@@ -7,17 +7,19 @@ the clock. Names are those of the semantic conventions for databases and generat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from perdure.errors import PerdureError
+from perdure.logs import log
 from perdure.middleware.persistence.ports import Waiting
 from perdure.middleware.persistence.turn import Turn
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.trace import Span
     from opentelemetry.util.types import Attributes
 
 __all__ = ["Operation", "Telemetry"]
@@ -42,6 +44,7 @@ class Telemetry:
         self._backend = backend
         self._now = now
         self._is_on = False
+        self._has_failed = False
         self._looked_at = -_LOOK_EVERY
 
     def operation(self, name: Operation, turn: Turn) -> AbstractContextManager[None]:
@@ -50,51 +53,75 @@ class Telemetry:
 
     def kept(self, turn: Turn, by: Literal["store", "spool"]) -> None:
         """`turn` has ended, and is acknowledged."""
-        if not self._is_wanted():
-            return
-        tool = {"gen_ai.tool.name": turn.tool}
-        self._instruments.turns.add(1, {**tool, "perdure.outcome": turn.outcome.value, "perdure.kept_by": by})
-        for file in turn.files:
-            self._instruments.file_size.record(file.size, tool)
+        if self._is_wanted():
+            with self._unfailing():
+                tool = {"gen_ai.tool.name": turn.tool}
+                self._instruments.turns.add(1, {**tool, "perdure.outcome": turn.outcome.value, "perdure.kept_by": by})
+                for file in turn.files:
+                    self._instruments.file_size.record(file.size, tool)
 
     def fault(self, event: str, error: Exception) -> None:
         if self._is_wanted():
-            self._instruments.faults.add(1, {"perdure.event": event, "error.type": _kind(error)})
+            with self._unfailing():
+                self._instruments.faults.add(1, {"perdure.event": event, "error.type": _kind(error)})
 
     def _is_wanted(self) -> bool:
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_EVERY:
             self._looked_at = now
-            self._is_on = _is_set_up()
-            if self._is_on:
-                self._instruments  # noqa: B018 - they are there from now on, so that what waits is told of too
+            self._is_on = False
+            with self._unfailing():
+                self._is_on = _is_set_up()
+                if self._is_on:
+                    self._instruments  # noqa: B018 - they are there from now on, so that what waits is told of too
         return self._is_on
 
     @contextmanager
-    def _observed(self, name: Operation, turn: Turn) -> Iterator[None]:
-        from opentelemetry import trace  # noqa: PLC0415 - only where it is set up
+    def _unfailing(self) -> Iterator[None]:
+        """The provider is the application's: what it trips over costs what it would have been told, and no turn."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - see above
+            if not self._has_failed:
+                self._has_failed = True
+                log.warning(
+                    "telemetry.not_told",
+                    what=f"OpenTelemetry could not be told of something ({type(error).__name__}: {error}).",
+                    remedy="look at the application's provider; this is said once.",
+                )
 
+    @contextmanager
+    def _observed(self, name: Operation, turn: Turn) -> Iterator[None]:
         system = "sqlite" if name == "spool_turn" else _DATABASES.get(self._backend)
         of_metric: dict[str, str] = {"db.operation.name": name} | ({"db.system.name": system} if system else {})
+        began = time.perf_counter()
+        span: Span | None = None
+        spanned = ExitStack()
+        with self._unfailing():
+            span = spanned.enter_context(self._span(name, turn, of_metric))
+        try:
+            yield
+        except Exception as error:
+            of_metric["error.type"] = _kind(error)
+            with self._unfailing():
+                if span is not None:
+                    _tell_of(error, span)
+            raise
+        finally:
+            with self._unfailing():
+                spanned.close()
+                self._instruments.duration.record(time.perf_counter() - began, of_metric)
+
+    def _span(self, name: Operation, turn: Turn, of_metric: dict[str, str]) -> "AbstractContextManager[Span]":
+        from opentelemetry import trace  # noqa: PLC0415 - only where it is set up
+
         of_span = {
             **of_metric,
             "gen_ai.tool.name": turn.tool,
             "gen_ai.conversation.id": turn.continuation_id,
             "perdure.turn.id": turn.id,
         }
-        began = time.perf_counter()
-        with trace.get_tracer(_SCOPE).start_as_current_span(
-            name, kind=trace.SpanKind.CLIENT, attributes=of_span, record_exception=False, set_status_on_exception=False
-        ) as span:
-            try:
-                yield
-            except Exception as error:
-                of_metric["error.type"] = _kind(error)
-                span.set_attribute("error.type", _kind(error))
-                span.set_status(trace.StatusCode.ERROR, error.what if isinstance(error, PerdureError) else None)
-                raise
-            finally:
-                self._instruments.duration.record(time.perf_counter() - began, of_metric)
+        return trace.get_tracer(_SCOPE).start_as_current_span(name, kind=trace.SpanKind.CLIENT, attributes=of_span)
 
     @cached_property
     def _instruments(self) -> "_Instruments":
@@ -155,6 +182,14 @@ def _is_set_up() -> bool:
     metrics = sys.modules.get("opentelemetry.metrics")
     # The API has no public name for the provider that stands in for none.
     return metrics is not None and not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
+
+
+def _tell_of(error: Exception, span: "Span") -> None:
+    from opentelemetry import trace  # noqa: PLC0415 - only where it is set up
+
+    # No stack trace, which might hold what was asked.
+    span.set_attribute("error.type", _kind(error))
+    span.set_status(trace.StatusCode.ERROR, error.what if isinstance(error, PerdureError) else None)
 
 
 def _kind(error: Exception) -> str:

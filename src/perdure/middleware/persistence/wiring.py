@@ -80,7 +80,6 @@ class Runtime:
     nowhere else to keep a turn then."""
     rate: Rate = field(default_factory=Rate)
     """At which turns are kept, of each principal."""
-    telemetry: Telemetry | None = None
     watch: SettingsWatch | None = None
     """Of the file that the settings came from; None where they came from none."""
     _policies: dict[tuple[str, int], tuple[ToolSettings | None, Policy]] = field(default_factory=dict)
@@ -136,8 +135,7 @@ class Runtime:
 
     def say(self, event: str, error: Exception) -> None:
         """Log a fault for the operator, once a minute each."""
-        if self.telemetry is not None:
-            self.telemetry.fault(event, error)
+        self.engine.telemetry.fault(event, error)
         what = error.what if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
         now = time.monotonic()
         if now - self._said.get(what, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
@@ -225,7 +223,6 @@ def build(
         keeper=FileKeeper(whole, file_store, folder, spool, file_breaker, breaker),
         spool=spool,
         breaker=breaker or Breaker.never_opening(),
-        telemetry=telemetry,
     )
 
 
