@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-__all__ = ["CHROMIUM", "Viewer", "a_browser", "a_viewer"]
+__all__ = ["CHROMIUM", "Viewer", "a_browser", "a_viewer", "entered"]
 
 CHROMIUM = Path(sys.prefix) / "chromium" / "chromium"
+
+
+expect.set_options(timeout=20_000)  # milliseconds: the machine may have much else to do
 
 
 class Viewer:
@@ -24,7 +27,7 @@ class Viewer:
         self.base = address.partition("?")[0]
         self.origin = "/".join(address.split("/")[:3])
 
-    def page(self, name: str = "", **query: str | int) -> str:
+    def page(self, name: str = "", /, **query: str | int) -> str:
         return f"{self.base}{name}" + (f"?{urlencode(query)}" if query else "")
 
 

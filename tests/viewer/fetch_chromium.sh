@@ -28,7 +28,7 @@ fi
 for package in ./*.deb; do dpkg -x "$package" .; done
 rm -rf apt ./*.deb
 
-libraries=$(find "$PWD/usr/lib" "$PWD/lib" -name '*.so*' -exec dirname {} + 2>/dev/null | sort -u | paste -sd:)
+libraries=$(find "$PWD/usr/lib" "$PWD/lib" -name '*.so.*' -exec dirname {} + 2>/dev/null | sort -u | paste -sd:)
 test -d etc/fonts && sed -i "s|<dir>/usr/share/fonts</dir>|<dir>$PWD/usr/share/fonts</dir>&|" etc/fonts/fonts.conf
 cat >chromium <<END
 #!/bin/sh

@@ -5,12 +5,15 @@ import struct
 import zlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from cli.kept_data import Data
+from cli.kept_data import BEGAN, Data
 
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.files.keeper import tenant_of
-from perdure.middleware.persistence.turn import Outcome, StoredFile
+from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.middleware.persistence.turn import Outcome, StoredFile, Turn
+from perdure.testing import FrozenClock
 
 __all__ = ["Kept", "kept_to_look_at", "picture"]
 
@@ -20,6 +23,8 @@ BUCKET = "mcp-files"
 class Kept(Data):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.clock = FrozenClock()
+        self.store = SqliteStore(folder / "perdure.db", self.clock)
         self.file_store = LocalFileStore(folder / "files", BUCKET)
 
     def file(self, name: str, content: bytes, media_type: str, *, user: str = "local") -> StoredFile:
@@ -32,6 +37,11 @@ class Kept(Data):
         self.file_store.put(key, snapshot, media_type=media_type)
         snapshot.unlink(missing_ok=True)
         return StoredFile(key=key, bucket=BUCKET, name=name, sha256=sha256, size=len(content), media_type=media_type)
+
+    def turn(self, *said: str | None, began: datetime = BEGAN, **about: Any) -> Turn:
+        """Kept when it began."""
+        self.clock.set(began)
+        return super().turn(*said, began=began, **about)
 
     def close(self) -> None:
         self.store.close()
@@ -94,8 +104,7 @@ def kept_to_look_at(folder: Path) -> Kept:
         ),
     )
     kept.turn(
-        "Is this function safe to call from several threads?\n\n"
-        "    def next_id():\n        global last\n        last += 1\n        return last",
+        "Two threads call next_id(), which does `last += 1` and returns it. Is that safe?",
         "No. `last += 1` reads, adds and writes in three steps, and two threads may read the same value.\n\n"
         "Use a counter that does it in one:\n\n```python\nimport itertools\n\n_ids = itertools.count(1)\n\n\n"
         "def next_id() -> int:\n    return next(_ids)\n```\n\n- `itertools.count` is atomic in CPython.\n"

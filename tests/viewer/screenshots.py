@@ -17,8 +17,9 @@ _DESKTOP, _PHONE = {"width": 1120, "height": 760}, {"width": 390, "height": 760}
 def main(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        kept_to_look_at(Path(folder)).close()
-        with a_viewer(Path(folder)) as viewer, a_browser() as browser:
+        data = Path(folder, "perdure")
+        kept_to_look_at(data).close()
+        with a_viewer(data) as viewer, a_browser() as browser:
             trip = viewer.page("conversation", user="local", id="lisbon-trip")
             sales = viewer.page("turn", user="local", id="sales-review", place=1)
             for name, address, size, scheme in (

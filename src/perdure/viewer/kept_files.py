@@ -48,6 +48,7 @@ def file_response(runtime: Runtime, request: Request) -> Response:
 
 def _file_name(name: str) -> str:
     """For a header, by RFC 6266: the name itself, and a plainer one for who cannot read that. Never a path."""
-    safe = printable_text(name).replace("/", "_").replace("\\", "_").strip(". ")[-_LONGEST_NAME:] or "file"
+    on_one_line = " ".join(printable_text(name).split())
+    safe = on_one_line.replace("/", "_").replace("\\", "_").strip(". ")[-_LONGEST_NAME:] or "file"
     plain = "".join(letter if letter.isascii() and letter not in '"%' else "_" for letter in safe)
     return f"filename=\"{plain}\"; filename*=UTF-8''{quote(safe, safe='')}"

@@ -14,7 +14,7 @@ class Links:
         return self._to("", **filters)
 
     def conversation(self, user: str, continuation_id: str, start: int | None = None) -> str:
-        """From the turn at place `start` on; None: its newest turns."""
+        """From the turn at place `start` on, which then has the focus; None: its newest turns."""
         link = self._to("conversation", user=user, id=continuation_id, start=start)
         return f"{link}#turn-{start}" if start is not None else link
 

@@ -30,6 +30,7 @@ def as_html(text: str, file_link: FileLink) -> Markup | None:
     tokens = _MARKDOWN.parse(printable_text(text), env)
     if any(token.level >= _DEEPEST - 1 for token in tokens):
         return None
+    _lower_headings(tokens)
     rendered: Any = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, env)
     return Markup(rendered)  # noqa: S704 - markdown-it has escaped all that it did not make
 
@@ -38,6 +39,14 @@ LONGEST = 50_000
 """Characters. The worst that somebody can write takes time in proportion to its square: half a second for so many."""
 
 _DEEPEST = 20
+
+
+def _lower_headings(tokens: Sequence[Token]) -> None:
+    """Below those of the page, and without a gap: what reads pages aloud goes by their levels."""
+    headings = [token for token in tokens if token.type in ("heading_open", "heading_close")]
+    levels = sorted({token.tag for token in headings})
+    for token in headings:
+        token.tag = f"h{min(4 + levels.index(token.tag), 6)}"
 
 
 class _Renderer(RendererHTML):
@@ -50,6 +59,15 @@ class _Renderer(RendererHTML):
             token.attrSet("rel", "noopener noreferrer nofollow")
             token.attrSet("target", "_blank")
         return self.renderToken(tokens, index, options, env)
+
+    def table_open(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+        """A wide one is moved within its frame, with the keyboard too, and makes no page wider."""
+        return '<div class="wide" role="group" aria-label="Table" tabindex="0">' + self.renderToken(
+            tokens, index, options, env
+        )
+
+    def table_close(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+        return self.renderToken(tokens, index, options, env) + "</div>\n"
 
     def image(self, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
         """A kept one is shown. To load another would tell whoever put it there that somebody reads this."""

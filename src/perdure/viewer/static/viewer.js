@@ -43,8 +43,3 @@ if (shown) {
   shown.hidden = false;
   shown.addEventListener("click", () => keys.showModal());
 }
-
-// Back from a turn: the keys go on from there.
-if (location.hash.startsWith("#turn-")) {
-  document.getElementById(location.hash.slice(1))?.querySelector("[data-item]")?.focus({ preventScroll: true });
-}
