@@ -19,7 +19,7 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "perdure")
         kept_to_look_at(data).close()
-        with a_viewer(data) as viewer, a_browser() as browser:
+        with a_viewer(data, HOME=folder) as viewer, a_browser() as browser:
             trip = viewer.page("conversation", user="local", id="lisbon-trip")
             sales = viewer.page("turn", user="local", id="sales-review", place=1)
             for name, address, size, scheme in (

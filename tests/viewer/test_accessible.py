@@ -31,7 +31,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
 
 def test_axe_finds_no_violation_on_any_page_light_or_dark(browser: Browser, viewer: Viewer, empty: Viewer) -> None:
     assert AXE.exists(), f"not installed: make {Path(sys.prefix).name}/axe.stamp"
-    context = browser.new_context(color_scheme="light", bypass_csp=True)
+    context = browser.new_context(color_scheme="light", reduced_motion="reduce", bypass_csp=True)
     context.add_init_script(path=AXE)
     page = context.new_page()
     for address in (

@@ -1,6 +1,7 @@
 """`perdure ui` as a command: how it begins and ends, and what it says when it cannot."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from viewer.driving import a_viewer
 from viewer.kept import Kept
 
 
 def run(*arguments: str, before: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
-    import os
-
     return subprocess.run(
         [sys.executable, "-c", f"{before}\nfrom perdure.cli import main; main()", *arguments],
         env={**os.environ, **environment},
@@ -27,10 +27,12 @@ def run(*arguments: str, before: str = "", **environment: str) -> "subprocess.Co
     )
 
 
-def test_it_prints_its_address_and_ends_with_ctrl_c_without_a_word(tmp_path: Path) -> None:
+def test_it_prints_its_address_listens_on_the_loopback_and_ends_with_ctrl_c_without_a_word(tmp_path: Path) -> None:
     with a_viewer(tmp_path) as viewer, httpx.Client() as client:
         assert viewer.process.stdout is not None
         assert "Ctrl-C ends it" in viewer.process.stdout.readline()
+        listening = psutil.Process(viewer.process.pid).net_connections("tcp")
+        assert [connection.laddr.ip for connection in listening] == ["127.0.0.1"]
         assert client.get(viewer.address).status_code == 303  # and the connection stays open
         viewer.process.send_signal(signal.SIGINT)
         out, err = viewer.process.communicate(timeout=30)
@@ -46,14 +48,6 @@ def test_a_port_that_is_taken_is_named_with_the_way_out() -> None:
         f"perdure: The port {port} is taken by another program.",
         "Remedy: end that, or choose another with --port; `--port 0` takes any that is free.",
     ]
-
-
-def test_it_listens_on_the_loopback_alone(tmp_path: Path) -> None:
-    import psutil
-
-    with a_viewer(tmp_path) as viewer:
-        listening = psutil.Process(viewer.process.pid).net_connections("tcp")
-        assert [connection.laddr.ip for connection in listening] == ["127.0.0.1"]
 
 
 def test_without_the_packages_of_the_extra_it_says_what_to_install() -> None:

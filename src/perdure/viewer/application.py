@@ -58,7 +58,8 @@ def _place_of(runtime: Runtime) -> str:
     """What is read: an address of a database would hold a password, so of those only the kind is told."""
     match runtime.settings.backend:
         case "sqlite" | "memory":
-            return f"SQLite in {runtime.own_folder}"
+            folder, home = runtime.own_folder, Path.home()
+            return f"SQLite in {Path('~', folder.relative_to(home)) if folder.is_relative_to(home) else folder}"
         case "postgres":
             return "Postgres"
         case "supabase":
