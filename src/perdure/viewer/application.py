@@ -1,5 +1,6 @@
 """Which path shows what, and what stands before it."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -58,7 +59,7 @@ def _place_of(runtime: Runtime) -> str:
     """What is read: an address of a database would hold a password, so of those only the kind is told."""
     match runtime.settings.backend:
         case "sqlite" | "memory":
-            folder, home = runtime.own_folder, Path.home()
+            folder, home = runtime.own_folder, os.path.expanduser("~")  # noqa: PTH111 - Path.home() may raise
             return f"SQLite in {Path('~', folder.relative_to(home)) if folder.is_relative_to(home) else folder}"
         case "postgres":
             return "Postgres"
