@@ -24,6 +24,7 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
 
 
 def _many_turns(kept: Kept) -> None:
+    kept.turn("weather?", '[{"__init__": "*one* _two_"}]', conversation="json", others={"city": "Lisbon"})
     wide = "| " + " | ".join(f"column_{n}" for n in range(12)) + " |\n" + "|---" * 12 + "|\n" + "| value " * 12 + "|\n"
     for number in range(1, 61):
         answer = f"answer {number}\n\n```\n{'long_line_' * 40}\n```\n\n{wide}" if number == 60 else f"answer {number}"
@@ -200,6 +201,13 @@ def test_times_are_relative_and_exact_where_one_points(page: Page) -> None:
     moment = page.locator("time").first
     assert moment.inner_text() == "2 min ago"
     assert (moment.get_attribute("title") or "").startswith("20")
+
+
+def test_an_answer_in_json_is_shown_as_it_is_and_arguments_beside_the_prompt_too(page: Page, viewer: Viewer) -> None:
+    page.goto(viewer.page("turn", user="local", id="json", place=1))
+    expect(page.locator(".answer .plain")).to_have_text('[{"__init__": "*one* _two_"}]')
+    page.get_by_text("Arguments").click()
+    expect(page.locator(".json .plain").first).to_have_text('{ "city": "Lisbon" }')
 
 
 def test_the_address_that_is_left_holds_no_token(page: Page, viewer: Viewer) -> None:

@@ -10,7 +10,7 @@ from perdure.errors import StoreError
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.question import Question, question_of
 from perdure.middleware.persistence.turn import ConversationSummary, Outcome, Turn
-from perdure.middleware.persistence.upkeep import Hit
+from perdure.middleware.persistence.upkeep import Hit, HitPosition
 
 __all__ = ["Line", "lines_of"]
 
@@ -88,7 +88,7 @@ def _with_turns_of(engine: Engine, question: Question, before: str | None, limit
         for hit in hits:
             conversation = hit.principal, hit.continuation_id
             if conversation not in lines and conversation not in passed:
-                if start is not None and _newest_of(engine, question, hit).position > start:
+                if start is not None and _has_newer(engine, question, hit, start):
                     passed.add(conversation)  # It stands on an earlier page.
                 elif len(lines) == limit:
                     return list(lines.values()), cursor_of(position) if position else None
@@ -100,9 +100,10 @@ def _with_turns_of(engine: Engine, question: Question, before: str | None, limit
     return list(lines.values()), cursor_of(position) if position else None
 
 
-def _newest_of(engine: Engine, question: Question, hit: Hit) -> Hit:
+def _has_newer(engine: Engine, question: Question, hit: Hit, position: HitPosition) -> bool:
+    """Whether the conversation of `hit` answers `question` with something newer than `position`, too."""
     there = replace(question, principal=hit.principal, continuation_id=hit.continuation_id)
-    return engine.store.search(there, limit=1)[0]
+    return any(newest.position > position for newest in engine.store.search(there, limit=1))
 
 
 def _line_of(hit: Hit) -> Line:

@@ -53,7 +53,7 @@ class Pages:
 
     def conversation(self, request: Request) -> Response:
         summary = self._conversation(request)
-        start = _number(request, "start") or max(summary.turns - _TURNS + 1, 1)
+        start = min(_number(request, "start") or max(summary.turns - _TURNS + 1, 1), max(summary.turns, 1))
         turns = self._engine.turns(summary.principal, summary.continuation_id, after=start - 1, limit=_TURNS)
         files = files_of(self._engine, summary, turns)
         views = [
@@ -78,7 +78,13 @@ class Pages:
         files = files_of(self._engine, summary, [turn])
         is_plain = "plain" in request.query_params
         view = view_of(
-            turn, summary, files.get(turn.id, ()), self._links, longest=_LONGEST_ON_ITS_OWN, is_plain=is_plain
+            turn,
+            summary,
+            files.get(turn.id, ()),
+            self._links,
+            longest=_LONGEST_ON_ITS_OWN,
+            is_plain=is_plain,
+            is_alone=True,
         )
         return self._page(
             request,

@@ -11,7 +11,7 @@ from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.turn import ConversationSummary, Json, Outcome, StoredFile, Turn
 from perdure.viewer.kept_files import may_be_shown
 from perdure.viewer.links import Links
-from perdure.viewer.markdown import as_html
+from perdure.viewer.markdown import LONGEST, as_html
 
 __all__ = ["FileView", "Said", "TurnView", "files_of", "view_of"]
 
@@ -84,8 +84,10 @@ def view_of(
     *,
     longest: int,
     is_plain: bool = False,
+    is_alone: bool = False,
 ) -> TurnView:
-    """`longest`: characters that are shown of a part; `is_plain`: Markdown as it was written, too."""
+    """`longest`: characters that are shown of a part; `is_plain`: Markdown as it was written, too; `is_alone`: on a
+    page of its own, which has room for arguments and results."""
     user, continuation_id, place = summary.principal, summary.continuation_id, turn.place or 0
 
     def said(part: str, text: str, *, is_markdown: bool = False) -> Said:
@@ -93,8 +95,11 @@ def view_of(
         html = as_html(shown, lambda uri: links.file(user, uri)) if is_markdown and not is_plain else None
         return Said(shown, html, len(text) - len(shown), links.text(user, continuation_id, place, part))
 
-    others = {name: value for name, value in turn.arguments.items() if value != turn.prompt}
     answer = turn.answer
+    others, result = None, None
+    if is_alone:
+        others = {name: value for name, value in turn.arguments.items() if value != turn.prompt}
+        result = answer.result if answer is not None else None
     return TurnView(
         id=turn.id,
         place=place,
@@ -107,11 +112,24 @@ def view_of(
         link=links.turn(user, continuation_id, place),
         prompt=said("prompt", turn.prompt),
         arguments=said("arguments", _readable(others)) if others else None,
-        answer=said("answer", answer.text, is_markdown=True) if answer is not None and answer.text else None,
-        result=said("result", _readable(answer.result)) if answer is not None and answer.result is not None else None,
+        answer=said("answer", answer.text, is_markdown=not _is_json(answer.text))
+        if answer is not None and answer.text
+        else None,
+        result=said("result", _readable(result)) if result is not None else None,
         error=_error_of(answer.error) if answer is not None and answer.error is not None else "",
         files=tuple(_file_view(file, user, links) for file in files),
     )
+
+
+def _is_json(text: str) -> bool:
+    """Whether a tool gave an object or an array, of which Markdown would make something else."""
+    if text.strip()[:1] not in ("{", "[") or len(text) > LONGEST:
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _readable(value: Json) -> str:

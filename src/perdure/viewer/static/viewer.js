@@ -20,7 +20,10 @@ const actions = {
   k: () => step(-1),
   n: () => follow("[rel=next]"),
   p: () => follow("[rel=prev]"),
-  "/": () => search?.select(),
+  "/": () => {
+    search?.focus();
+    search?.select();
+  },
   "?": () => keys?.showModal(),
   Escape: () => follow("[data-up]"),
 };
