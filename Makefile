@@ -124,13 +124,13 @@ $(PEERS:%=.venv/peers/%.stamp): .venv/peers/%.stamp: requirements/peer-%.txt .ve
 	@touch $@
 
 # Debian's PgBouncer, unpacked here: nothing on the machine changes.
-.venv/pgbouncer.stamp: tests/servers/fetch_pgbouncer.sh .venv/dev.stamp
+.venv/pgbouncer.stamp: tests/servers/fetch_pgbouncer.sh tests/servers/debian_packages.sh .venv/dev.stamp
 	@rm -rf .venv/pgbouncer
 	@sh $< .venv/pgbouncer
 	@touch $@
 
 # Debian's Caddy, which stands before Supabase in docker-compose.yml.
-.venv/caddy.stamp: tests/docker/fetch_caddy.sh .venv/dev.stamp
+.venv/caddy.stamp: tests/docker/fetch_caddy.sh tests/servers/debian_packages.sh .venv/dev.stamp
 	@rm -rf .venv/caddy
 	@sh $< .venv/caddy
 	@touch $@
@@ -150,7 +150,7 @@ $(PEERS:%=.venv/peers/%.stamp): .venv/peers/%.stamp: requirements/peer-%.txt .ve
 	@touch $@
 
 # Debian's Chromium, for the tests of the viewer.
-.venv/chromium.stamp: tests/viewer/fetch_chromium.sh .venv/dev.stamp
+.venv/chromium.stamp: tests/viewer/fetch_chromium.sh tests/servers/debian_packages.sh .venv/dev.stamp
 	@rm -rf .venv/chromium
 	@sh $< .venv/chromium
 	@touch $@

@@ -2,6 +2,7 @@
 # fetch_chromium.sh FOLDER: makes FOLDER/chromium, which starts Debian's Chromium: the machine's own, or else one that is
 # unpacked into FOLDER with the libraries that the machine lacks. Needs no root and installs nothing on the machine.
 set -eu
+common=$(cd "$(dirname "$0")/../servers" && pwd)/debian_packages.sh
 mkdir -p "$1"
 cd "$1"
 if own=$(command -v chromium); then
@@ -13,20 +14,13 @@ if ! command -v apt-get >/dev/null; then
   exit 0
 fi
 
-options="-qq -o APT::Sandbox::User=root"
+. "$common"
+
 fetch() {
   packages=$(apt-get $options -s --no-install-recommends install chromium fonts-dejavu-core | sed -n 's/^Inst \([^ ]*\) .*/\1/p')
   test -n "$packages" && apt-get $options download $packages
 }
-
-if ! fetch 2>/dev/null; then # this machine's package lists are missing or old: take new ones, for this folder only
-  mkdir -p apt/lists/partial apt/cache
-  options="$options -o Dir::State::Lists=$PWD/apt/lists -o Dir::Cache=$PWD/apt/cache"
-  apt-get $options update
-  fetch
-fi
-for package in ./*.deb; do dpkg -x "$package" .; done
-rm -rf apt ./*.deb
+unpack fetch
 
 libraries=$(find "$PWD/usr/lib" "$PWD/lib" -name '*.so.*' -exec dirname {} + 2>/dev/null | sort -u | paste -sd:)
 test -d etc/fonts && sed -i "s|<dir>/usr/share/fonts</dir>|<dir>$PWD/usr/share/fonts</dir>&|" etc/fonts/fonts.conf

@@ -122,7 +122,7 @@ def test_a_list_is_filtered_by_tool_user_and_outcome(page: Page) -> None:
     expect(page.get_by_role("heading", level=2)).to_have_text("No conversation is like that")
     page.get_by_label("User").fill("")
     press(page, "Enter")
-    expect(page.locator(".list .id")).to_have_text(["lisbon-trip", "long"])
+    expect(page.locator(".list .id")).to_have_text(["lisbon-trip", "long", "json"])
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, viewer: Viewer) -> None:
@@ -206,7 +206,7 @@ def test_times_are_relative_and_exact_where_one_points(page: Page) -> None:
 def test_an_answer_in_json_is_shown_as_it_is_and_arguments_beside_the_prompt_too(page: Page, viewer: Viewer) -> None:
     page.goto(viewer.page("turn", user="local", id="json", place=1))
     expect(page.locator(".answer .plain")).to_have_text('[{"__init__": "*one* _two_"}]')
-    page.get_by_text("Arguments").click()
+    page.locator("summary").filter(has_text="Arguments").click()
     expect(page.locator(".json .plain").first).to_have_text('{ "city": "Lisbon" }')
 
 
