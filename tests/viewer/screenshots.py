@@ -20,11 +20,9 @@ def main(target: Path) -> None:
         data = Path(folder, "perdure")
         kept_to_look_at(data).close()
         with a_viewer(data, HOME=folder) as viewer, a_browser() as browser:
-            trip = viewer.page("conversation", user="local", id="lisbon-trip")
             sales = viewer.page("turn", user="local", id="sales-review", place=1)
             for name, address, size, scheme in (
                 ("viewer-conversations", viewer.page(), _DESKTOP, "light"),
-                ("viewer-conversation", trip, _DESKTOP, "light"),
                 ("viewer-turn", sales, _DESKTOP, "light"),
                 ("viewer-search", viewer.page("search", q='"table for two" or hotel'), _DESKTOP, "light"),
                 ("viewer-dark", viewer.page("conversation", user="local", id="review-ids"), _DESKTOP, "dark"),
