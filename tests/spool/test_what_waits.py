@@ -376,16 +376,18 @@ def test_a_lease_of_the_far_future_is_a_clock_that_was_wrong(database: SpoolData
 def test_whoever_has_ended_holds_no_lease_and_whoever_lives_does(database: SpoolDatabase) -> None:
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    assert Lease(database, "it").renew()
-    for owner, is_free in (
-        (f"{done.pid}-abc-def", True),
-        (f"{os.getppid()}-abc-def", False),
-        (f"{os.getpid()}-other-def", True),  # had our number before us
-        ("not a number", False),
-        ("1-abc", False),
-    ):
-        database.write(lambda connection, owner=owner: connection.execute("UPDATE spool_leases SET owner = ?", [owner]))
-        assert Lease(database, "it").renew() is is_free, owner
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
+        assert Lease(database, "it").renew()
+        for owner, is_free in (
+            (f"{done.pid}-abc-def", True),
+            (f"{alive.pid}-abc-def", False),
+            (f"{os.getpid()}-other-def", True),  # had our number before us
+            ("not a number", False),
+        ):
+            database.write(
+                lambda connection, owner=owner: connection.execute("UPDATE spool_leases SET owner = ?", [owner])
+            )
+            assert Lease(database, "it").renew() is is_free, owner
 
 
 def test_only_whoever_holds_a_lease_lets_it_go(database: SpoolDatabase) -> None:
