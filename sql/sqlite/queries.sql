@@ -86,8 +86,8 @@ INSERT INTO chat_files (session_id, name, version, turn_id, user_id, bucket, key
 VALUES (:session_id, :name, :version, :turn_id, :user_id, :bucket, :key, :sha256, :size, :media_type, :created_at)
 ON CONFLICT DO NOTHING;
 
--- files_of_turn: what a finished turn gave out
-SELECT f.*, s.continuation_id FROM chat_files f JOIN chat_sessions s ON s.id = f.session_id
+-- files_of_turn: what a finished turn gave out, under the name that its caller knows the conversation by
+SELECT f.*, :continuation_id AS continuation_id FROM chat_files f
  WHERE f.turn_id = :turn_id AND f.session_id = :session_id ORDER BY f.name, f.version;
 
 -- find_file: a principal's file by its key

@@ -16,6 +16,7 @@ from perdure.middleware.call_reader import (
     principal_of,
     prompt_fits,
     read_call,
+    readers_of,
 )
 from perdure.settings import HistoryMode, Policy, Settings
 
@@ -57,6 +58,29 @@ def test_the_principal_is_the_tokens_subject_before_all_settings(
     made = Settings(**settings)
     assert principal_of(caller, made, made.policy("").user_id) == principal
     assert read(settings=made, policy=made.policy(""), caller=caller).turn.principal == principal
+
+
+@pytest.mark.parametrize(
+    ("caller", "settings", "readers"),
+    [
+        (Caller(), {}, ["local"]),
+        (Caller(remote=True), {}, ["anonymous"]),
+        (Caller(remote=True), {"shared_user": True}, ["local"]),
+        (Caller(), {"user_id": "owner"}, ["owner"]),
+        (Caller(), {"user_id": "owner", "defaults": {"user_id": "ours"}}, ["ours"]),
+        (Caller(), {"tools": {"chat": {"user_id": "bob"}, "*": {"max_turns": 5}}}, ["local", "bob"]),
+        (
+            Caller(),
+            {"user_id": "bob", "tools": {"chat": {"user_id": "bob"}, "draw": {"user_id": "eve"}}},
+            ["bob", "eve"],
+        ),
+        (Caller("alice", remote=True), {"user_id": "owner", "tools": {"chat": {"user_id": "bob"}}}, ["alice"]),
+    ],
+)
+def test_a_request_that_names_no_tool_reads_what_its_caller_has_with_any_tool(
+    caller: Caller, settings: dict[str, Any], readers: list[str]
+) -> None:
+    assert readers_of(caller, Settings(**settings)) == readers
 
 
 def test_nothing_in_a_call_says_who_calls() -> None:
@@ -104,6 +128,22 @@ def test_the_conversation_is_named_by_the_argument_and_else_by_meta(
     assert turn.continuation_id == (named or turn.fresh_id)
     if named is None:
         assert uuid.UUID(turn.fresh_id).version == 4
+    else:
+        assert turn.fresh_id == ""  # nobody needs one
+
+
+def test_who_may_choose_no_id_has_a_fresh_one_at_hand() -> None:
+    turn = read({"prompt": "hi", "continuation_id": "mine"}, caller=Caller(remote=True)).turn
+    assert turn.continuation_id == "mine"
+    assert uuid.UUID(turn.fresh_id).version == 4
+
+
+@pytest.mark.parametrize(
+    ("caller", "key"), [(Caller(), "k1"), (Caller("alice", remote=True), "k1"), (Caller(remote=True), None)]
+)
+def test_an_idempotency_key_counts_only_from_a_caller_who_is_known(caller: Caller, key: str | None) -> None:
+    assert read(meta={"perdure/idempotency-key": "k1"}, caller=caller).idempotency_key == key
+    assert read(caller=caller).idempotency_key is None
 
 
 def test_every_call_has_a_fresh_id_of_its_own() -> None:
@@ -140,6 +180,11 @@ def test_a_turn_begins_now_and_is_running_for_a_minute_unless_it_is_renewed() ->
     turn = read().turn
     assert (turn.tool, turn.started_at, turn.lease_until) == ("chat", NOW, NOW + timedelta(minutes=1))
     assert uuid.UUID(turn.id).int >> 80 == int(NOW.timestamp() * 1000)
+
+
+def test_a_turn_expires_as_its_policy_says() -> None:
+    assert read(policy=Policy(expire_after=timedelta(days=30))).turn.expire_after == timedelta(days=30)
+    assert read().turn.expire_after is None
 
 
 def test_the_version_of_the_protocol_is_recorded_where_it_is_known() -> None:

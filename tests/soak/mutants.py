@@ -68,17 +68,17 @@ MODULES: Mapping[str, Module] = {
         ],
     ),
     **{
-        name: Module(f"persistence/spool/{name}.py", ["tests/spool"])
-        for name in (
-            "spool",
-            "spooled_turns",
-            "spooled_files",
-            "turn_record",
-            "delivery",
-            "drainer",
-            "leases",
-            "database",
-        )
+        name: Module(f"persistence/spool/{name}.py", [f"tests/spool/test_{about}.py" for about in tests])
+        for name, tests in {
+            "turn_record": ["turn_record", "what_waits"],
+            "spooled_turns": ["what_waits", "letting_go"],
+            "spooled_files": ["what_waits", "letting_go"],
+            "leases": ["what_waits"],
+            "database": ["what_waits", "data_directory", "turns_that_wait"],
+            "spool": ["what_waits", "letting_go", "turns_that_wait", "files_that_wait"],
+            "delivery": ["turns_that_wait", "files_that_wait", "breaker"],
+            "drainer": ["turns_that_wait", "files_that_wait", "breaker"],
+        }.items()
     },
 }
 

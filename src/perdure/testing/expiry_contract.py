@@ -1,6 +1,7 @@
 """What a store is, fourth part: what has expired is as if it had never been, and its id begins a new conversation."""
 # ruff: noqa: S101
 
+from dataclasses import replace
 from datetime import timedelta
 
 from perdure.middleware.persistence.turn import StoredFile, Turn
@@ -89,8 +90,10 @@ class ExpiryContract(StoreBench):
         again = self.store.begin(running, WIDE)
         assert (again.continuation_id, again.place, again.replay, again.history) == (self.id, place, True, ())
         self.store.begin(self.turn("new"), WIDE)
-        finished = self.store.finish(answered(running, "at last"))
+        finished = self.store.finish(answered(replace(running, files=(self._file(),)), "at last"))
         assert (finished.continuation_id, finished.place) == (self.id, place)
+        assert [(file.continuation_id, file.version) for file in finished.files] == [(self.id, 1)]
+        assert self.store.files(self.principal) == []
         assert self.store.begin(running, WIDE).history == ()
         assert self.prompts() == ["new"]
 

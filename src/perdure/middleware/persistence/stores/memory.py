@@ -62,11 +62,16 @@ class MemoryStore(MemoryUpkeep):
                 )
                 conversation.settle(place, kept)
                 self._keep_files(conversation, turn, kept)
+            name = conversation.name_for(turn)
             return FinishedTurn(
-                continuation_id=conversation.name_for(turn),
+                continuation_id=name,
                 place=place,
                 outcome=kept.outcome,
-                files=tuple(file for owner, file in self._files if owner is conversation and file.turn_id == turn.id)
+                files=tuple(
+                    replace(file, continuation_id=name)
+                    for owner, file in self._files
+                    if owner is conversation and file.turn_id == turn.id
+                )
                 if turn.files
                 else (),
             )

@@ -298,7 +298,11 @@ class SqliteStore(SqliteUpkeep):
             self._add_files(connection, turn, begun.session.key)
         rows: Iterable[sqlite3.Row] = ()
         if turn.files:
-            of_turn = {"turn_id": turn.id, "session_id": begun.session.key}
+            of_turn = {
+                "turn_id": turn.id,
+                "session_id": begun.session.key,
+                "continuation_id": begun.continuation_id,
+            }
             rows = connection.execute(self._sql["files_of_turn"], of_turn)
         return FinishedTurn(
             continuation_id=begun.continuation_id,
