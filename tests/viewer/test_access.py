@@ -104,6 +104,7 @@ def test_outside_of_its_own_path_there_is_nothing_and_the_path_is_not_told(
         {"host": "127.0.0.1:{port}.evil.example"},
         {"host": "localhost.:{port}"},
         {"host": "0.0.0.0:{port}"},
+        {"host": "["},
         {"host": "127.0.0.1:{port}", "x-forwarded-host": "evil.example", "origin": "http://evil.example"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},

@@ -8,17 +8,15 @@ import hmac
 import secrets
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from perdure.viewer.rendering import Rendering
+from perdure.viewer.rendering import Problem, Rendering
 
-__all__ = ["Credentials", "Guard", "Refusal"]
+__all__ = ["Credentials", "Guard"]
 
 _COOKIE = "perdure"
 
@@ -65,16 +63,6 @@ def _is_same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    status: HTTPStatus
-    what: str
-    remedy: str
-
-
-_Asked: TypeAlias = Refusal | None
-
-
 class Guard:
     """Before everything else: what it does not let through, no page and no store hears of."""
 
@@ -107,16 +95,16 @@ class Guard:
     def _is_inside(self, request: Request) -> bool:
         return request.url.path.startswith(self._credentials.base + "/")
 
-    def _not_a_reader(self, request: Request) -> _Asked:
+    def _not_a_reader(self, request: Request) -> Problem | None:
         if request.method in ("GET", "HEAD"):
             return None
-        return Refusal(
+        return Problem(
             HTTPStatus.METHOD_NOT_ALLOWED,
             f"{request.method} is not answered here: this page only shows what is kept.",
             "use the command line to change anything.",
         )
 
-    def _from_elsewhere(self, request: Request) -> _Asked:
+    def _from_elsewhere(self, request: Request) -> Problem | None:
         """A name that was made to lead here (DNS rebinding), or a request that another page has the browser make."""
         if request.headers.get("host") not in self._hosts:
             return _WRONG_HOST
@@ -128,18 +116,18 @@ class Guard:
         return None
 
 
-_NOT_KNOWN = Refusal(
+_NOT_KNOWN = Problem(
     HTTPStatus.UNAUTHORIZED,
     "This browser has not shown the token.",
     "open the address that `perdure ui` printed in the terminal, whole, with its token. Each start has a new one.",
 )
-_WRONG_HOST = Refusal(
+_WRONG_HOST = Problem(
     HTTPStatus.MISDIRECTED_REQUEST,
     "This viewer was asked for under a name that is not its own.",
     "open the address that `perdure ui` printed in the terminal. To see it from another machine, forward the port: "
     "`ssh -L PORT:127.0.0.1:PORT`.",
 )
-_OTHER_SITE = Refusal(
+_OTHER_SITE = Problem(
     HTTPStatus.FORBIDDEN,
     "Another site's page has sent the browser here.",
     "if that was you, following a link: copy the address that `perdure ui` printed into the address bar.",

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from perdure.viewer.headers import ProtectiveHeaders
 from perdure.viewer.kept_files import file_response
 from perdure.viewer.links import Links
 from perdure.viewer.pages import Nothing, Pages
-from perdure.viewer.rendering import Rendering
+from perdure.viewer.rendering import Problem, Rendering
 from perdure.viewer.theme import choose_theme
 
 __all__ = ["application"]
@@ -67,13 +66,6 @@ def _place_of(runtime: Runtime) -> str:
             return f"Supabase at {runtime.settings.supabase_url}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    status: HTTPStatus
-    what: str
-    remedy: str
-
-
 class _Faults:
     def __init__(self, rendering: Rendering) -> None:
         self._rendering = rendering
@@ -87,16 +79,16 @@ class _Faults:
                 status = HTTPStatus.SERVICE_UNAVAILABLE
             case _:
                 status = HTTPStatus.BAD_REQUEST
-        return self._rendering.problem(request, _Problem(status, error.what, error.remedy))
+        return self._rendering.problem(request, Problem(status, error.what, error.remedy))
 
     def no_such_page(self, request: Request, error: Exception) -> Response:
         del error
-        problem = _Problem(HTTPStatus.NOT_FOUND, "There is no such page.", "go to the conversations.")
+        problem = Problem(HTTPStatus.NOT_FOUND, "There is no such page.", "go to the conversations.")
         return self._rendering.problem(request, problem)
 
     def unknown(self, request: Request, error: Exception) -> Response:
         """A mistake of ours. Its trace is printed in the terminal."""
-        problem = _Problem(
+        problem = Problem(
             HTTPStatus.INTERNAL_SERVER_ERROR,
             f"This page cannot be shown ({type(error).__name__}): a mistake in perdure. What is kept is not harmed.",
             "report it, with what stands in the terminal.",

@@ -1,9 +1,10 @@
 """Makes pages of templates. Whatever a template prints is escaped, and shown without what cannot be seen or acts."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,15 +21,13 @@ from perdure.viewer.theme import THEMES, theme_of
 __all__ = ["Problem", "Rendering"]
 
 
-class Problem(Protocol):
-    """What a page can say of something that did not go well."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why there is no other page, and what to do."""
 
-    @property
-    def status(self) -> HTTPStatus: ...
-    @property
-    def what(self) -> str: ...
-    @property
-    def remedy(self) -> str: ...
+    status: HTTPStatus
+    what: str
+    remedy: str
 
 
 class Rendering:
@@ -51,11 +50,12 @@ class Rendering:
 
     def page(self, request: Request, template: str, status: HTTPStatus = HTTPStatus.OK, **shown: Any) -> HTMLResponse:
         now = self._clock.now()
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        query = request.scope["query_string"].decode("latin-1")  # not by way of the URL: `Host` may be none
+        here = request.scope["path"] + (f"?{query}" if query else "")
         html = self._templates.get_template(template).render(
             {"question": "", "is_inside": True, **shown},
             ago=lambda at: ago(at, now),
-            here=path,
+            here=here,
             theme=theme_of(request),
         )
         return HTMLResponse(html, status)
