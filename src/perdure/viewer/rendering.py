@@ -50,8 +50,7 @@ class Rendering:
 
     def page(self, request: Request, template: str, status: HTTPStatus = HTTPStatus.OK, **shown: Any) -> HTMLResponse:
         now = self._clock.now()
-        query = request.scope["query_string"].decode("latin-1")  # not by way of the URL: `Host` may be none
-        here = request.scope["path"] + (f"?{query}" if query else "")
+        here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         html = self._templates.get_template(template).render(
             {"question": "", "is_inside": True, **shown},
             ago=lambda at: ago(at, now),
