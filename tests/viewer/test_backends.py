@@ -37,13 +37,9 @@ def keep(backend: Backend, tmp_path: Path) -> StoredFile:
         turn = a_turn(f"question {number}", continuation_id="long", started_at=BEGAN + timedelta(minutes=number))
         store.begin(turn, Window(0, 0))
         store.finish(answered(turn.changed(files=(file,)) if number == 60 else turn, f"answer {number}"))
-    for number in range(30):
-        turn = a_turn(
-            f"short {number}",
-            continuation_id=f"c{number}",
-            tool="t",
-            started_at=BEGAN + timedelta(hours=2, minutes=number),
-        )
+    for number in range(60):  # each of the 30 twice, so that older turns of the first page's come on the second
+        began = BEGAN + timedelta(hours=2, minutes=number)
+        turn = a_turn(f"short {number}", continuation_id=f"c{number % 30}", tool="t", started_at=began)
         store.begin(turn, Window(0, 0))
         store.finish(ended(turn, Outcome.FAILED if number % 2 else Outcome.ANSWERED))
     store.fork("alice", "long", 58, "fork")
@@ -76,7 +72,7 @@ def test_lists_turns_searches_and_files_are_shown(backend: Backend, tmp_path: Pa
         assert sorted(every) == sorted(["long", "fork", *(f"c{number}" for number in range(30))])
         failed = seen(viewer.page("", tool="t", outcome="failed"))
         assert failed == [f"c{number}" for number in range(29, 0, -2)]
-        assert len(seen(viewer.page("", tool="t"))) == 30
+        assert seen(viewer.page("", tool="t")) == [f"c{number}" for number in range(29, -1, -1)]
         newest = client.get(viewer.page("conversation", user="alice", id="long")).text
         assert "question 36" in newest
         assert "question 60" in newest
