@@ -88,7 +88,7 @@ def _with_turns_of(engine: Engine, question: Question, before: str | None, limit
         for hit in hits:
             conversation = hit.principal, hit.continuation_id
             if conversation not in lines and conversation not in passed:
-                if start is not None and _has_newer(engine, question, hit, start):
+                if start is not None and _was_seen(engine, question, hit, start):
                     passed.add(conversation)  # It stands on an earlier page.
                 elif len(lines) == limit:
                     return list(lines.values()), cursor_of(position) if position else None
@@ -100,10 +100,10 @@ def _with_turns_of(engine: Engine, question: Question, before: str | None, limit
     return list(lines.values()), cursor_of(position) if position else None
 
 
-def _has_newer(engine: Engine, question: Question, hit: Hit, position: HitPosition) -> bool:
-    """Whether the conversation of `hit` answers `question` with something newer than `position`, too."""
+def _was_seen(engine: Engine, question: Question, hit: Hit, start: HitPosition) -> bool:
+    """Whether the conversation of `hit` stood on an earlier page than the one that begins after `start`."""
     there = replace(question, principal=hit.principal, continuation_id=hit.continuation_id)
-    return any(newest.position > position for newest in engine.store.search(there, limit=1))
+    return any(newest.position >= start for newest in engine.store.search(there, limit=1))
 
 
 def _line_of(hit: Hit) -> Line:
