@@ -6,21 +6,24 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from spool.conftest import an_answered_turn
 
 from perdure import Outcome
-from perdure.errors import SpoolFull, StoreError
+from perdure.errors import SpoolFull, StoreError, StoreUnavailable
 from perdure.middleware.persistence.spool import leases
 from perdure.middleware.persistence.spool.database import SpoolDatabase
 from perdure.middleware.persistence.spool.leases import Lease
 from perdure.middleware.persistence.spool.spooled_files import SpooledFiles
 from perdure.middleware.persistence.spool.spooled_turns import ConversationKey, SpooledTurns
 from perdure.middleware.persistence.spool.turn_record import write_file, write_turn
+from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.turn import Window
 from perdure.testing import FrozenClock
 from perdure.testing.turns import a_file, a_turn, ended
@@ -388,6 +391,19 @@ def test_whoever_has_ended_holds_no_lease_and_whoever_lives_does(database: Spool
                 lambda connection, owner=owner: connection.execute("UPDATE spool_leases SET owner = ?", [owner])
             )
             assert Lease(database, "it").renew() is is_free, owner
+        assert alive.poll() is None
+
+
+def test_a_process_of_somebody_else_lives_though_it_may_not_be_asked(
+    database: SpoolDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: int, __: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(leases.os, "kill", refused)
+    assert Lease(database, "it").renew()
+    database.write(lambda connection: connection.execute("UPDATE spool_leases SET owner = '999999999-a-b'"))
+    assert not Lease(database, "it").renew()
 
 
 def test_only_whoever_holds_a_lease_lets_it_go(database: SpoolDatabase) -> None:
@@ -397,3 +413,61 @@ def test_only_whoever_holds_a_lease_lets_it_go(database: SpoolDatabase) -> None:
     assert not theirs.renew()
     mine.release()
     assert theirs.renew()
+
+
+# ── the disk ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_what_somebody_was_told_waits_for_the_disk(
+    turns: SpooledTurns, database: SpoolDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[bool] = []
+    write = GroupWriter.write
+
+    def noted(writer: GroupWriter, work: Callable[[sqlite3.Connection], object], *, durable: bool) -> object:
+        waited.append(durable)
+        return write(writer, work, durable=durable)
+
+    monkeypatch.setattr(GroupWriter, "write", noted)
+    turns.keep(a_turn("running", continuation_id="c"))
+    with turns.leased(C):
+        (running,) = turns.next(C)
+        turns.failed(running, "too long")
+        turns.drop(running)
+    assert waited == [False] * 5
+    waited.clear()
+    turns.keep(an_answered_turn("answered"))
+    turns.quarantine(*turns.next(C), "too long")
+    database.write(lambda connection: connection.execute("DELETE FROM spooled_turns"))
+    assert waited == [True] * 3
+
+
+def test_a_connection_is_made_as_the_spool_was_told(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        made.append(str(args[0]))
+        return sqlite3.connect(*args, **options)
+
+    with closing(SpoolDatabase(tmp_path / "spool.db", FrozenClock(), connect)) as database:
+        SpooledTurns(database, "here", Room()).keep(an_answered_turn("x"))
+    assert made
+    assert all(str(tmp_path / "spool.db") in name for name in made)
+
+
+def test_what_cannot_be_read_or_written_names_the_spool(database: SpoolDatabase) -> None:
+    database.path.mkdir()
+    with pytest.raises(StoreUnavailable, match=str(database.path)):
+        database.write(lambda connection: connection.execute("DELETE FROM spooled_turns"))
+    with pytest.raises(StoreUnavailable, match=str(database.path)):
+        database.read("first_turn", {"destination": "here", "user_id": "alice", "continuation_id": "c"})
+
+
+def test_what_is_said_of_a_damaged_spool_tells_how_to_get_turns_out_of_it(
+    turns: SpooledTurns, database: SpoolDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.path.write_bytes(b"garbage" * 1000)
+    turns.keep(an_answered_turn("x"))
+    (aside,) = database.set_aside()
+    assert "spool.damaged:" in caplog.text
+    assert f"`sqlite3 {aside.name} .recover`" in caplog.text
