@@ -3,14 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check bench lock format clean
+.PHONY: demo test screenshots matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check bench lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
+test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp .venv/chromium.stamp .venv/axe.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 	.venv/mcp1/bin/python -m pytest -n 3 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+
+screenshots: .venv/dev.stamp .venv/chromium.stamp  ## The pictures in docs/images, made anew.
+	cd tests && ../$(BIN)/python -m viewer.screenshots ../docs/images
 
 # Each is an environment of its own, with a lock in requirements/; the newest first.
 SDKS := mcp1 mcp1-lowest fastmcp4
@@ -94,6 +97,7 @@ lock: .venv/dev.stamp
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 -c requirements/dev.txt pyproject.toml --group fastmcp4 -o requirements/fastmcp4.txt
 	for peer in $(PEERS); do $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --python-version 3.11 --upgrade --group peer-$$peer -o requirements/peer-$$peer.txt || exit 1; done
 	cd tests/servers && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
+	cd tests/viewer/axe && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 	cd tests/proxy/typescript && npm install --package-lock-only --omit-lockfile-registry-resolved=true --no-audit --no-fund
 
 .venv/runtime.stamp: requirements/runtime.txt pyproject.toml
@@ -120,13 +124,13 @@ $(PEERS:%=.venv/peers/%.stamp): .venv/peers/%.stamp: requirements/peer-%.txt .ve
 	@touch $@
 
 # Debian's PgBouncer, unpacked here: nothing on the machine changes.
-.venv/pgbouncer.stamp: tests/servers/fetch_pgbouncer.sh .venv/dev.stamp
+.venv/pgbouncer.stamp: tests/servers/fetch_pgbouncer.sh tests/servers/debian_packages.sh .venv/dev.stamp
 	@rm -rf .venv/pgbouncer
 	@sh $< .venv/pgbouncer
 	@touch $@
 
 # Debian's Caddy, which stands before Supabase in docker-compose.yml.
-.venv/caddy.stamp: tests/docker/fetch_caddy.sh .venv/dev.stamp
+.venv/caddy.stamp: tests/docker/fetch_caddy.sh tests/servers/debian_packages.sh .venv/dev.stamp
 	@rm -rf .venv/caddy
 	@sh $< .venv/caddy
 	@touch $@
@@ -143,6 +147,19 @@ $(PEERS:%=.venv/peers/%.stamp): .venv/peers/%.stamp: requirements/peer-%.txt .ve
 	@mkdir -p .venv/typescript
 	@cp tests/proxy/typescript/package.json tests/proxy/typescript/package-lock.json .venv/typescript/
 	@npm install --prefix .venv/typescript --no-audit --no-fund --ignore-scripts --loglevel error
+	@touch $@
+
+# Debian's Chromium, for the tests of the viewer.
+.venv/chromium.stamp: tests/viewer/fetch_chromium.sh tests/servers/debian_packages.sh .venv/dev.stamp
+	@rm -rf .venv/chromium
+	@sh $< .venv/chromium
+	@touch $@
+
+# Looks for what keeps people from using a page.
+.venv/axe.stamp: tests/viewer/axe/package.json tests/viewer/axe/package-lock.json .venv/dev.stamp
+	@mkdir -p .venv/axe
+	@cp tests/viewer/axe/package.json tests/viewer/axe/package-lock.json .venv/axe/
+	@npm install --prefix .venv/axe --no-audit --no-fund --ignore-scripts --loglevel error
 	@touch $@
 
 clean:

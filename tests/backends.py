@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.middleware.persistence.ports import Clock, Store
-from perdure.middleware.persistence.wiring import build
+from perdure.middleware.persistence.wiring import Runtime, build
 from perdure.settings import Settings
 from perdure.settings_loader import load_settings
 
@@ -20,10 +20,14 @@ class Backend:
 
     def open(self, clock: Clock | None = None) -> Store:
         """A store of its own, as another process would have one."""
+        return self.runtime(clock).engine.store
+
+    def runtime(self, clock: Clock | None = None) -> Runtime:
+        """All of it, as another process would have it."""
         named: Mapping[str, Any] = {
             name.removeprefix("PERDURE_").lower(): value for name, value in self.environment.items()
         }
-        return build(Settings(**named), clock=clock).engine.store
+        return build(Settings(**named), clock=clock)
 
 
 def store_of_this_process() -> Store:

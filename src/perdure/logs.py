@@ -7,10 +7,11 @@ it decides nothing, warnings and errors go to stderr.
 
 import contextlib
 import logging
-import re
 import sys
 from functools import cache
 from typing import TYPE_CHECKING
+
+from perdure.readable import UNPRINTABLE
 
 if TYPE_CHECKING:
     import structlog
@@ -26,11 +27,8 @@ def _sentence(_logger: object, _method: str, event: "structlog.typing.EventDict"
     if remedy := event.pop("remedy", ""):
         parts.append(f"Remedy: {remedy}")
     parts += [f"{key}={value!r}" for key, value in event.items()]
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(parts)).replace("\n", "\n    ")
-
-
-# What others named may stand in a sentence: it shall not act on a terminal, nor look like a line of ours.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+    # What others named may stand in it: it shall not act on a terminal, nor look like a line of ours.
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(parts)).replace("\n", "\n    ")
 
 
 @cache

@@ -31,6 +31,7 @@ class Data:
         outcome: Outcome = Outcome.ANSWERED,
         error: dict[str, str] | None = None,
         tool: str = "chat",
+        others: dict[str, Any] | None = None,
         began: datetime = BEGAN,
         **changes: Any,
     ) -> Turn:
@@ -40,7 +41,7 @@ class Data:
             continuation_id=conversation,
             tool=tool,
             prompt=prompt,
-            arguments={"prompt": prompt},
+            arguments={"prompt": prompt, **(others or {})},
             started_at=began,
             lease_until=began + timedelta(minutes=1),
             metadata={"protocol_version": "2026-07-28"},

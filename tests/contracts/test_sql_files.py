@@ -67,6 +67,15 @@ def test_the_wheel_ships_every_file_of_the_sql_folder_unchanged(wheel: Path) -> 
     assert shipped == {path.relative_to(ROOT / "sql").as_posix(): path.read_bytes() for path in files}
 
 
+def test_the_wheel_ships_the_templates_and_styles_of_the_viewer(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = set(archive.namelist())
+    package = ROOT / "src" / "perdure"
+    files = [path for path in (package / "viewer").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert len(files) > 8
+    assert shipped >= {f"perdure/{path.relative_to(package).as_posix()}" for path in files}
+
+
 def test_perdure_installed_from_the_wheel_finds_its_sql_and_remembers(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]

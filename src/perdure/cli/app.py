@@ -17,6 +17,7 @@ from perdure.cli.options import Json, User, runtime_of
 from perdure.cli.removing import purge
 from perdure.cli.run import run
 from perdure.cli.spool import flush_spool, show_quarantine, show_spool
+from perdure.cli.ui import show_page
 from perdure.settings_loader import load_settings
 
 __all__ = ["app"]
@@ -200,6 +201,16 @@ def purge_command(
 def stats_command(context: typer.Context, user: User = None, as_json: Json = False) -> None:
     """Count what is kept, what waits, and what has expired."""
     show_statistics(runtime_of(context), user=user, as_json=as_json)
+
+
+@app.command("ui", epilog="Example: perdure ui --open")
+def ui_command(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes any that is free.")] = 8377,
+    opens: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser, too.")] = False,
+) -> None:
+    """Show what is kept as a page in a browser of this machine. It only reads; Ctrl-C ends it."""
+    show_page(runtime_of(context), port=port, opens=opens)
 
 
 @app.command("migrate", epilog="Example: PERDURE_DATABASE_URL=postgresql://… perdure migrate")

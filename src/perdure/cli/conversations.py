@@ -9,13 +9,14 @@ from typing import Literal, TypeAlias
 from rich.table import Table
 from rich.text import Text
 
-from perdure.cli.cursors import cursor_of, position_of
 from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, count, excerpt, printable, write_json
+from perdure.cursors import cursor_of, position_of
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.archive.reading import files_by_turn
 from perdure.middleware.persistence.archive.transcript import transcript
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Turn
+from perdure.readable import took
 
 __all__ = ["Form", "list_conversations", "show_conversation", "the_one", "turn_as_json"]
 
@@ -91,7 +92,7 @@ def _show_turn(turn: Turn, now: datetime) -> None:
     line = Text.assemble(
         f"\n#{turn.place}  {printable(turn.tool)}  ", (turn.outcome.value, OUTCOME_COLOURS[turn.outcome])
     )
-    line.append(f"  {ago(turn.started_at, now)}").append(f"  {_took(turn)}", style="dim")
+    line.append(f"  {ago(turn.started_at, now)}").append(f"  {took(turn.started_at, turn.ended_at)}", style="dim")
     console().print(line, soft_wrap=True)
     said = Table.grid(padding=(0, 2, 0, 0), expand=True)
     said.add_column(no_wrap=True, style="dim", width=8)
@@ -141,13 +142,6 @@ def _turns(engine: Engine, summary: ConversationSummary, after: int) -> Iterator
     while page := engine.turns(summary.principal, summary.continuation_id, after=after, limit=_PAGE):
         yield from page
         after = page[-1].place or after + len(page)
-
-
-def _took(turn: Turn) -> str:
-    if turn.ended_at is None:
-        return ""
-    seconds = (turn.ended_at - turn.started_at).total_seconds()
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _answer(turn: Turn) -> str:

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from perdure.cli.cursors import cursor_of, position_of
 from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, printable, write_json
-from perdure.errors import PerdureError
+from perdure.cursors import cursor_of, hit_position_of
 from perdure.middleware.persistence.question import question_of
 from perdure.middleware.persistence.turn import JsonObject
-from perdure.middleware.persistence.upkeep import Hit, HitPosition
+from perdure.middleware.persistence.upkeep import Hit
 from perdure.middleware.persistence.wiring import Runtime
 
 __all__ = ["search"]
@@ -33,7 +32,7 @@ def search(
     """
     now = runtime.engine.clock.now()
     question = question_of(" ".join(words), now, filters)
-    hits = runtime.engine.store.search(question, before=_position(before), limit=limit + 1)
+    hits = runtime.engine.store.search(question, before=hit_position_of(before) if before else None, limit=limit + 1)
     hits, more = hits[:limit], len(hits) > limit
     following = cursor_of(hits[-1].position) if more else None
     if as_json:
@@ -70,15 +69,6 @@ def _highlighted(hit: Hit) -> Text:
 
 def _on_one_line(text: str) -> Text:
     return printable(text.replace("\n", " ").replace("\t", " "))
-
-
-def _position(before: str | None) -> HitPosition | None:
-    if before is None:
-        return None
-    at, turn_id, part = position_of(before)
-    if part not in ("0", "1"):
-        raise PerdureError(f"--before {before!r} is not the end of a page.", remedy="copy it from the page before.")
-    return at, turn_id, int(part)
 
 
 def _as_json(hit: Hit) -> JsonObject:

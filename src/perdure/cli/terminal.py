@@ -1,15 +1,14 @@
 """How things look in a terminal."""
 
 import json
-import re
 import sys
-from datetime import datetime
 from functools import cache
 
 from rich.console import Console
 from rich.text import Text
 
 from perdure.middleware.persistence.turn import JsonObject, Outcome
+from perdure.readable import ago, count, printable_text
 
 __all__ = ["OUTCOME_COLOURS", "ago", "console", "count", "excerpt", "printable", "write_json"]
 
@@ -23,9 +22,6 @@ OUTCOME_COLOURS = {
 
 _LONGEST_EXCERPT = 300
 
-# Stored text may hold escape sequences: what it would do to a terminal, it shall not do.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
 
 @cache
 def console() -> Console:
@@ -34,7 +30,8 @@ def console() -> Console:
 
 
 def printable(text: str) -> Text:
-    return Text(_UNPRINTABLE.sub("�", text))
+    """What `text` would do to a terminal, it shall not do."""
+    return Text(printable_text(text))
 
 
 def excerpt(text: str) -> Text:
@@ -43,25 +40,6 @@ def excerpt(text: str) -> Text:
         return printable(text.strip("\n"))
     shown = printable(text[:_LONGEST_EXCERPT].strip("\n"))
     return shown.append(f" … ({len(text) - _LONGEST_EXCERPT:,} more characters)", style="dim")
-
-
-def count(number: int, what: str) -> str:
-    """`1 turn`, `1,200 turns`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def ago(then: datetime, now: datetime) -> str:
-    """`3 min ago`; the date itself for what is older than a week."""
-    seconds = (now - then).total_seconds()
-    if seconds < 60:
-        return "just now"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min ago"
-    if seconds < 86400:
-        return f"{seconds // 3600:.0f} h ago"
-    if seconds < 7 * 86400:
-        return f"{seconds // 86400:.0f} d ago"
-    return then.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def write_json(value: JsonObject) -> None:

@@ -21,11 +21,11 @@ from perdure.middleware.persistence.archive.reading import (
 )
 from perdure.middleware.persistence.ports import FileStore, Store
 from perdure.middleware.persistence.turn import ConversationSummary, StoredFile, Turn
+from perdure.readable import printable_text
 
 __all__ = ["Written", "transcript", "write_transcripts"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST_NAME = 80
 
 Link = Callable[[StoredFile], str]
@@ -110,7 +110,7 @@ def _parts(turn: Turn, files: Sequence[StoredFile], link: Link) -> Iterator[str]
     if others:
         text = json.dumps(others, ensure_ascii=False, indent=2)
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-        yield f"Arguments:\n\n{fence}json\n{_printable(text)}\n{fence}"
+        yield f"Arguments:\n\n{fence}json\n{printable_text(text)}\n{fence}"
     if turn.answer is not None:
         yield _quoted("Answer", turn.answer.text)
         if (error := turn.answer.error) is not None:
@@ -122,17 +122,13 @@ def _parts(turn: Turn, files: Sequence[StoredFile], link: Link) -> Iterator[str]
 
 
 def _quoted(what: str, text: str) -> str:
-    lines = _printable(text).replace("\r\n", "\n").split("\n")
+    lines = printable_text(text).replace("\r\n", "\n").split("\n")
     return f"**{what}**\n\n" + "\n".join(f"> {line}".rstrip() for line in lines)
 
 
 def _plain(text: str) -> str:
     """On one line, and nothing of it is Markdown."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&])", r"\\\1", " ".join(_printable(text).split()))
-
-
-def _printable(text: str) -> str:
-    return _UNPRINTABLE.sub("\ufffd", text)
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&])", r"\\\1", " ".join(printable_text(text).split()))
 
 
 def _time(at: datetime) -> str:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
-from perdure.middleware.persistence.files.content import content_of
-from perdure.middleware.persistence.files.snapshot import CHUNK, Limit, Progress, Snapshot, take_snapshot
+from perdure.middleware.persistence.files.content import PUT_BACK, checked_pieces, content_of
+from perdure.middleware.persistence.files.snapshot import Limit, Progress, Snapshot, take_snapshot
 from perdure.middleware.persistence.ports import FileStore, Spool, Store
 from perdure.middleware.persistence.turn import StoredFile
 
@@ -32,8 +32,6 @@ _CLEAN_EVERY = 60.0
 
 _MOST_OF_COPIES = 1_000_000_000
 """Bytes of all copies together, beyond which the oldest go before their time."""
-
-_PUT_BACK = "put back a backup of the file store."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,16 +129,11 @@ class FileKeeper:
                 f"{stored.uri} has {stored.size:,} bytes; at most {max_bytes:,} are brought back.",
                 remedy="raise max_file_bytes in perdure.toml.",
             )
-        digest = hashlib.sha256()
         done = 0
-        with content_of(stored.key, self.file_store, self.spool) as source:
-            while done <= stored.size and (chunk := source.read(CHUNK)):
-                done += len(chunk)
-                digest.update(chunk)
-                out.write(chunk)
-                progress(done, stored.size)
-        if digest.hexdigest() != stored.sha256:
-            raise FileMissing(f"The content of {stored.uri} is not what was kept.", remedy=_PUT_BACK)
+        for piece in checked_pieces(stored, self.file_store, self.spool):
+            done += len(piece)
+            out.write(piece)
+            progress(done, stored.size)
 
     def content(self, principal: str, uri: str, *, max_bytes: int) -> tuple[bytes, str]:
         """What `uri` names, in memory, and its media type.
@@ -158,7 +151,7 @@ class FileKeeper:
         with content_of(stored.key, self.file_store, self.spool) as source:
             content = source.read(stored.size + 1)
         if hashlib.sha256(content).hexdigest() != stored.sha256:
-            raise FileMissing(f"The content of {uri} is not what was kept.", remedy=_PUT_BACK)
+            raise FileMissing(f"The content of {uri} is not what was kept.", remedy=PUT_BACK)
         return content, stored.media_type
 
     def _remove_old_copies(self) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from perdure.errors import PerdureError
 
-__all__ = ["cursor_of", "position_of"]
+__all__ = ["cursor_of", "hit_position_of", "position_of"]
 
 
 def cursor_of(position: tuple[datetime, str, str] | tuple[datetime, str, int]) -> str:
@@ -27,6 +27,20 @@ def position_of(cursor: str) -> tuple[datetime, str, str]:
             raise ValueError("a time without its zone")
         return moment, str(first), str(second)
     except (ValueError, TypeError) as error:
-        raise PerdureError(
-            f"--before {cursor!r} is not the end of a page.", remedy="copy it from the page before."
-        ) from error
+        raise _no_end(cursor) from error
+
+
+def hit_position_of(cursor: str) -> tuple[datetime, str, int]:
+    """The same of a page of hits, which ends with a turn's id and a part.
+
+    Raises:
+        PerdureError: No page of hits ended with it.
+    """
+    at, turn_id, part = position_of(cursor)
+    if part not in ("0", "1"):
+        raise _no_end(cursor)
+    return at, turn_id, int(part)
+
+
+def _no_end(cursor: str) -> PerdureError:
+    return PerdureError(f"`before` {cursor!r} is not the end of a page.", remedy="copy it from the page before.")
