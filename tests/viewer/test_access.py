@@ -85,7 +85,13 @@ def test_without_the_token_nothing_is_shown_but_how_to_get_in(
     assert "set-cookie" not in refused.headers
 
 
-@pytest.mark.parametrize("path", ["/", "/conversation", "/file", "/favicon.ico", "//", "/static/../x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/conversation", "/file", "/favicon.ico", "//", "/static/../x"),
+        *("/static/", "/static/nothing", "/static/%00", "/static/%2e%2e/access.py", "/sta%09tic/x"),
+    ],
+)
 def test_outside_of_its_own_path_there_is_nothing_and_the_path_is_not_told(
     viewer: Viewer, known: httpx.Client, path: str
 ) -> None:
