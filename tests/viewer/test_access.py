@@ -1,6 +1,7 @@
 """Only the person to whom the address was printed sees the page, and no other page in their browser does."""
 
 import http.server
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,10 +183,32 @@ def test_the_address_that_a_browser_is_started_with_is_good_once(viewer: Viewer,
                 break
             threading.Event().wait(0.05)
         opened = (tmp_path / "opened").read_text()
-        assert opened.startswith(opening.base)
-        assert opened != opening.address
-        assert [httpx.get(opened).status_code for _ in range(2)] == [303, 401]
+        path = opening.base.removeprefix(opening.origin)
+        assert path not in opened  # or they would know for which path to wait for the cookie
+        assert opening.address.partition("=")[2] not in opened
+        first, second = httpx.get(opened), httpx.get(opened)
+        assert (first.status_code, first.headers["location"]) == (303, path)
+        assert f"Path={path.rstrip('/')};" in first.headers["set-cookie"]
+        assert (second.status_code, "set-cookie" in second.headers) == (401, False)
+        assert "somebody has used it" in second.text
+        assert path not in second.text
         assert [httpx.get(opening.address).status_code for _ in range(2)] == [303, 303]
+
+
+def test_a_browser_that_is_waited_for_is_shown_the_page(tmp_path: Path) -> None:
+    """Those of a terminal, as w3m, are."""
+    browser = tmp_path / "browser"
+    browser.write_text(
+        f"#!{sys.executable}\nimport pathlib, sys, httpx\npart = pathlib.Path({str(tmp_path / 'seen.part')!r})\n"
+        "part.write_text(httpx.get(sys.argv[1], follow_redirects=True).text)\npart.rename(part.with_suffix(''))\n"
+    )
+    browser.chmod(0o755)
+    with a_viewer(tmp_path / "data", "--open", BROWSER=f"{browser} %s"):
+        for _ in range(400):
+            if (tmp_path / "seen").exists():
+                break
+            threading.Event().wait(0.05)
+        assert "Nothing is kept yet" in (tmp_path / "seen").read_text()
 
 
 # ── in a browser ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,27 +34,30 @@ class Credentials:
         """Cookies do not know ports: any other server on this machine that the browser visits would be sent ours. So it
         is bound to a path that nobody else knows."""
         self._session = secrets.token_urlsafe(32)
-        self._ticket: str | None = None
+        self.ticket = secrets.token_urlsafe(32)
+        """Good once: for a browser's command line, which all users of the machine can see. So it is shown outside of
+        `base`, which stays unknown to them."""
+        self._is_used = False
         self._lock = threading.Lock()
 
-    def ticket(self) -> str:
-        """A token that is good once: for a browser's command line, which all users of the machine can see."""
-        self._ticket = secrets.token_urlsafe(32)
-        return self._ticket
-
     def admits(self, token: str) -> bool:
-        with self._lock:
-            if self._ticket is not None and _is_same(token, self._ticket):
-                self._ticket = None
-                return True
         return _is_same(token, self.token)
+
+    def is_ticket(self, token: str) -> bool:
+        return _is_same(token, self.ticket)
+
+    def use_ticket(self) -> bool:
+        """Whether it was still good."""
+        with self._lock:
+            was_used, self._is_used = self._is_used, True
+        return not was_used
 
     def knows(self, cookie: str) -> bool:
         return _is_same(cookie, self._session)
 
-    def welcome(self, request: Request) -> Response:
+    def welcome(self, path: str) -> Response:
         """To the page without the token, which is then neither in the address bar nor in the history."""
-        response = RedirectResponse(request.url.path, HTTPStatus.SEE_OTHER)
+        response = RedirectResponse(path, HTTPStatus.SEE_OTHER)
         response.set_cookie(_COOKIE, self._session, path=self.base, httponly=True, samesite="strict")
         return response
 
@@ -84,10 +87,14 @@ class Guard:
             return self._rendering.problem(request, refusal, is_inside=False)
         if request.url.path.startswith(STATIC):
             return self._app
+        token = request.query_params.get("token")
+        if request.url.path == "/" and token is not None and self._credentials.is_ticket(token):
+            if self._credentials.use_ticket():
+                return self._credentials.welcome(self._credentials.base + "/")
+            return self._rendering.problem(request, _USED, is_inside=False)
         if self._is_inside(request):
-            token = request.query_params.get("token")
             if token is not None and self._credentials.admits(token):
-                return self._credentials.welcome(request)
+                return self._credentials.welcome(request.url.path)
             if token is None and self._credentials.knows(request.cookies.get(_COOKIE, "")):
                 return self._app
         return self._rendering.problem(request, _NOT_KNOWN, is_inside=False)
@@ -120,6 +127,12 @@ _NOT_KNOWN = Problem(
     HTTPStatus.UNAUTHORIZED,
     "This browser has not shown the token.",
     "open the address that `perdure ui` printed in the terminal, whole, with its token. Each start has a new one.",
+)
+_USED = Problem(
+    HTTPStatus.UNAUTHORIZED,
+    "This address was good once, and somebody has used it.",
+    "open the one that `perdure ui` printed in the terminal. If it was not your browser that used this one, another "
+    "user of this machine has seen what is kept: end `perdure ui`, and start it without --open.",
 )
 _WRONG_HOST = Problem(
     HTTPStatus.MISDIRECTED_REQUEST,
