@@ -1,19 +1,24 @@
 """`perdure ui` as a command: how it begins and ends, and what it says when it cannot."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from viewer.driving import a_viewer
 from viewer.kept import Kept
+
+from perdure.viewer.turn_view import readable
 
 
 def run(*arguments: str, before: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -121,6 +126,40 @@ def test_a_file_whose_content_is_gone_or_another_is_not_given_out(tmp_path: Path
         with pytest.raises(httpx.RemoteProtocolError):  # A part of it is never taken for the whole.
             client.get(addresses["large.txt"])
         assert client.get(viewer.page("file", user="alice", uri=small.uri)).status_code == 404
+
+
+def test_a_turn_that_only_another_python_can_read_hides_no_other(tmp_path: Path) -> None:
+    """A server on Python 3.13 keeps what is nested ten times more deeply than 3.12 reads."""
+    kept = Kept(tmp_path)
+    kept.turn("as always", conversation="first")
+    kept.turn("nested", conversation="second", others={"value": "here"})
+    kept.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "perdure.db")) as database, database:
+        deep = "[" * 100_000 + "]" * 100_000
+        assert database.execute(
+            """update chat_messages set body = replace(body, '"here"', ?) where instr(body, '"here"')""", (deep,)
+        ).rowcount
+    with a_viewer(tmp_path) as viewer, httpx.Client(follow_redirects=True) as client:
+        conversations = client.get(viewer.address)
+        assert conversations.status_code == 200
+        assert "as always" in conversations.text
+        assert "Its last turn could not be read" in conversations.text
+        answer = client.get(viewer.page("conversation", user="local", id="second"))
+        assert answer.status_code == 503
+        assert "nested more deeply than this Python reads" in answer.text
+
+
+def test_a_value_that_python_reads_and_cannot_indent_is_shown_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From about 1,000 levels on, with Python 3.12."""
+    dumps = json.dumps
+
+    def without_indent(value: Any, *, indent: int | None = None, **how: Any) -> str:
+        if indent is not None:
+            raise RecursionError
+        return dumps(value, **how)
+
+    monkeypatch.setattr(json, "dumps", without_indent)
+    assert readable({"é": [[1]]}) == '{"é": [[1]]}'
 
 
 def test_a_part_of_a_turn_can_be_saved_whole(tmp_path: Path) -> None:
