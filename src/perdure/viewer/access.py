@@ -66,6 +66,12 @@ def _is_same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
+def _sent(request: Request) -> list[str]:
+    """The values of all cookies of our name: another server on this machine can set one too, for all paths."""
+    pairs = (part.strip().partition("=") for part in request.headers.get("cookie", "").split(";"))
+    return [value for name, _, value in pairs if name == _COOKIE]
+
+
 class Guard:
     """Before everything else: what it does not let through, no page and no store hears of."""
 
@@ -95,7 +101,7 @@ class Guard:
         if self._is_inside(request):
             if token is not None and self._credentials.admits(token):
                 return self._credentials.welcome(request.url.path)
-            if token is None and self._credentials.knows(request.cookies.get(_COOKIE, "")):
+            if token is None and any(map(self._credentials.knows, _sent(request))):
                 return self._app
         return self._rendering.problem(request, _NOT_KNOWN, is_inside=False)
 
