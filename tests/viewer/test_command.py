@@ -1,5 +1,6 @@
 """`perdure ui` as a command: how it begins and ends, and what it says when it cannot."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -42,6 +43,24 @@ def test_it_prints_its_address_listens_on_the_loopback_and_ends_with_ctrl_c_with
         viewer.process.send_signal(signal.SIGINT)
         out, err = viewer.process.communicate(timeout=30)
         assert (viewer.process.returncode, out, err) == (0, "", "")
+
+
+def test_it_ends_with_a_page_and_no_trace_while_one_waits_for_its_store(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, concurrent.futures.ThreadPoolExecutor() as threads:
+        address = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d"
+        with (
+            a_viewer(tmp_path, PERDURE_BACKEND="postgres", PERDURE_DATABASE_URL=address) as viewer,
+            httpx.Client(follow_redirects=True, timeout=60) as client,
+        ):
+            page = threads.submit(client.get, viewer.address)
+            connection, _ = silent.accept()  # The page has asked, and nobody will answer.
+            with connection:
+                viewer.process.send_signal(signal.SIGINT)
+                answer = page.result()
+                assert (answer.status_code, "was ended before" in answer.text) == (503, True)
+                _, err = viewer.process.communicate(timeout=60)
+            assert viewer.process.returncode == 0
+            assert err.splitlines() in ([], ["Cancel 1 running task(s), timeout graceful shutdown exceeded"])
 
 
 def test_a_port_that_is_taken_is_named_with_the_way_out() -> None:

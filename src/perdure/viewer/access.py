@@ -4,6 +4,7 @@ A server on the loopback is reached by more than that: by every page in the brow
 and by whoever makes a name of theirs resolve to 127.0.0.1. See docs/decisions/0016-viewer.md.
 """
 
+import asyncio
 import hmac
 import secrets
 import threading
@@ -12,7 +13,7 @@ from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.viewer.rendering import Problem, Rendering
 
@@ -85,7 +86,19 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # No web sockets here: uvicorn answers one that nobody accepts with 403.
-        await self._answer(Request(scope))(scope, receive, send)
+        request, has_begun = Request(scope), False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._answer(request)(scope, receive, watched)
+        except asyncio.CancelledError:  # Ctrl-C, and a store that takes longer than uvicorn waits.
+            if has_begun:
+                raise
+            await self._rendering.problem(request, _ENDED, is_inside=False)(scope, receive, send)
 
     def _answer(self, request: Request) -> ASGIApp:
         refusal = self._not_a_reader(request) or self._from_elsewhere(request)
@@ -145,6 +158,11 @@ _WRONG_HOST = Problem(
     "This viewer was asked for under a name that is not its own.",
     "open the address that `perdure ui` printed in the terminal. To see it from another machine, forward the port: "
     "`ssh -L PORT:127.0.0.1:PORT`.",
+)
+_ENDED = Problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The viewer was ended before this page was ready.",
+    "start `perdure ui` again, and open the address that it prints then.",
 )
 _OTHER_SITE = Problem(
     HTTPStatus.FORBIDDEN,
