@@ -10,7 +10,7 @@ demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remember
 
 test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
-	.venv/mcp1/bin/python -m pytest -n 3 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+	.venv/mcp1/bin/python -m pytest -n 3 --dist loadfile tests/seams/suite tests/seams/mcp_v1 tests/resources $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
 
 # Each is an environment of its own, with a lock in requirements/; the newest first.
 SDKS := mcp1 mcp1-lowest fastmcp4
@@ -71,7 +71,7 @@ check: .venv/dev.stamp .venv/mcp1.stamp  ## Style, types, floors.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py
+	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py src/perdure/middleware/server_hook/mcp_v1_conversations.py
 	$(BIN)/lint-imports --no-cache
 
 # Whom `make bench` stands perdure beside. Each is an environment of its own, with a lock in requirements/peer-*.txt.
