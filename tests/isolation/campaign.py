@@ -84,6 +84,11 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
     "chat_only_for_forks": ("session continuation_id last_place", ""),
     "chat_line": ("session", ""),
     "chat_joined": ("lists", ""),
+    "begin_turn_up_to": (
+        "last_place turn_id user_id continuation_id tool digest content body started_at lease_until",
+        "metadata minted adopt fresh_id after_place deferred max_turns max_tokens expires_at",
+    ),
+    "chat_heir": ("session place moment", ""),
     "begin_turn_in_line": (
         "turn_id user_id continuation_id tool digest content body started_at lease_until",
         "metadata minted adopt fresh_id after_place deferred max_turns max_tokens expires_at",
