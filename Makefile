@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check bench lock format clean
+.PHONY: demo test matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check bench terminal-pictures lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
@@ -79,6 +79,9 @@ PEERS := openai-agents langgraph google-adk mcp-persist supabase-strands
 
 bench: .venv/dev.stamp $(PEERS:%=.venv/peers/%.stamp)  ## What perdure costs, beside its peers and the physical limit in one run. BENCH_ARGS="--quick" for a look.
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+terminal-pictures: .venv/dev.stamp  ## What commands look like in a terminal, for the documentation: docs/images/*.svg.
+	$(BIN)/python docs/terminal_pictures.py
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -46,8 +46,8 @@ def list_conversations(engine: Engine, *, user: str | None, limit: int, before: 
             printable(line.continuation_id),
             printable(line.principal),
             Text(f"{line.turns:,}"),
-            Text(ago(line.updated_at, now)),
-            Text(ago(line.created_at, now)),
+            Text(ago(line.updated_at, now, brief=True)),  # so that 80 columns have room for an id of 36
+            Text(ago(line.created_at, now, brief=True)),
         )
     console().print(table)
     if following is not None:
