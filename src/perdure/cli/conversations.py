@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.cli.cursors import cursor_of, position_of
-from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, count, excerpt, printable, write_json
+from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, count, excerpt, printable, reader_may_go, write_json
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.archive.reading import files_by_turn
 from perdure.middleware.persistence.archive.transcript import transcript
@@ -61,7 +61,8 @@ def show_conversation(
     if form == "markdown":
         files = files_by_turn(engine.store, summary)
         for piece in transcript(summary, islice(_turns(engine, summary, after), limit), files):
-            sys.stdout.buffer.write(piece.encode())  # whatever the terminal's encoding: files are read as UTF-8
+            with reader_may_go():
+                sys.stdout.buffer.write(piece.encode())  # whatever the terminal's encoding: files are read as UTF-8
         return
     following = after + limit if limit is not None and after + limit < summary.turns else None
     turns = islice(_turns(engine, summary, after), limit)

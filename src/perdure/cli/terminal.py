@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 
@@ -11,7 +13,7 @@ from rich.text import Text
 
 from perdure.middleware.persistence.turn import JsonObject, Outcome
 
-__all__ = ["OUTCOME_COLOURS", "ago", "console", "count", "excerpt", "printable", "write_json"]
+__all__ = ["OUTCOME_COLOURS", "ago", "console", "count", "excerpt", "printable", "reader_may_go", "write_json"]
 
 OUTCOME_COLOURS = {
     Outcome.ANSWERED: "green",
@@ -30,7 +32,25 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u20
 @cache
 def console() -> Console:
     """Colours and the window's width in a terminal; neither where the output is piped."""
-    return Console(highlight=False, emoji=False)
+    return _Console(highlight=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # for `main`, as whatever else writes: rich would end the process itself, as a failure
+
+
+@contextmanager
+def reader_may_go() -> Iterator[None]:
+    """
+    Raises:
+        BrokenPipeError: In place of the one with a number in it, by which typer would end the process as a failure.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise BrokenPipeError from None
 
 
 def printable(text: str) -> Text:
@@ -66,4 +86,5 @@ def ago(then: datetime, now: datetime, *, brief: bool = False) -> str:
 
 def write_json(value: JsonObject) -> None:
     """In ASCII: what is stored may hold what no terminal and no pipe can."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+    with reader_may_go():
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
