@@ -432,6 +432,10 @@ class Campaign:
                 return pick((True, False))
             case "after_place" | "tokens":
                 return pick((0, 1, -1))
+            case "place":
+                return pick((1, 2))
+            case "last_place":
+                return pick((1, 100_000, 100_000, 100_000))  # a conversation that is full gives nothing
             case "max_turns" | "max_tokens" | "max_lines" | "max_hits" | "max_conversations":
                 return 100_000  # no limit on the loot
             case "before_at":
