@@ -445,7 +445,7 @@ class Campaign:
                 return json.dumps({name: victim.known_turn_ids})
             case "lease_until":
                 return pick((moment, "2400-01-01Z"))
-            case "started_at" | "ended_at" | "kept_at" | "since" | "until" | "at" | "expires_at":
+            case "started_at" | "ended_at" | "kept_at" | "since" | "until" | "at" | "moment" | "expires_at":
                 return moment
         return pick(("hello", *INJECTIONS))
 
