@@ -31,8 +31,6 @@ def of_the_owner(owned: Database) -> None:
 
 @pytest.mark.usefixtures("of_the_owner")
 class TestStoreOfAnOwnerWhoIsNoSuperuser(StoreContract):
-    knows_all_places = False
-
     database: Database
 
     def make_store(self, clock: Clock, folder: Path) -> PostgresStore:

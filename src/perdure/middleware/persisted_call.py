@@ -42,7 +42,7 @@ class PersistedCall:
         self.policy = policy
         self._runtime = runtime
         self._kept = CallTurn(runtime, request, policy)
-        self._steps = CallSteps(runtime, file_seconds=policy.file_timeout)
+        self._steps = CallSteps(runtime, file_seconds=policy.file_timeout, meta=request.meta)
         self._own_ids = ResultIds.at(policy.id_path) if policy.id_path else None
         self._skipped: str | None = None
         """Why the tool was not given its history."""

@@ -130,6 +130,8 @@ class _Reader:
     def take_filter(self, name: str, value: str) -> None:
         if not value:
             raise QuestionError(f"{name}: names nothing.", remedy=f"write its value behind the colon: {name}:VALUE.")
+        if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a command line: no store has such
+            raise QuestionError(f"{name}:{value!a} is no text.", remedy="copy it from a list.")
         if self._filters.setdefault(name, value) != value:
             raise QuestionError(
                 f"{name}: stands there twice, with {self._filters[name]!r} and {value!r}.", remedy="leave one of them."

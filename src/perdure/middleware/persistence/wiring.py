@@ -4,7 +4,6 @@ import os
 import secrets
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.errors import PerdureError, SettingsError
-from perdure.logs import log
+from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.backends import stores_of
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.data_directory import doubts_about
@@ -54,9 +53,6 @@ __all__ = [
 _FILES_REACH_AS_FAR = ("sqlite", "supabase")
 """Backends whose files are read wherever their turns are. Postgres has its files in a folder of one machine."""
 
-_SAY_AGAIN_AFTER = 60.0
-"""Seconds for which the same fault is not logged again."""
-
 
 @dataclass(kw_only=True)
 class Runtime:
@@ -84,7 +80,8 @@ class Runtime:
     """Of the file that the settings came from; None where they came from none."""
     _policies: dict[tuple[str, int], tuple[ToolSettings | None, Policy]] = field(default_factory=dict)
     """By the name of a tool and the identity of its options, which are kept with it: to compare them takes longer."""
-    _said: dict[str, float] = field(default_factory=dict)
+    _said: OnceAMinute = field(default_factory=OnceAMinute)
+    _left_alone: set[str] = field(default_factory=set)
     _waiting_for_restart: dict[str, object] = field(default_factory=dict)
 
     @cached_property
@@ -137,11 +134,7 @@ class Runtime:
         """Log a fault for the operator, once a minute each."""
         self.engine.telemetry.fault(event, error)
         what = error.what if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
-        now = time.monotonic()
-        if now - self._said.get(what, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
-            if len(self._said) > 1000:
-                self._said.clear()
-            self._said[what] = now
+        if self._said.is_due(what):
             remedy = (
                 error.remedy if isinstance(error, PerdureError) else "report this; the tool's answer was not touched."
             )
@@ -153,8 +146,8 @@ class Runtime:
             key = f"{tool}\0{folder}"
             if not may_be_root(Path(folder)):
                 continue
-            if key not in self._said and len(self._said) < 1000:
-                self._said[key] = 0.0
+            if key not in self._left_alone and len(self._left_alone) < 1000:
+                self._left_alone.add(key)
                 log.warning(
                     "file.left_alone",
                     what=f"The tool {tool} gave out a path in {folder!r}, which lies outside of the allowed roots.",
