@@ -23,7 +23,7 @@ def meta_page() -> str:
         for name, text in docs_of(meta_keys).items()
         if name in meta_keys.__all__
     ]
-    kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and kind.__name__ in errors.__all__]
+    kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and "code" in vars(kind)]
     faults = [
         [f"`{kind.code}`", first_paragraph(kind.__doc__)]
         for kind in [*kinds, CallRefused]
