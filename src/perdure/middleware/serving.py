@@ -1,30 +1,15 @@
 """A call that is persisted: what its handler is given, what is recorded of its value, and what the SDK gets for it."""
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from perdure.middleware.active_call import ActiveCall
+from perdure.middleware.handler_arguments import Arguments, HandlerArguments
 from perdure.middleware.lowlevel_values import announced_value, wire_of
 from perdure.middleware.persisted_call import PersistedCall
-from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import RegisteredTool, sdk
 
-__all__ = ["Arguments", "HandlerArguments", "HighLevel", "LowLevel", "Serving"]
-
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments."""
-
-
-class HandlerArguments(Protocol):
-    """What is known of a handler's own parameters."""
-
-    def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
-        """What the handler itself declares: less what was added to its signature, and with its history."""
-        ...
-
-    def parameter_of(self, argument: str | None) -> str | None:
-        """The parameter that takes the argument of that name on the wire."""
-        ...
+__all__ = ["HighLevel", "LowLevel", "Serving"]
 
 
 class HighLevel:

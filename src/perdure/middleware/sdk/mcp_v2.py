@@ -1,21 +1,17 @@
 """All that the seams know of the MCP Python SDK, version 2."""
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-import anyio.from_thread
 import anyio.lowlevel
 import wrapt
 
-from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.request_state import is_envelope, own_state
-from perdure.middleware.rising_progress import RisingProgress
 from perdure.middleware.sdk.function_tools import (
     FunctionTool,
     jsonable,
@@ -26,6 +22,7 @@ from perdure.middleware.sdk.function_tools import (
 )
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v2_listing import followed
+from perdure.middleware.sdk.mcp_v2_progress import reporter
 
 if TYPE_CHECKING:
     from mcp.server.auth.provider import AccessToken
@@ -160,35 +157,6 @@ def result_from_wire(wire: JsonObject) -> "CallToolResult":
     from mcp_types import CallToolResult  # noqa: PLC0415
 
     return CallToolResult.model_validate(wire)
-
-
-def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
-    """Reports the work on a call's files as MCP progress; None where there is no request."""
-    if request is None or request.native is None:
-        return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
-    session: Any = request.native.session
-    tools_own, tools_own_notification = session.report_progress, session.send_progress_notification
-    loop = event_loop()
-    rising = RisingProgress()
-
-    async def noted(progress: float, total: float | None = None, message: str | None = None) -> None:
-        rising.tool_told(progress)
-        await tools_own(progress, total, message)
-
-    async def noted_notification(progress_token: str | int, progress: float, *args: Any, **kwargs: Any) -> None:
-        rising.tool_told(progress)
-        await tools_own_notification(progress_token, progress, *args, **kwargs)
-
-    session.report_progress, session.send_progress_notification = noted, noted_notification
-
-    async def send(fraction: float, text: str) -> None:
-        await tools_own(rising.next(fraction), None, text)
-
-    def report(fraction: float, text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
-            anyio.from_thread.run(send, fraction, text, token=cast("Any", loop))
-
-    return report
 
 
 def is_result(value: object) -> "TypeIs[CallToolResult]":

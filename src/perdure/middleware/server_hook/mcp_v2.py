@@ -164,7 +164,8 @@ class Behind:
         return mcp_v2.caller_of(request)
 
     def report(self, request: IncomingRequest) -> Report | None:
-        return mcp_v2.reporter(request, anyio.lowlevel.current_token)
+        # The token is noted already, unless the server was made before perdure was imported.
+        return mcp_v2.reporter(request, lambda: mcp_v2.event_loop() or anyio.lowlevel.current_token())
 
 
 def lowlevel_server(server: object) -> "Server[Any]":
