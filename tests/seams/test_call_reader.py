@@ -29,11 +29,11 @@ def read(
     *,
     policy: Policy | None = None,
     settings: Settings | None = None,
-    shape: ToolShape = ToolShape(),
+    shape: ToolShape | None = None,
     **changes: Any,
 ) -> Reading:
     request = ToolRequest(tool="chat", arguments={"prompt": "hi"} if arguments is None else arguments, **changes)
-    return read_call(request, shape, policy or Policy(), settings or Settings(), NOW)
+    return read_call(request, shape or ToolShape(), policy or Policy(), settings or Settings(), NOW)
 
 
 # ── who calls ────────────────────────────────────────────────────────────────────────────────────────────────

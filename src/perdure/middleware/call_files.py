@@ -36,7 +36,8 @@ def stored_files_in(arguments: JsonObject) -> list[str]:
 
 def may_name_files(result: JsonObject) -> bool:
     """Whether anything in `result` could be a path: cheap, and never wrongly false."""
-    return any("/" in text or ("\\" in text and "\\u002" in text.lower()) for text in _strings(result))
+    text = "\0".join(_strings(result))
+    return "/" in text or ("\\" in text and "\\u002" in text.lower())
 
 
 class CallFiles:

@@ -9,8 +9,8 @@ from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import Reading, ToolRequest, read_call
 from perdure.middleware.persistence.history import NOTHING_BEFORE, History
 from perdure.middleware.persistence.running_turns import HeldTurn
+from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.turn import Answer, FinishedTurn, JsonObject, Outcome, StoredFile, Turn
-from perdure.middleware.persistence.wiring import Runtime
 from perdure.middleware.tool_plan import ToolPlan
 
 __all__ = ["CallTurn"]

@@ -15,8 +15,8 @@ from perdure.middleware.call_reader import META_CONTINUATION_ID, ToolRequest, pr
 from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
 from perdure.middleware.persistence.history import NOTHING_BEFORE, Conversation, History
+from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.turn import Answer, JsonObject, Outcome
-from perdure.middleware.persistence.wiring import Runtime
 from perdure.middleware.tool_plan import ToolPlan
 from perdure.middleware.tool_schema import CONTINUATION_ID, satisfies
 from perdure.middleware.turn_beginning import TurnBeginning
@@ -79,14 +79,20 @@ class PersistedCall:
         return self._kept.arguments is not self.request.arguments
 
     def arguments_for_tool(self) -> JsonObject:
-        """The wire arguments as the tool gets them: without what it does not know, with its files and history."""
-        arguments = dict(self._kept.arguments)
-        if not self._plan.shape.declares_id:
-            arguments.pop(CONTINUATION_ID, None)
+        """The wire arguments as the tool gets them: without what it does not know, with its files and history.
+
+        The very object of the request if it gets what the client sent.
+        """
+        arguments = self._kept.arguments
+        changes: JsonObject = {}
+        if CONTINUATION_ID in arguments and not self._plan.shape.declares_id:
+            arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
         argument = self.prompt_argument
         if argument is not None and isinstance(prompt := arguments.get(argument), str):
-            arguments[argument] = self.prompt_with_history(prompt)
-        return arguments
+            longer = self.prompt_with_history(prompt)
+            if longer is not prompt:
+                changes[argument] = longer
+        return {**arguments, **changes} if changes else arguments
 
     @property
     def prompt_argument(self) -> str | None:

@@ -1,6 +1,5 @@
 """What stands in a decorated handler's place before the SDK: the handler's own face, and a turn around its body."""
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from perdure.middleware.lowlevel_values import schema_of, tool_name_of
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.wiring import Runtime, runtime
 from perdure.middleware.sdk import RegisteredTool, sdk
-from perdure.middleware.serving import HighLevel, LowLevel, Serving
+from perdure.middleware.serving import HighLevel, LowLevel, Serving, is_cancellation
 from perdure.middleware.tool_plan import KnownPlans, ToolPlan
 from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id
 from perdure.settings import HistoryMode, Policy, Settings, ToolSettings
@@ -137,9 +136,11 @@ class PersistedHandler:
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = await self.handler(*given_args, **given_kwargs)
         except BaseException as error:
-            call.end_with_error(error, cancelled=_is_cancellation(error))
+            call.end_with_error(error, cancelled=is_cancellation(error))
             await call.finish_async()
             raise
+        if serving.leaves_result_to_sdk(value):
+            return value
         serving.end(value)
         await call.finish_async()
         return serving.answer(value)
@@ -161,10 +162,13 @@ class PersistedHandler:
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = self.handler(*given_args, **given_kwargs)
         except BaseException as error:
-            call.end_with_error(error, cancelled=_is_cancellation(error))
+            call.end_with_error(error, cancelled=is_cancellation(error))
             call.finish()
             raise
-        serving.end(value, cancelled=_client_gave_up())
+        gave_up = _client_gave_up()
+        if not gave_up and serving.leaves_result_to_sdk(value):
+            return value
+        serving.end(value, cancelled=gave_up)
         call.finish()
         return serving.answer(value)
 
@@ -321,12 +325,7 @@ def _client_gave_up() -> bool:
     except RuntimeError:
         return False  # Not a worker thread of an event loop.
     except BaseException as error:
-        if _is_cancellation(error):
+        if is_cancellation(error):
             return True
         raise
     return False
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    """asyncio's or trio's, which is also the one by which a worker thread learns that its call was cancelled."""
-    return isinstance(error, asyncio.CancelledError) or type(error).__module__.startswith("trio.")

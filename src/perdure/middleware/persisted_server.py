@@ -159,9 +159,10 @@ class PersistedServer:
         try:
             await call.stop_if_cancelled()
             arguments = call.arguments_for_tool()
-            none_given = not arguments and not call.request.arguments  # not the same as an empty object
             with within(active):
-                result = await _opening(proceed, active.request)(None if none_given else arguments)
+                result = await _opening(proceed, active.request)(
+                    None if arguments is call.request.arguments else arguments
+                )
         except BaseException as error:
             call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
             await call.finish_async()

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.middleware.call_reader import ToolShape
+from perdure.middleware.persistence.runtime import Runtime, redactor_for, roots_for
 from perdure.middleware.persistence.turn import Window
-from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
 from perdure.middleware.result_ids import ResultIds
 from perdure.middleware.tool_schema import takes_continuation_id
 from perdure.settings import Policy

@@ -91,10 +91,10 @@ class TurnBeginning:
 
     def _was_begun(self, stored: tuple[Turn, BegunTurn]) -> None:
         turn, begun = stored
-        if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
-            raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
         history = NOTHING_BEFORE
-        if begun.history or begun.omitted:
+        if begun.place > 1:
+            if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
+                raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
             history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
         self._call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
         self._call.history = history

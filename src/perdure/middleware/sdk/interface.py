@@ -8,7 +8,7 @@ from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.persistence.turn import Json, JsonObject
 
-__all__ = ["IncomingRequest", "RegisteredTool", "Sdk"]
+__all__ = ["IncomingRequest", "RegisteredTool", "ResultTaker", "Sdk"]
 
 
 @dataclass(slots=True)  # not frozen: it is made in every call, and that takes three times as long
@@ -40,6 +40,18 @@ class IncomingRequest:
         )
 
 
+class ResultTaker(Protocol):
+    """Gets what the SDK makes of a handler's value, on its way to the client."""
+
+    async def ended(self, wire: JsonObject) -> JsonObject:
+        """The result as the client gets it."""
+        ...
+
+    async def failed(self, error: BaseException) -> None:
+        """There is no result: `error` is raised further."""
+        ...
+
+
 class RegisteredTool(Protocol):
     """A tool as its server knows it."""
 
@@ -53,6 +65,13 @@ class RegisteredTool(Protocol):
 
         Raises:
             ValidationError: They do not fit the tool's schema.
+        """
+        ...
+
+    def passes_result_to(self, taker: ResultTaker, request: IncomingRequest | None) -> bool:
+        """Whether `taker` will get what the SDK itself makes of the value that this call's handler is about to give.
+
+        If not, it has to be made here (`result_of`), and the SDK is given a result (`answering`).
         """
         ...
 

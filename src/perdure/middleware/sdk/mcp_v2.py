@@ -1,10 +1,10 @@
 """All that the seams know of the MCP Python SDK, version 2."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import anyio.lowlevel
 import wrapt
@@ -14,21 +14,20 @@ from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.request_state import is_envelope, own_state
 from perdure.middleware.sdk.function_tools import (
     FunctionTool,
+    function_of,
     jsonable,
     note_registered,
     to_wire,
     tool_among,
     was_registered,
 )
-from perdure.middleware.sdk.interface import IncomingRequest
-from perdure.middleware.sdk.mcp_v2_listing import followed
+from perdure.middleware.sdk.interface import IncomingRequest, ResultTaker
+from perdure.middleware.sdk.mcp_v2_listing import followed, wire_result
 from perdure.middleware.sdk.mcp_v2_progress import reporter
 
 if TYPE_CHECKING:
     from mcp.server.auth.provider import AccessToken
     from mcp.server.context import ServerRequestContext
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.tools import Tool
     from mcp_types import CallToolResult, ContentBlock, InputRequiredResult
     from typing_extensions import TypeIs
 
@@ -39,6 +38,7 @@ __all__ = [
     "context_type",
     "current_request",
     "event_loop",
+    "function_of",
     "incoming",
     "is_block",
     "is_question",
@@ -70,18 +70,22 @@ def context_type() -> type:
 
 def request_of(context: object) -> IncomingRequest | None:
     """The request behind a high-level context; None outside of one."""
-    try:
-        return incoming(cast("Context[Any, Any]", context).request_context)
-    except (AttributeError, ValueError):
-        return None
+    request = _of_context(context, "_request_context")
+    return None if request is None else incoming(request)
+
+
+def _of_context(context: object, name: str) -> Any:
+    """What `context` keeps under a private name; None outside of a request, and where it is kept otherwise."""
+    # Its properties read each twice, and pydantic takes 2 µs for that: four times in a call.
+    return (getattr(context, "__pydantic_private__", None) or {}).get(name)
 
 
 def incoming(request: "ServerRequestContext[Any, Any]", *, is_sealed: bool | None = None) -> IncomingRequest:
     """`is_sealed`: whether its state is, as whoever stands around the handler sees it."""
     params = request.params or {}
-    taken = _taken_out.get()
-    if taken is not None and taken.session is request.session:
-        state, sealed = taken.envelope, taken.was_sealed
+    served = _served.get()
+    if served is not None and served.session is request.session:
+        state, sealed = served.envelope, served.was_sealed
     else:
         state, sealed = _text_or_none(params.get("requestState")), False
     sealed = sealed if is_sealed is None else is_sealed
@@ -117,12 +121,21 @@ def _types() -> Any:
 
 
 class RegisteredTool(FunctionTool):
-    def __init__(self, tool: "Tool") -> None:
-        super().__init__(tool, _types().CallToolResult)
+    @staticmethod
+    def result_type() -> "type[CallToolResult]":
+        found: type[CallToolResult] = _types().CallToolResult
+        return found
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
         validated: dict[str, Any] = self._metadata.validate_arguments(arguments)
         return validated
+
+    def passes_result_to(self, taker: ResultTaker, request: IncomingRequest | None) -> bool:
+        served = _served.get()
+        if served is None or request is None or served.session is not request.key or served.taker is not None:
+            return False  # Called from Python, or its server was made before perdure was imported.
+        served.taker = taker
+        return True
 
     def result_of(self, value: object) -> JsonObject | None:
         result = self._metadata.convert_result(value)
@@ -140,9 +153,8 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
     Raises:
         LookupError: This version of the SDK keeps its tools where we do not find them.
     """
-    try:
-        server = cast("Context[Any, Any]", context).mcp_server
-    except (AttributeError, ValueError):
+    server = _of_context(context, "_mcp_server")
+    if server is None:
         return None
     if not hasattr(server, "_tool_manager"):
         raise LookupError("this version of mcp keeps its tools elsewhere, so that no call of a decorated one is kept")
@@ -150,7 +162,7 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
 
 
 def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    return tool_among(server, is_handler, name, RegisteredTool)
+    return tool_among(server, is_handler, name, RegisteredTool.of)
 
 
 def result_from_wire(wire: JsonObject) -> "CallToolResult":
@@ -216,16 +228,19 @@ async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) ->
         _current_request.reset(token)
 
 
-@dataclass(frozen=True, slots=True)
-class _TakenOut:
-    """The envelope around the request state of the call that is being served."""
+@dataclass(slots=True)
+class _Served:
+    """The call that is being served, at its server's handler."""
 
     session: object
     envelope: str | None
+    """That was around the tool's request state."""
     was_sealed: bool
+    taker: ResultTaker | None = None
+    """To which the call's result goes."""
 
 
-_taken_out: ContextVar[_TakenOut | None] = ContextVar("perdure_taken_out", default=None)
+_served: ContextVar[_Served | None] = ContextVar("perdure_served", default=None)
 
 
 def with_own_state(ctx: "ServerRequestContext[Any, Any]") -> "ServerRequestContext[Any, Any]":
@@ -264,29 +279,53 @@ def _boundary() -> type:
     return RequestStateBoundary
 
 
-def _taking_out(server: Any, entry: Any) -> Any:
+def _around_handler(server: Any, entry: Any) -> Any:
     """The way to the handler of tool calls: takes our envelope off, and keeps it for a decorator further in.
 
-    And gives the handler the arguments that a hook around a seal has for it. Innermost, so that no middleware stands
-    between, wherever in the chain it was put.
+    And gives the handler the arguments that a hook around a seal has for it, and its result to a decorator that wants
+    it. Innermost, so that no middleware stands between, wherever in the chain it was put.
     """
 
+    chain: list[object] = []
+    is_sealed = False
+
     async def handler(ctx: Any, params: Any) -> Any:
+        nonlocal chain, is_sealed
+        if chain != server.middleware:  # anybody may put something into it at any time
+            chain = list(server.middleware)
+            is_sealed = any(map(seals_request_state, chain))
         given = _given.get()
         if given is not None and given[0] is ctx.session:
             ctx = replace(ctx, params={**(ctx.params or {}), "arguments": given[1]})
             params = params.model_copy(update={"arguments": given[1]})
         envelope = params.request_state
-        token = _taken_out.set(_TakenOut(ctx.session, envelope, any(map(seals_request_state, server.middleware))))
+        served = _Served(ctx.session, envelope, is_sealed)
+        token = _served.set(served)
         try:
-            if not is_envelope(envelope):
-                return await entry.handler(ctx, params)
-            own = params.model_copy(update={"request_state": own_state(envelope)})
-            return await entry.handler(with_own_state(ctx), own)
+            if is_envelope(envelope):
+                params = params.model_copy(update={"request_state": own_state(envelope)})
+                ctx = with_own_state(ctx)
+            result = await entry.handler(ctx, params)
+        except BaseException as error:
+            if served.taker is not None:
+                await served.taker.failed(error)
+            raise
         finally:
-            _taken_out.reset(token)
+            _served.reset(token)
+        return result if served.taker is None else await _taken(result, served.taker)
 
     return replace(entry, handler=handler)
+
+
+_STANDS_AROUND = "_perdure_stands_around"
+"""The name under which a server keeps its handler of tool calls, and ours around it: made once, and gone with it."""
+
+
+async def _taken(result: object, taker: ResultTaker) -> object:
+    if not is_result(result) and not isinstance(result, Mapping):
+        await taker.failed(TypeError(f"the server made {type(result).__name__} of what the tool gave"))
+        return result
+    return await taker.ended(wire_result(result))
 
 
 def _text_or_none(value: object) -> str | None:
@@ -315,15 +354,21 @@ def watch_registrations() -> None:
             chain.append(_note_request)
             followed(instance)
 
-    def take_out(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def stand_around(wrapped: Callable[..., Any], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry = wrapped(*args, **kwargs)
         method = args[0] if args else kwargs.get("method")
-        return entry if entry is None or method != "tools/call" else _taking_out(instance, entry)
+        if entry is None or method != "tools/call":
+            return entry
+        stands, around = vars(server).get(_STANDS_AROUND, (None, None))
+        if stands is not entry:
+            around = _around_handler(server, entry)
+            vars(server)[_STANDS_AROUND] = entry, around
+        return around
 
     def wrap_server(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
         if hasattr(module.Server, "get_request_handler"):
-            wrapt.wrap_function_wrapper(module, "Server.get_request_handler", take_out)
+            wrapt.wrap_function_wrapper(module, "Server.get_request_handler", stand_around)
 
     wrapt.register_post_import_hook(wrap, "mcp.server.mcpserver.tools.base")
     wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")
