@@ -1,8 +1,7 @@
 """All that the seams know of the MCP Python SDK, version 2."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -11,7 +10,6 @@ import wrapt
 
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
-from perdure.middleware.request_state import is_envelope, own_state
 from perdure.middleware.sdk.function_tools import (
     FunctionTool,
     function_of,
@@ -22,7 +20,16 @@ from perdure.middleware.sdk.function_tools import (
     was_registered,
 )
 from perdure.middleware.sdk.interface import IncomingRequest, ResultTaker
-from perdure.middleware.sdk.mcp_v2_listing import followed, wire_result
+from perdure.middleware.sdk.mcp_v2_handler import (
+    STANDS_AROUND,
+    around_handler,
+    sdk_types,
+    seals_request_state,
+    served,
+    with_arguments_at_the_handler,
+    with_own_state,
+)
+from perdure.middleware.sdk.mcp_v2_listing import followed
 from perdure.middleware.sdk.mcp_v2_progress import reporter
 
 if TYPE_CHECKING:
@@ -83,9 +90,9 @@ def _of_context(context: object, name: str) -> Any:
 def incoming(request: "ServerRequestContext[Any, Any]", *, is_sealed: bool | None = None) -> IncomingRequest:
     """`is_sealed`: whether its state is, as whoever stands around the handler sees it."""
     params = request.params or {}
-    served = _served.get()
-    if served is not None and served.session is request.session:
-        state, sealed = served.envelope, served.was_sealed
+    here = served.get()
+    if here is not None and here.session is request.session:
+        state, sealed = here.envelope, here.was_sealed
     else:
         state, sealed = _text_or_none(params.get("requestState")), False
     sealed = sealed if is_sealed is None else is_sealed
@@ -112,18 +119,10 @@ def _access_token() -> "Callable[[], AccessToken | None]":
     return get_access_token
 
 
-@cache
-def _types() -> Any:
-    """Asked for in every call: an import statement takes ten times as long as this."""
-    import mcp_types  # noqa: PLC0415
-
-    return mcp_types
-
-
 class RegisteredTool(FunctionTool):
     @staticmethod
     def result_type() -> "type[CallToolResult]":
-        found: type[CallToolResult] = _types().CallToolResult
+        found: type[CallToolResult] = sdk_types().CallToolResult
         return found
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
@@ -131,10 +130,10 @@ class RegisteredTool(FunctionTool):
         return validated
 
     def passes_result_to(self, taker: ResultTaker, request: IncomingRequest | None) -> bool:
-        served = _served.get()
-        if served is None or request is None or served.session is not request.key or served.taker is not None:
+        here = served.get()
+        if here is None or request is None or here.session is not request.key or here.taker is not None:
             return False  # Called from Python, or its server was made before perdure was imported.
-        served.taker = taker
+        here.taker = taker
         return True
 
     def result_of(self, value: object) -> JsonObject | None:
@@ -172,7 +171,7 @@ def result_from_wire(wire: JsonObject) -> "CallToolResult":
 
 
 def is_result(value: object) -> "TypeIs[CallToolResult]":
-    return isinstance(value, _types().CallToolResult)
+    return isinstance(value, sdk_types().CallToolResult)
 
 
 def is_block(value: object) -> "TypeIs[ContentBlock]":
@@ -182,7 +181,7 @@ def is_block(value: object) -> "TypeIs[ContentBlock]":
 
 
 def is_question(value: object) -> "TypeIs[InputRequiredResult]":
-    return isinstance(value, _types().InputRequiredResult)
+    return isinstance(value, sdk_types().InputRequiredResult)
 
 
 def with_request_state(question: "InputRequiredResult", state: str | None) -> "InputRequiredResult":
@@ -228,106 +227,6 @@ async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) ->
         _current_request.reset(token)
 
 
-@dataclass(slots=True)
-class _Served:
-    """The call that is being served, at its server's handler."""
-
-    session: object
-    envelope: str | None
-    """That was around the tool's request state."""
-    was_sealed: bool
-    taker: ResultTaker | None = None
-    """To which the call's result goes."""
-
-
-_served: ContextVar[_Served | None] = ContextVar("perdure_served", default=None)
-
-
-def with_own_state(ctx: "ServerRequestContext[Any, Any]") -> "ServerRequestContext[Any, Any]":
-    """The request with the tool's own state in place of the envelope around it."""
-    params = dict(ctx.params or {})
-    envelope = params.pop("requestState", None)
-    if not is_envelope(envelope):
-        return ctx
-    own = own_state(envelope)
-    return replace(ctx, params=params if own is None else {**params, "requestState": own})
-
-
-_given: ContextVar[tuple[object, JsonObject] | None] = ContextVar("perdure_given", default=None)
-"""A request's session, and the arguments that its handler gets in place of the client's."""
-
-
-async def with_arguments_at_the_handler(
-    ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject | None, call_next: Callable[[Any], Awaitable[Any]]
-) -> Any:
-    """What `call_next` answers, the tool being given `arguments`, and all that stands before it the client's own."""
-    token = _given.set(None if arguments is None else (ctx.session, arguments))
-    try:
-        return await call_next(ctx)
-    finally:
-        _given.reset(token)
-
-
-def seals_request_state(middleware: object) -> bool:
-    return isinstance(middleware, _boundary())
-
-
-@cache
-def _boundary() -> type:
-    from mcp.server.request_state import RequestStateBoundary  # noqa: PLC0415
-
-    return RequestStateBoundary
-
-
-def _around_handler(server: Any, entry: Any) -> Any:
-    """The way to the handler of tool calls: takes our envelope off, and keeps it for a decorator further in.
-
-    And gives the handler the arguments that a hook around a seal has for it, and its result to a decorator that wants
-    it. Innermost, so that no middleware stands between, wherever in the chain it was put.
-    """
-
-    chain: list[object] = []
-    is_sealed = False
-
-    async def handler(ctx: Any, params: Any) -> Any:
-        nonlocal chain, is_sealed
-        if chain != server.middleware:  # anybody may put something into it at any time
-            chain = list(server.middleware)
-            is_sealed = any(map(seals_request_state, chain))
-        given = _given.get()
-        if given is not None and given[0] is ctx.session:
-            ctx = replace(ctx, params={**(ctx.params or {}), "arguments": given[1]})
-            params = params.model_copy(update={"arguments": given[1]})
-        envelope = params.request_state
-        served = _Served(ctx.session, envelope, is_sealed)
-        token = _served.set(served)
-        try:
-            if is_envelope(envelope):
-                params = params.model_copy(update={"request_state": own_state(envelope)})
-                ctx = with_own_state(ctx)
-            result = await entry.handler(ctx, params)
-        except BaseException as error:
-            if served.taker is not None:
-                await served.taker.failed(error)
-            raise
-        finally:
-            _served.reset(token)
-        return result if served.taker is None else await _taken(result, served.taker)
-
-    return replace(entry, handler=handler)
-
-
-_STANDS_AROUND = "_perdure_stands_around"
-"""The name under which a server keeps its handler of tool calls, and ours around it: made once, and gone with it."""
-
-
-async def _taken(result: object, taker: ResultTaker) -> object:
-    if not is_result(result) and not isinstance(result, Mapping):
-        await taker.failed(TypeError(f"the server made {type(result).__name__} of what the tool gave"))
-        return result
-    return await taker.ended(wire_result(result))
-
-
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -359,10 +258,10 @@ def watch_registrations() -> None:
         method = args[0] if args else kwargs.get("method")
         if entry is None or method != "tools/call":
             return entry
-        stands, around = vars(server).get(_STANDS_AROUND, (None, None))
+        stands, around = vars(server).get(STANDS_AROUND, (None, None))
         if stands is not entry:
-            around = _around_handler(server, entry)
-            vars(server)[_STANDS_AROUND] = entry, around
+            around = around_handler(server, entry)
+            vars(server)[STANDS_AROUND] = entry, around
         return around
 
     def wrap_server(module: Any) -> None:
