@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Any, Generic, TypeVar, assert_never
 
 from perdure.errors import StoreTimeout, StoreUnavailable
+from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.telemetry import callers_meta
 from perdure.middleware.persistence.threads import Lane, LaneFull
-from perdure.middleware.persistence.wiring import Runtime
 
 __all__ = ["CallSteps", "Step", "Waits"]
 
