@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.middleware.argument_schema import replaced_by_schema
+from perdure.middleware.meta_keys import META_FILES
 from perdure.middleware.path_rewriting import Replace, local_path, rewritten_result, storage_uri
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
 from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits, Keeping, LeftAlone
@@ -218,7 +219,7 @@ class CallFiles:
         }
         if len(self._left) > _MOST_NAMED:
             said["leftInAll"] = len(self._left)
-        return {"perdure/files": said}
+        return {META_FILES: said}
 
     def left_for_their_place(self) -> list[str]:
         """The paths that a setting would admit."""

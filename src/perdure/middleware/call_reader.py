@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, in_use
+from perdure.middleware.idempotency import in_use
+from perdure.middleware.meta_keys import META_CONTINUATION_ID, META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.turn import JsonObject, Turn, new_continuation_id, new_turn_id
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
 
 __all__ = [
-    "META_CONTINUATION_ID",
     "Caller",
     "Reading",
     "ToolRequest",
@@ -24,8 +24,6 @@ __all__ = [
     "read_call",
     "readers_of",
 ]
-
-META_CONTINUATION_ID = "perdure/continuation-id"
 
 LONGEST_ID = 200
 """Characters of a continuation id."""

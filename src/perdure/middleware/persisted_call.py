@@ -11,9 +11,19 @@ import anyio.lowlevel
 from perdure.errors import ConversationFull, PerdureError, RateLimited, StoreMisconfigured
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import META_CONTINUATION_ID, ToolRequest, prompt_fits
+from perdure.middleware.call_reader import ToolRequest, prompt_fits
 from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
+from perdure.middleware.meta_keys import (
+    META_CONTINUATION_ID,
+    META_DEFERRED,
+    META_FAULT,
+    META_HISTORY,
+    META_PERSISTED,
+    META_REMEDY,
+    META_RETRY_AFTER,
+    META_TURN_ID,
+)
 from perdure.middleware.persistence.history import NOTHING_BEFORE, Conversation, History
 from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.turn import Answer, JsonObject, Outcome
@@ -210,20 +220,20 @@ class PersistedCall:
             history["skipped"] = self._skipped
         meta: JsonObject = {
             META_CONTINUATION_ID: kept.turn.continuation_id,
-            "perdure/turn-id": kept.turn.id,
-            "perdure/persisted": kept.is_kept,
-            "perdure/history": history,
+            META_TURN_ID: kept.turn.id,
+            META_PERSISTED: kept.is_kept,
+            META_HISTORY: history,
         }
         if kept.waits:
-            meta["perdure/deferred"] = True
+            meta[META_DEFERRED] = True
         if kept.touched_files is not None:
             meta |= kept.touched_files.meta(kept.kept_files)
         if kept.fault is not None:
-            meta["perdure/fault"] = fault_code(kept.fault)
+            meta[META_FAULT] = fault_code(kept.fault)
             if isinstance(kept.fault, StoreMisconfigured | ConversationFull | RateLimited):
-                meta["perdure/remedy"] = kept.fault.remedy  # words of ours: no address and no key is ever in them
+                meta[META_REMEDY] = kept.fault.remedy  # words of ours: no address and no key is ever in them
             if isinstance(kept.fault, RateLimited):
-                meta["perdure/retry-after"] = round(kept.fault.seconds, 3)
+                meta[META_RETRY_AFTER] = round(kept.fault.seconds, 3)
         return meta
 
 
