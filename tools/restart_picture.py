@@ -32,7 +32,7 @@ def main() -> None:
     ).stdout
     terminal = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True)
     shown = re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1…", printed.rstrip())
-    terminal.print(Text.from_ansi(f"$ make demo\n{shown}"))
+    terminal.print(Text.from_ansi(f"$ make demo\n{shown}\n "))  # a last line of its own: the picture cuts into it
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(
         terminal.export_svg(title="make demo", theme=MONOKAI, code_format=NO_FONT_FROM_ELSEWHERE, unique_id="restart")
