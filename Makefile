@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: demo test screenshots matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check bench lock format clean
+.PHONY: demo test screenshots matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check docs reference bench terminal-pictures lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/mcp1.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp .venv/chromium.stamp .venv/axe.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
+test: .venv/dev.stamp .venv/mcp1.stamp .venv/fastmcp4.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp .venv/chromium.stamp .venv/axe.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
-	.venv/mcp1/bin/python -m pytest -n 3 --dist loadfile tests/seams/suite tests/seams/mcp_v1 $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+	.venv/mcp1/bin/python -m pytest -n 3 --dist loadfile tests/seams/suite tests/seams/mcp_v1 tests/resources $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
 
 screenshots: .venv/dev.stamp .venv/chromium.stamp  ## The pictures in docs/images, made anew.
 	cd tests && ../$(BIN)/python -m viewer.screenshots ../docs/images
@@ -70,18 +70,27 @@ soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
 	$(BIN)/python tests/soak/supabase_replies.py
 
-check: .venv/dev.stamp .venv/mcp1.stamp  ## Style, types, floors.
+check: .venv/dev.stamp .venv/mcp1.stamp docs  ## Style, types, floors, the site.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py
+	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py src/perdure/middleware/server_hook/mcp_v1_conversations.py
 	$(BIN)/lint-imports --no-cache
+
+docs: .venv/dev.stamp  ## The site, in docs/_build/html. A link or an anchor that leads nowhere is an error.
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+
+reference: .venv/dev.stamp  ## Writes docs/reference anew, from the code.
+	$(BIN)/python -m tools.reference
 
 # Whom `make bench` stands perdure beside. Each is an environment of its own, with a lock in requirements/peer-*.txt.
 PEERS := openai-agents langgraph google-adk mcp-persist supabase-strands
 
 bench: .venv/dev.stamp $(PEERS:%=.venv/peers/%.stamp)  ## What perdure costs, beside its peers and the physical limit in one run. BENCH_ARGS="--quick" for a look.
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+terminal-pictures: .venv/dev.stamp  ## What commands look like in a terminal, for the documentation: docs/images/*.svg.
+	$(BIN)/python docs/terminal_pictures.py
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -15,6 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
+from benchmarks.by_turns import by_turns
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.core import core
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
@@ -48,6 +49,7 @@ def run(rounds: int, folder: Path) -> list[Result]:
         return [
             _whole_calls(portal, "async", rounds, folder),
             _whole_calls(portal, "sync", rounds, folder),
+            by_turns(portal, rounds, folder),
             core(portal, rounds, folder),
             _switched_off_functions(portal, rounds, folder),
         ]

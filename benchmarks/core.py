@@ -15,7 +15,7 @@ from benchmarks.content import answer_to, prompt_of, result_of
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
 from perdure import Outcome
 from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import Caller, ToolRequest
+from perdure.middleware.call_reader import Caller, ToolRequest, ToolShape
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence import wiring
@@ -23,6 +23,7 @@ from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.turn import Answer, JsonObject, Turn, Window, new_continuation_id, new_turn_id
 from perdure.middleware.sdk import IncomingRequest
+from perdure.middleware.tool_plan import ToolPlan
 from perdure.settings import Settings, ToolSettings
 
 __all__ = ["core"]
@@ -127,19 +128,17 @@ class _Calls:
     def __init__(self, runtime: wiring.Runtime) -> None:
         self.asked = 0
         self._runtime = runtime
-        self._policy = runtime.policy("chat", ToolSettings())
+        shape = ToolShape(input_schema=_SCHEMA, output_schema=_OUTPUT, schema_widened=True)
+        self._plan = ToolPlan(runtime, runtime.policy("chat", ToolSettings()), shape)
 
     async def call(self) -> object:
         self.asked += 1
         request = ToolRequest(
             tool="chat",
             arguments={"prompt": prompt_of(self.asked)},
-            input_schema=_SCHEMA,
-            output_schema=_OUTPUT,
-            schema_widened=True,
         )
         answer = result_of(answer_to(prompt_of(self.asked)))
-        call = PersistedCall(self._runtime, request, self._policy)
+        call = PersistedCall(self._runtime, request, self._plan)
         await call.begin_async()
         call.arguments_for_tool()
         call.end_with_result(answer)

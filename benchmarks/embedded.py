@@ -11,6 +11,7 @@ from benchmarks.content import answer_to
 from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn
 from benchmarks.raw_sqlite import grow_log
 from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.runtime import redactor_for
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Outcome, Turn, new_turn_id
 from perdure.settings import Settings
@@ -40,7 +41,7 @@ class Embedded:
         self._path = path
         self._store = SqliteStore(path)
         self._runtime = wiring.build(Settings(data_dir=path.parent), store=self._store)
-        self._redactor = wiring.redactor_for(True, ())
+        self._redactor = redactor_for(True, ())
         self._lock = threading.Lock()
         self._acknowledged: dict[str, list[_Acknowledged]] = {}
         self._asked = 0

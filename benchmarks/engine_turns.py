@@ -8,6 +8,7 @@ from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.redaction import Redactor
+from perdure.middleware.persistence.runtime import redactor_for
 from perdure.middleware.persistence.turn import DEFAULT_LEASE, Answer, Outcome, Turn, Window, new_turn_id
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
@@ -63,7 +64,7 @@ class KeptTurns:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._runtime = wiring.build(Settings(), store=self._store)
-        self._redactor = wiring.redactor_for(True, ())
+        self._redactor = redactor_for(True, ())
         self._numbers = count(1)
         self._acknowledged: list[tuple[str, int, str]] = []
 

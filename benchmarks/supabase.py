@@ -24,6 +24,7 @@ from benchmarks.peer_turns import OURS, PeerKind, opened, rates, standing_beside
 from benchmarks.peers.process import PeerProcess
 from benchmarks.table_gateway import table_gateway
 from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.runtime import redactor_for
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctions, SqlFunctionStore
 from perdure.middleware.persistence.stores.supabase import SupabaseStore
 from perdure.middleware.persistence.stores.supabase.functions import SupabaseFunctions
@@ -130,7 +131,7 @@ def _recorded(project: SupabaseStack) -> tuple[dict[str, Json], dict[str, Json]]
     """The bodies of one turn's two requests."""
     recorder = _Recorder(SupabaseFunctions(SupabaseApi(project.url, project.secret_key), timeout=30))
     with closing(SqlFunctionStore(recorder)) as store:
-        one_turn(wiring.build(Settings(), store=store), wiring.redactor_for(True, ()), "recorded", 1)
+        one_turn(wiring.build(Settings(), store=store), redactor_for(True, ()), "recorded", 1)
     begin, finish = recorder.given
     return begin, finish
 

@@ -1,6 +1,9 @@
 -- make_words: of each message its words, and nothing more: the texts stay where they are
 CREATE VIRTUAL TABLE words USING fts5(content, content = '', tokenize = "unicode61 remove_diacritics 0");
 
+-- faster: 32 MB of memory, while words are added, for what would be written in many small pieces and merged again
+INSERT INTO words (words, rank) VALUES ('hashsize', 33554432);
+
 -- make_messages: what a search needs of a message before it reads it
 CREATE TABLE messages (
     id       INTEGER PRIMARY KEY,  -- as in chat_messages
@@ -23,9 +26,10 @@ SELECT EXISTS (
      WHERE m.turn_id IS NOT c.turn_id
 );
 
--- has_news: whether anything is not indexed yet
+-- has_news: whether anything is not indexed yet; what a fork shares is another conversation's
 SELECT EXISTS (SELECT 1 FROM kept.chat_sessions s LEFT JOIN conversations c ON c.session_id = s.id
-                WHERE s.last_place > coalesce(c.place, 0))
+                WHERE s.last_place > coalesce(c.place, 0)
+                  AND s.last_place > coalesce((SELECT place FROM kept.chat_forks k WHERE k.session_id = s.id), 0))
     OR EXISTS (SELECT 1 FROM unanswered u JOIN kept.chat_messages a ON a.id = u.id + 1);
 
 -- add_new_words: in ascending order, which costs an index of words far less than any other
@@ -81,10 +85,31 @@ UPDATE messages SET outcome = (SELECT a.outcome FROM messages a WHERE a.id = mes
 -- forget_answered: what has its answer waits no more
 DELETE FROM unanswered WHERE id IN (SELECT u.id FROM unanswered u JOIN messages a ON a.id = u.id + 1);
 
--- find: messages with the words, newest first
+-- found: messages with the words, each once, under a conversation that one of the next two names
 SELECT f.id, f.turn_id, f.tool, f.outcome, f.at, s.user_id, s.continuation_id
   FROM words JOIN messages f ON f.id = words.rowid
-  JOIN kept.chat_sessions s ON s.id = f.id >> 32
+
+-- under_any: its own; where that is gone, the fork of it that was used last
+  LEFT JOIN kept.chat_sessions o ON o.id = f.id >> 32 AND (o.expires_at IS NULL OR o.expires_at > :now)
+                                AND substr(o.continuation_id, 1, 1) <> char(31)
+  JOIN kept.chat_sessions s ON s.id = coalesce(o.id, (
+      WITH RECURSIVE reader (id) AS (
+          SELECT session_id FROM kept.chat_forks WHERE parent_id = f.id >> 32 AND place >= (f.id & 4294967295) >> 1
+          UNION ALL
+          SELECT k.session_id FROM reader JOIN kept.chat_forks k ON k.parent_id = reader.id)
+      SELECT x.id FROM reader JOIN kept.chat_sessions x ON x.id = reader.id
+       WHERE (x.expires_at IS NULL OR x.expires_at > :now) AND substr(x.continuation_id, 1, 1) <> char(31)
+       ORDER BY x.updated_at DESC, x.continuation_id DESC LIMIT 1))
+
+-- under_one: one that has its turn, be it from what it was forked from
+  JOIN (WITH RECURSIVE line (id, segment, upto) AS (
+            SELECT id, id, 2147483646 FROM kept.chat_sessions WHERE continuation_id = :continuation_id
+            UNION ALL
+            SELECT line.id, k.parent_id, k.place FROM line JOIN kept.chat_forks k ON k.session_id = line.segment)
+        SELECT id, segment, upto FROM line) l ON l.segment = f.id >> 32 AND (f.id & 4294967295) >> 1 <= l.upto
+  JOIN kept.chat_sessions s ON s.id = l.id
+
+-- asked_for: what else is asked of them; newest first
  WHERE words MATCH :words
    AND (:principal IS NULL OR s.user_id = :principal)
    AND (:continuation_id IS NULL OR s.continuation_id = :continuation_id)

@@ -9,6 +9,7 @@ PerdureError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
     │   ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
     │   ├── StoreMisconfigured   … until an operator mends a setting, a key or the schema
+    │   │   └── FunctionMissing      … the last of these: it has not been migrated since perdure was upgraded
     │   ├── StoreLeftAlone       … and was not asked, since it failed so often
     │   └── TurnsWaiting         … for this turn, since earlier turns of its conversation are not there yet
     ├── SpoolFull            the local queue takes nothing more
@@ -25,6 +26,7 @@ __all__ = [
     "DecoratorError",
     "FileMissing",
     "ForkRefused",
+    "FunctionMissing",
     "PerdureError",
     "QuestionError",
     "RateLimited",
@@ -102,6 +104,10 @@ class StoreMisconfigured(StoreUnavailable):
     """The store will not be of use until somebody mends what the remedy names: a setting, a key, the schema."""
 
     code = "store_misconfigured"
+
+
+class FunctionMissing(StoreMisconfigured):
+    """The database has not the function that was called: it was migrated by an older perdure, or not at all."""
 
 
 class StoreLeftAlone(StoreUnavailable):

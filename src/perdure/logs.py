@@ -8,6 +8,7 @@ it decides nothing, warnings and errors go to stderr.
 import contextlib
 import logging
 import sys
+import time
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from perdure.readable import UNPRINTABLE
 if TYPE_CHECKING:
     import structlog
 
-__all__ = ["log", "log_to_stderr"]
+__all__ = ["OnceAMinute", "log", "log_to_stderr"]
 
 
 def _sentence(_logger: object, _method: str, event: "structlog.typing.EventDict") -> str:
@@ -67,6 +68,27 @@ class _UnfailingLog:
 
 
 log = _UnfailingLog()
+
+
+class OnceAMinute:
+    """What goes wrong in every call is worth a line a minute. Callers on several threads may get it twice."""
+
+    _SECONDS = 60.0
+    _MOST = 1000
+    """Reasons that are remembered: they may have words of others in them, and may not fill the memory."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+
+    def is_due(self, reason: str) -> bool:
+        """Whether `reason` is to be said now; then it has been."""
+        now = time.monotonic()
+        if now - self._said.get(reason, -self._SECONDS) < self._SECONDS:
+            return False
+        if len(self._said) > self._MOST:
+            self._said.clear()
+        self._said[reason] = now
+        return True
 
 
 def log_to_stderr() -> None:

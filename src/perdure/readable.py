@@ -18,8 +18,8 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def ago(then: datetime, now: datetime) -> str:
-    """`3 min ago`; the date itself for what is older than a week."""
+def ago(then: datetime, now: datetime, *, brief: bool = False) -> str:
+    """`3 min ago`; the date itself for what is older than a week. `brief`: without the time of the day."""
     seconds = (now - then).total_seconds()
     if seconds < 60:
         return "just now"
@@ -29,7 +29,7 @@ def ago(then: datetime, now: datetime) -> str:
         return f"{seconds // 3600:.0f} h ago"
     if seconds < 7 * 86400:
         return f"{seconds // 86400:.0f} d ago"
-    return then.astimezone().strftime("%Y-%m-%d %H:%M")
+    return then.astimezone().strftime("%Y-%m-%d" if brief else "%Y-%m-%d %H:%M")
 
 
 def took(began: datetime, ended: datetime | None) -> str:

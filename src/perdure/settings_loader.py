@@ -1,7 +1,6 @@
 """Finds the settings and words what is wrong with them: the file, the key, what is allowed there."""
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -156,6 +155,8 @@ def tool_settings(options: Mapping[str, Any]) -> ToolSettings:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most processes have no file
+
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

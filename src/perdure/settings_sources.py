@@ -1,6 +1,8 @@
 """The settings as file and environment give them. Apart, since pydantic-settings takes a while to import, and a server
 needs it with its first call and not before."""
 
+from typing import ClassVar
+
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SettingsSourceError
 
@@ -11,6 +13,8 @@ __all__ = ["GivenSettings", "MadeSettings", "SettingsSourceError", "given_by_env
 
 class GivenSettings(Settings, BaseSettings):
     """The file's content is given as arguments; here the environment stands above those."""
+
+    _environment_first: ClassVar[bool] = True
 
     model_config = SettingsConfigDict(
         env_prefix="PERDURE_",
@@ -30,22 +34,13 @@ class GivenSettings(Settings, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
+        return (env_settings, init_settings) if cls._environment_first else (init_settings, env_settings)
 
 
 class MadeSettings(GivenSettings):
     """Made in code: what is given stands above the environment, as arguments do everywhere."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings
+    _environment_first: ClassVar[bool] = False
 
 
 def given_by_environment() -> dict[str, object]:

@@ -1,6 +1,9 @@
 """Whatever is written wrongly is answered with one clear line and a remedy, and changes nothing."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +31,21 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["conversations", "show", "c", "--user", "nobody"], "of the user 'nobody'"),
     (["conversations", "show", "c", "--after", "-1"], "--after"),
     (["conversations", "show", "c", "--limit", "0"], "--limit"),
+    (["conversations", "show", "c", "--limit", "9" * 20], "--limit"),
+    (["conversations", "list", "--limit", "9" * 20], "--limit"),
+    (["conversations", "show", "c\udcff"], "is no text"),
+    (["files", "versions", "\udcff.pdf"], "is no text"),
+    ([*SEARCH, "\udcff"], "no letter"),
+    ([*SEARCH, "x", "--user", "\udcff"], "is no text"),
+    (["files", "get", "storage://mcp-files/x", "--output", "/nowhere/x"], "/nowhere/x"),
+    (["export", "/proc/x"], "/proc/x"),
+    (["import", "/etc/passwd"], "/etc/passwd"),
+    (["spool", "flush", "--seconds", "nan"], "--seconds"),
+    (["conversations", "fork", "c", "--at", "9" * 20], "no turn 9999"),
+    (["--config", "/etc", "stats"], "/etc"),
+    (["tools"], "command or by its address"),
+    (["tools", "--", "/nonexistent"], "/nonexistent"),
+    (["run"], "Missing argument"),
     (SEARCH, "question is empty"),
     ([*SEARCH, "  "], "question is empty"),
     ([*SEARCH, '"open'], "is never closed"),
@@ -92,6 +110,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """One for all: a mistake changes nothing."""
     data = Data(tmp_path_factory.mktemp("mistakes") / "data")
     data.turn("x")
+    data.turn("y", conversation="long")
     data.turn("old", conversation="old", expire_after=timedelta(microseconds=1))
     data.store.close()
     return data
@@ -120,6 +139,23 @@ def test_an_interrupt_is_one_line_too(perdure: Callable[..., Ran], monkeypatch: 
     ran = perdure("stats")
     assert (ran.code, ran.out) == (130, "")
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["list", "--limit", "1000"], ["show", "long"], ["list", "--json"], ["show", "long", "--markdown"]],
+    ids=" ".join,
+)
+def test_a_reader_that_has_seen_enough_is_no_failure(data: Data, arguments: list[str]) -> None:
+    program = "from perdure.cli import main; main()"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        ran = subprocess.run(
+            [sys.executable, "-c", program, "conversations", *arguments],
+            env={**os.environ, "PERDURE_DATA_DIR": str(data.folder)}, stdout=pipe, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("group", [[], ["conversations"], ["files"], ["spool"]])

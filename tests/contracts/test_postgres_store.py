@@ -11,8 +11,6 @@ from perdure.testing import StoreContract
 
 
 class TestPostgresStore(StoreContract):
-    knows_all_places = False
-
     url: str
 
     def make_store(self, clock: Clock, folder: Path) -> PostgresStore:

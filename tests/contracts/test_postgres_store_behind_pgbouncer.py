@@ -14,7 +14,6 @@ from perdure.testing import StoreContract
 
 
 class TestPostgresStoreBehindPgBouncer(StoreContract):
-    knows_all_places = False
     url: str
 
     def make_store(self, clock: Clock, folder: Path) -> PostgresStore:

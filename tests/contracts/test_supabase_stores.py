@@ -33,8 +33,6 @@ class Project:
 
 
 class TestSupabaseStore(StoreContract):
-    knows_all_places = False
-
     project: Project
 
     def make_store(self, clock: Clock, folder: Path) -> SupabaseStore:

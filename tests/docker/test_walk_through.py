@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from docker.caddy import FETCHED, Caddy
 from docker.compose_file import EXAMPLE, REPOSITORY, settings_in
-from docker.console import run, sessions
 from docker.stand_in_docker import PERDURE, StandInDocker
+from documentation.console import run, sessions
 from servers.postgres_cluster import PostgresCluster
 from servers.supabase_stack import SupabaseStack
 from servers.unprivileged import free_port

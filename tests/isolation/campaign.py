@@ -84,6 +84,11 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
     "chat_only_for_forks": ("session continuation_id last_place", ""),
     "chat_line": ("session", ""),
     "chat_joined": ("lists", ""),
+    "begin_turn_up_to": (
+        "last_place turn_id user_id continuation_id tool digest content body started_at lease_until",
+        "metadata minted adopt fresh_id after_place deferred max_turns max_tokens expires_at",
+    ),
+    "chat_heir": ("session place moment", ""),
     "begin_turn_in_line": (
         "turn_id user_id continuation_id tool digest content body started_at lease_until",
         "metadata minted adopt fresh_id after_place deferred max_turns max_tokens expires_at",
@@ -427,6 +432,10 @@ class Campaign:
                 return pick((True, False))
             case "after_place" | "tokens":
                 return pick((0, 1, -1))
+            case "place":
+                return pick((1, 2))
+            case "last_place":
+                return pick((1, 100_000, 100_000, 100_000))  # a conversation that is full gives nothing
             case "max_turns" | "max_tokens" | "max_lines" | "max_hits" | "max_conversations":
                 return 100_000  # no limit on the loot
             case "before_at":
@@ -436,7 +445,7 @@ class Campaign:
                 return json.dumps({name: victim.known_turn_ids})
             case "lease_until":
                 return pick((moment, "2400-01-01Z"))
-            case "started_at" | "ended_at" | "kept_at" | "since" | "until" | "at" | "expires_at":
+            case "started_at" | "ended_at" | "kept_at" | "since" | "until" | "at" | "moment" | "expires_at":
                 return moment
         return pick(("hello", *INJECTIONS))
 

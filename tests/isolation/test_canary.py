@@ -43,6 +43,7 @@ OPENED = {
             "list_files",
             "search_messages",
             "find_messages",
+            "begin_turn_up_to",
             "begin_turn_in_line",
             "read_turns_in_line",
             "chat_turns",

@@ -21,7 +21,7 @@ from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
 from perdure import Outcome, persisted
-from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY
+from perdure.middleware.meta_keys import META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.turn import Turn
 

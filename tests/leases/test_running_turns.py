@@ -20,7 +20,8 @@ from mcp_wire import called, kept
 
 from perdure import Outcome, persisted
 from perdure.errors import StoreUnavailable, TurnRefused
-from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, turn_id_of
+from perdure.middleware.idempotency import turn_id_of
+from perdure.middleware.meta_keys import META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.ports import SystemClock
 from perdure.middleware.persistence.running_turns import RunningTurns
 from perdure.middleware.persistence.stores.memory import MemoryStore

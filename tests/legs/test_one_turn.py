@@ -20,7 +20,7 @@ from mcp_wire import Json, announced_id, kept, text_of, wire, without_announceme
 from pydantic import BaseModel
 
 from perdure import Outcome, install, persisted
-from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY
+from perdure.middleware.meta_keys import META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.turn import FinishedTurn, Turn
 from perdure.middleware.persistence.wiring import Runtime

@@ -51,7 +51,7 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
     called = {function for function, _ in heard.calls}
     expected = {"begin_turn_in_line", "finish_turn", "renew_turns", "list_conversations_with_ends", "list_files"}
     expected |= {"find_messages", "remove_expired", "remove_conversation", "forget_user", "store_statistics"}
-    expected |= {"read_turns_in_line", "fork_conversation"}
+    expected |= {"read_turns_in_line", "fork_conversation", "begin_turn_up_to"}
     assert expected <= called <= declared.keys()
     for function, arguments in heard.calls:
         assert arguments <= set(declared[function]), function
@@ -59,7 +59,7 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
         function: frozenset().union(*(names for name, names in heard.calls if name == function))
         for function in declared
     }
-    for function in ("begin_turn_in_line", "finish_turn"):
+    for function in ("begin_turn_in_line", "begin_turn_up_to", "finish_turn"):
         assert set(declared[function]) - given[function] <= {"expires_at"}, f"{function} is never given all it takes"
 
 
@@ -85,6 +85,7 @@ def _do_everything(store: SqlFunctionStore) -> None:
         files=(StoredFile(key="k", bucket="b", name="n", sha256="0" * 64, size=1, media_type="text/plain"),),
     )
     begun = store.begin(turn, Window(turns=1, tokens=1))
+    store.begin(turn, Window(turns=1, tokens=1, last_place=1))
     store.renew({"alice": [turn.id]}, turn.lease_until)
     ending = answered(turn, "hello")
     store.finish(replace(ending, place=begun.place))  # the ending alone

@@ -128,7 +128,14 @@ def test_in_the_database_every_function_is_bound_and_every_table_has_row_securit
     assert [name for name, definer, _ in functions if definer] == []
     assert [name for name, _, settings in functions if "search_path=pg_catalog, pg_temp" not in (settings or "")] == []
     writes = {"begin_turn", "finish_turn", "renew_turns", "purge_expired", "delete_conversation"}
-    writes |= {"remove_expired", "remove_conversation", "forget_user", "begin_turn_in_line", "fork_conversation"}
+    writes |= {
+        "remove_expired",
+        "remove_conversation",
+        "forget_user",
+        "begin_turn_up_to",
+        "begin_turn_in_line",
+        "fork_conversation",
+    }
     assert {name for name, _, settings in functions if "lock_timeout=1500ms" in settings} == writes
     tables = database.execute("""
         select relname, relrowsecurity, relforcerowsecurity from pg_class

@@ -31,8 +31,6 @@ def of_the_owner(owned: Database) -> None:
 
 @pytest.mark.usefixtures("of_the_owner")
 class TestStoreOfAnOwnerWhoIsNoSuperuser(StoreContract):
-    knows_all_places = False
-
     database: Database
 
     def make_store(self, clock: Clock, folder: Path) -> PostgresStore:
@@ -54,7 +52,8 @@ def test_a_member_of_the_owners_role_is_served_and_others_are_told_to_become_one
     with pytest.raises(StoreUnavailable) as refused:
         _tell(tenant, "let me in")
     assert (
-        "does not let this user use perdure's tables (permission denied for function begin_turn)" in refused.value.what
+        "does not let this user use perdure's tables (permission denied for function begin_turn_in_line)"
+        in refused.value.what
     )
     assert refused.value.remedy == "connect as the user who migrated it, or as a member of that role."
     owned.cluster.execute("grant landlord to tenant")

@@ -12,6 +12,7 @@ from perdure.middleware.call_reader import (
     Caller,
     Reading,
     ToolRequest,
+    ToolShape,
     is_usable_id,
     principal_of,
     prompt_fits,
@@ -29,10 +30,11 @@ def read(
     *,
     policy: Policy | None = None,
     settings: Settings | None = None,
+    shape: ToolShape | None = None,
     **changes: Any,
 ) -> Reading:
     request = ToolRequest(tool="chat", arguments={"prompt": "hi"} if arguments is None else arguments, **changes)
-    return read_call(request, policy or Policy(), settings or Settings(), NOW)
+    return read_call(request, shape or ToolShape(), policy or Policy(), settings or Settings(), NOW)
 
 
 # ── who calls ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,7 +173,7 @@ def test_an_id_that_cannot_be_used(value: object) -> None:
 @pytest.mark.parametrize("declares", [False, True])
 def test_the_id_is_recorded_only_where_it_is_the_tools_own_argument(declares: bool) -> None:
     arguments = {"continuation_id": "mine", "prompt": "hi", "n": 1}
-    turn = read(arguments, declares_id=declares).turn
+    turn = read(arguments, shape=ToolShape(declares_id=declares)).turn
     assert turn.arguments == (arguments if declares else {"prompt": "hi", "n": 1})
     assert list(arguments) == ["continuation_id", "prompt", "n"]  # the caller's stay as they are
 
@@ -235,7 +237,7 @@ def test_arguments_that_cannot_be_written_down_have_no_prompt() -> None:
     ],
 )
 def test_where_history_goes(asked: str, takes: bool, arguments: dict[str, Any], mode: str) -> None:
-    reading = read(arguments, policy=Policy(history=HistoryMode(asked)), takes_history=takes)
+    reading = read(arguments, policy=Policy(history=HistoryMode(asked)), shape=ToolShape(takes_history=takes))
     assert reading.history_mode is HistoryMode(mode)
 
 
@@ -254,8 +256,7 @@ def test_where_history_goes(asked: str, takes: bool, arguments: dict[str, Any], 
     ],
 )
 def test_a_text_fits_where_the_tools_schema_lets_it_stand(schema: dict[str, Any] | None, fits: bool) -> None:
-    request = ToolRequest(tool="chat", arguments={}, input_schema=schema)
-    assert prompt_fits(request, "prompt", "12345") is fits
+    assert prompt_fits(schema, "prompt", "12345") is fits
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from mcp_wire import called, text_of, without_announcement
 
 from perdure import Outcome, install, persisted
 from perdure.errors import StoreUnavailable
-from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, turn_id_of
+from perdure.middleware.idempotency import turn_id_of
+from perdure.middleware.meta_keys import META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.turn import DEFAULT_LEASE, BegunTurn, Turn, Window, new_turn_id
 from perdure.middleware.persistence.wiring import Runtime

@@ -460,7 +460,7 @@ async def test_structured_content_stays_where_its_schema_admits_no_id_of_ours(ac
 
 
 def test_the_settings_in_the_documentation_are_those_of_fourteen_tools(tmp_path: Path) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "existing-ids.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "existing-ids.md").read_text()
     [block] = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "documented.toml").write_text(block)
     settings = load_settings(tmp_path / "documented.toml")

@@ -13,7 +13,7 @@ from mcp_wire import called, kept
 
 from perdure import install, persisted
 from perdure.errors import SettingsError
-from perdure.middleware.call_reader import Caller, ToolRequest, read_call, readers_of
+from perdure.middleware.call_reader import Caller, ToolRequest, ToolShape, read_call, readers_of
 from perdure.middleware.persistence.wiring import build
 from perdure.policy_sources import Origin, Source
 from perdure.settings import Acknowledge, Policy, Settings, ToolSettings
@@ -175,7 +175,7 @@ async def test_a_tools_user_is_the_principal_where_nobody_is_authenticated(activ
 
 def test_a_tools_user_never_stands_above_an_authenticated_one() -> None:
     request = ToolRequest(tool="chat", arguments={}, caller=Caller("alice", remote=True))
-    reading = read_call(request, Policy(user_id="the team"), Settings(user_id="me"), datetime.now(UTC))
+    reading = read_call(request, ToolShape(), Policy(user_id="the team"), Settings(user_id="me"), datetime.now(UTC))
     assert reading.turn.principal == "alice"
     assert readers_of(request.caller, Settings(tools={"x": ToolSettings(user_id="the team")})) == ["alice"]
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from soak.evidence import answer_to
 
-from perdure.middleware.call_reader import ToolRequest
+from perdure.middleware.call_reader import ToolRequest, ToolShape
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.wiring import Runtime
+from perdure.middleware.tool_plan import ToolPlan
 from perdure.settings import ToolSettings
 
 __all__ = ["PRINCIPAL", "call", "call_async"]
@@ -43,7 +44,7 @@ async def call_async(runtime: Runtime, prompt: str, conversation: str | None) ->
 def _started(runtime: Runtime, prompt: str, conversation: str | None) -> PersistedCall:
     arguments = {"prompt": prompt} | ({"continuation_id": conversation} if conversation else {})
     request = ToolRequest(tool="chat", arguments=arguments)
-    return PersistedCall(runtime, request, runtime.policy("chat", ToolSettings()))
+    return PersistedCall(runtime, request, ToolPlan(runtime, runtime.policy("chat", ToolSettings()), ToolShape()))
 
 
 def _answered(started: PersistedCall, prompt: str) -> Json:

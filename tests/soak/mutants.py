@@ -75,7 +75,7 @@ MODULES: Mapping[str, Module] = {
             "spooled_files": ["what_waits", "letting_go"],
             "leases": ["what_waits"],
             "database": ["what_waits", "data_directory", "turns_that_wait"],
-            "spool": ["what_waits", "letting_go", "turns_that_wait", "files_that_wait"],
+            "spool": ["spool_at_rest", "letting_go", "turns_that_wait", "files_that_wait"],
             "delivery": ["turns_that_wait", "files_that_wait", "breaker"],
             "drainer": ["turns_that_wait", "files_that_wait", "breaker"],
         }.items()

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,16 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from proxy.conftest import behind
+from proxy.test_conversations import BARE
 
 from perdure import persisted
+from perdure.middleware.persistence.ports import Waiting
 from perdure.middleware.persistence.stores.memory import MemoryStore
+from perdure.middleware.persistence.telemetry import callers_meta
 from perdure.middleware.persistence.wiring import runtime
 from perdure.testing import FaultyStore
+from perdure.testing.turns import a_turn
 
 
 @dataclass
@@ -91,6 +96,93 @@ async def test_the_operations_of_a_turn_are_spans_within_the_sdks_own(seen: Seen
             "gen_ai.conversation.id": result["_meta"]["perdure/continuation-id"],
             "perdure.turn.id": result["_meta"]["perdure/turn-id"],
         }
+
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE, SPAN = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
+
+
+async def test_they_are_part_of_the_trace_that_the_caller_names_below_the_sdks_span(seen: Seen) -> None:
+    await called(server(), "chat", {"prompt": "a"}, {"traceparent": CALLER, "tracestate": "vendor=1"})
+    [call] = seen.spans("tools/call chat")
+    assert call.parent is not None
+    assert call.context is not None
+    assert (call.parent.trace_id, call.parent.span_id) == (TRACE, SPAN)
+    assert _parents(seen) == {"begin_turn": (TRACE, call.context.span_id), "finish_turn": (TRACE, call.context.span_id)}
+
+
+async def test_behind_the_proxy_they_stand_below_the_callers_span(seen: Seen, activate: Activate) -> None:
+    activate(defaults={"enabled": True})
+    async with behind([sys.executable, "-c", BARE]) as client:
+        await client.ask("tools/list", {})
+        meta = {"traceparent": CALLER, "tracestate": "vendor=1"}
+        await client.ask("tools/call", {"name": "chat", "arguments": {"prompt": "a"}, "_meta": meta})
+        assert _parents(seen) == {"begin_turn": (TRACE, SPAN), "finish_turn": (TRACE, SPAN)}
+        assert all(
+            (span.context and span.context.trace_state.get("vendor")) == "1" for span in seen.spans("begin_turn")
+        )
+
+
+@pytest.mark.parametrize("named", ["nonsense", 7, None, ["x"], "00-" + "0" * 32 + "-b7ad6b7169203331-01"], ids=str)
+async def test_a_trace_that_cannot_be_one_changes_nothing(seen: Seen, activate: Activate, named: object) -> None:
+    activate(defaults={"enabled": True})
+    async with behind([sys.executable, "-c", BARE]) as client:
+        await client.ask("tools/list", {})
+        await client.ask(
+            "tools/call", {"name": "chat", "arguments": {"prompt": "a"}, "_meta": {"traceparent": named, "baggage": 1}}
+        )
+        assert _parents(seen) == {"begin_turn": None, "finish_turn": None}
+
+
+async def test_what_is_open_here_of_another_trace_is_linked_to(seen: Seen, activate: Activate) -> None:
+    """As the span of an HTTP request, where the SDK has none of its own."""
+    telemetry = activate().engine.telemetry
+    callers_meta.set({"traceparent": CALLER})
+    with trace.get_tracer("http").start_as_current_span("POST /mcp") as http:
+        with telemetry.operation("begin_turn", a_turn("a", continuation_id="c")):
+            pass
+    [span] = seen.spans("begin_turn")
+    assert _parents(seen) == {"begin_turn": (TRACE, SPAN)}
+    assert [link.context.span_id for link in span.links] == [http.get_span_context().span_id]
+
+
+def _parents(seen: Seen) -> dict[str, tuple[int, int] | None]:
+    """Trace and span that each of ours stands under."""
+    return {
+        span.name: span.parent and (span.parent.trace_id, span.parent.span_id)
+        for name in ("begin_turn", "finish_turn")
+        for span in seen.spans(name)
+    }
+
+
+async def test_the_spool_is_read_once_for_all_that_is_told_of_it(seen: Seen, activate: Activate) -> None:
+    telemetry = activate(spooled=True).engine.telemetry
+    asked, waiting = [], telemetry.waiting
+    assert waiting is not None
+
+    def counted() -> Iterable[Waiting]:
+        asked.append(1)
+        return waiting()
+
+    telemetry.waiting = counted
+    await called(server(), "chat", {"prompt": "a"})
+    for collections in (1, 2, 3):
+        seen.reader.get_metrics_data()
+        assert len(asked) == collections
+
+
+async def test_durations_and_sizes_fall_into_classes_that_tell_them_apart(seen: Seen) -> None:
+    await called(server(), "chat", {"prompt": "a"})
+    data = seen.reader.get_metrics_data()
+    assert data is not None
+    [bounds] = {
+        tuple(point.explicit_bounds)
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == "db.client.operation.duration"
+        for point in metric.data.data_points
+    }
+    assert bounds == (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)  # as the conventions for databases have them
 
 
 async def test_turns_are_counted_by_tool_outcome_and_who_keeps_them(seen: Seen) -> None:

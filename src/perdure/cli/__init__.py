@@ -31,9 +31,19 @@ def main() -> None:
         # The reader, such as `head`, has seen enough.
         sys.stderr.close()
         raise SystemExit(0) from None
+    except UnicodeEncodeError as error:
+        _end_of_what_is_no_text(error)
     except usage_error as error:
         _end_of_misuse(error)
     raise SystemExit(code or 0)
+
+
+def _end_of_what_is_no_text(error: UnicodeEncodeError) -> NoReturn:
+    part = error.object[error.start : error.end]
+    if any("\ud800" <= character <= "\udfff" for character in part):  # as Python has bytes of the command line
+        what = f"{error.object!a} is no text in {sys.getfilesystemencoding()}."
+        _end(what, "copy it from a list; the terminal and the locale should be UTF-8.", code=1)
+    _end(f"{part!a} cannot be written in {error.encoding}.", "set PYTHONIOENCODING=utf-8, or use --json.", code=1)
 
 
 def _end_of_misuse(error: "typer.BadParameter") -> NoReturn:

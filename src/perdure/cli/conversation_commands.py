@@ -13,6 +13,8 @@ from perdure.middleware.persistence.turn import Outcome
 
 __all__ = ["conversations"]
 
+_MOST_TURNS = 1_000_000_000
+
 conversations = typer.Typer(help="List, read, search, fork and delete what is kept.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The conversation's continuation id.")]
@@ -36,7 +38,7 @@ def show_command(
     continuation_id: Id,
     user: User = None,
     after: Annotated[int, typer.Option(min=0, help="Only turns after this place.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many turns.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=_MOST_TURNS, help="At most so many turns.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, nothing shortened.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from rich.table import Table
 from rich.text import Text
 
-from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, count, excerpt, printable, write_json
+from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, count, excerpt, printable, reader_may_go, write_json
 from perdure.cursors import cursor_of, position_of
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.archive.reading import files_by_turn
@@ -47,8 +47,8 @@ def list_conversations(engine: Engine, *, user: str | None, limit: int, before: 
             printable(line.continuation_id),
             printable(line.principal),
             Text(f"{line.turns:,}"),
-            Text(ago(line.updated_at, now)),
-            Text(ago(line.created_at, now)),
+            Text(ago(line.updated_at, now, brief=True)),  # so that 80 columns have room for an id of 36
+            Text(ago(line.created_at, now, brief=True)),
         )
     console().print(table)
     if following is not None:
@@ -62,7 +62,8 @@ def show_conversation(
     if form == "markdown":
         files = files_by_turn(engine.store, summary)
         for piece in transcript(summary, islice(_turns(engine, summary, after), limit), files):
-            sys.stdout.buffer.write(piece.encode())  # whatever the terminal's encoding: files are read as UTF-8
+            with reader_may_go():
+                sys.stdout.buffer.write(piece.encode())  # whatever the terminal's encoding: files are read as UTF-8
         return
     following = after + limit if limit is not None and after + limit < summary.turns else None
     turns = islice(_turns(engine, summary, after), limit)

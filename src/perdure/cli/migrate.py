@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from perdure.cli.terminal import console
+from perdure.cli.terminal import console, reader_may_go
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.backends import database_url, postgres_driver
 from perdure.middleware.persistence.migrations.postgres_files import (
@@ -38,7 +38,8 @@ def migrate(settings: Settings, url: str | None) -> None:
 def migration_text(folder: Path | None) -> None:
     """The SQL itself: into `folder`, or on stdout if there is none."""
     if folder is None:
-        sys.stdout.buffer.write(as_one_text().encode())  # whatever the terminal's encoding: files are read as UTF-8
+        with reader_may_go():
+            sys.stdout.buffer.write(as_one_text().encode())  # whatever the terminal's encoding: files are read as UTF-8
         return
     try:
         written = write_for_supabase(folder, datetime.now(UTC))

@@ -49,7 +49,8 @@ def search(
         if question.principal is None:
             line.append(f"  {printable(hit.principal)}", style="dim")
         console().print(line, soft_wrap=True)
-        console().print(Text("  ").append_text(_highlighted(hit)), style="none")
+        for piece in _highlighted(hit).wrap(console(), console().width - 2):
+            console().print(Text("  ").append_text(piece), soft_wrap=True)
         console().print()
     if following is not None:
         console().print(Text(f"There are more: --before {following}", style="dim"), soft_wrap=True)

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from rich.console import Console
@@ -10,7 +12,7 @@ from rich.text import Text
 from perdure.middleware.persistence.turn import JsonObject, Outcome
 from perdure.readable import ago, count, printable_text
 
-__all__ = ["OUTCOME_COLOURS", "ago", "console", "count", "excerpt", "printable", "write_json"]
+__all__ = ["OUTCOME_COLOURS", "ago", "console", "count", "excerpt", "printable", "reader_may_go", "write_json"]
 
 OUTCOME_COLOURS = {
     Outcome.ANSWERED: "green",
@@ -26,7 +28,25 @@ _LONGEST_EXCERPT = 300
 @cache
 def console() -> Console:
     """Colours and the window's width in a terminal; neither where the output is piped."""
-    return Console(highlight=False, emoji=False)
+    return _Console(highlight=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # for `main`, as whatever else writes: rich would end the process itself, as a failure
+
+
+@contextmanager
+def reader_may_go() -> Iterator[None]:
+    """
+    Raises:
+        BrokenPipeError: In place of the one with a number in it, by which typer would end the process as a failure.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise BrokenPipeError from None
 
 
 def printable(text: str) -> Text:
@@ -44,4 +64,5 @@ def excerpt(text: str) -> Text:
 
 def write_json(value: JsonObject) -> None:
     """In ASCII: what is stored may hold what no terminal and no pipe can."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+    with reader_may_go():
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")

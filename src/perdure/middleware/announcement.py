@@ -84,9 +84,9 @@ def _text(result: JsonObject) -> str:
 
 
 def _block_text(block: Json) -> str:
+    if isinstance(block, dict) and block.get("type") == "text" and isinstance(said := block.get("text"), str):
+        return said  # nearly every block; `match` takes four times as long
     match block:
-        case {"type": "text", "text": str(text)}:
-            return text
         case {"type": "resource", "resource": {"text": str(text)}}:
             return text
         case {"type": "resource", "resource": {"uri": str(uri)}} | {"type": "resource_link", "uri": str(uri)}:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.middleware.argument_schema import replaced_by_schema
+from perdure.middleware.meta_keys import META_FILES
 from perdure.middleware.path_rewriting import Replace, local_path, rewritten_result, storage_uri
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots
 from perdure.middleware.persistence.files.keeper import FileKeeper, FileLimits, Keeping, LeftAlone
@@ -14,7 +15,7 @@ from perdure.middleware.persistence.turn import Json, JsonObject, StoredFile
 from perdure.middleware.tool_schema import satisfies
 from perdure.settings import FileReference, Policy
 
-__all__ = ["CallFiles", "Report"]
+__all__ = ["CallFiles", "Report", "may_name_files", "stored_files_in"]
 
 Report = Callable[[float, str], None]
 """Told how far the work on a file is, from 0 to 1, and in words. May be called from any thread."""
@@ -29,11 +30,31 @@ _MOST_NAMED = 20
 """Paths left alone that are named in `_meta`."""
 
 
+def stored_files_in(arguments: JsonObject) -> list[str]:
+    """The storage URIs that are whole values of `arguments`."""
+    return [uri for text in _strings(arguments) if (uri := storage_uri(text))]
+
+
+def may_name_files(result: JsonObject) -> bool:
+    """Whether anything in `result` could be a path: cheap, and never wrongly false."""
+    text = "\0".join(_strings(result))
+    return "/" in text or ("\\" in text and "\\u002" in text.lower())
+
+
 class CallFiles:
+    """Only of a call that may name files: most do not."""
+
     def __init__(
-        self, keeper: FileKeeper, principal: str, policy: Policy, roots: AllowedRoots, *, max_total_bytes: int
+        self,
+        keeper: FileKeeper,
+        principal: str,
+        policy: Policy,
+        roots: AllowedRoots,
+        report: Report | None = None,
+        *,
+        max_total_bytes: int,
     ) -> None:
-        self.report: Report | None = None
+        self._report = report
         self._keeper = keeper
         self._principal = principal
         self._policy = policy
@@ -48,13 +69,6 @@ class CallFiles:
         self._reported_at = 0.0
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def are_named_in(self, arguments: JsonObject) -> bool:
-        """Whether a whole value of `arguments` is a storage URI."""
-        return bool(self.uris_in(arguments))
-
-    def uris_in(self, arguments: JsonObject) -> list[str]:
-        return [uri for text in _strings(arguments) if (uri := storage_uri(text))] if self._policy.files else []
 
     def brought_back(self, arguments: JsonObject, schema: Mapping[str, Any] | None) -> JsonObject:
         """`arguments` with local paths in place of storage URIs; `file://` URIs where `schema` wants URIs. Blocks.
@@ -86,12 +100,6 @@ class CallFiles:
         return changed
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def might_be_named_in(self, result: JsonObject) -> bool:
-        """Whether anything in `result` could be a path: cheap, and never wrongly false."""
-        if not self._policy.files:
-            return False
-        return any("/" in text or ("\\" in text and "\\u002" in text.lower()) for text in _strings(result))
 
     def keep(self, result: JsonObject) -> None:
         """Keep the files that `result` names. Blocks. `settle` afterwards, however it ended.
@@ -211,7 +219,7 @@ class CallFiles:
         }
         if len(self._left) > _MOST_NAMED:
             said["leftInAll"] = len(self._left)
-        return {"perdure/files": said}
+        return {META_FILES: said}
 
     def left_for_their_place(self) -> list[str]:
         """The paths that a setting would admit."""
@@ -219,10 +227,10 @@ class CallFiles:
 
     def _progress(self, doing: str, what: str, done: int, size: int) -> None:
         now = time.monotonic()
-        if self.report is None or size < _WORTH_REPORTING or now - self._reported_at < _REPORT_EVERY:
+        if self._report is None or size < _WORTH_REPORTING or now - self._reported_at < _REPORT_EVERY:
             return
         self._reported_at = now
-        self.report(done / size, f"{doing} {what}: {done / 1e6:.0f} of {size / 1e6:.0f} MB")
+        self._report(done / size, f"{doing} {what}: {done / 1e6:.0f} of {size / 1e6:.0f} MB")
 
 
 def _strings(value: Json) -> list[str]:

@@ -7,24 +7,23 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY, in_use
+from perdure.middleware.idempotency import in_use
+from perdure.middleware.meta_keys import META_CONTINUATION_ID, META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.turn import JsonObject, Turn, new_continuation_id, new_turn_id
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
 from perdure.settings import HistoryMode, Policy, Settings
 
 __all__ = [
-    "META_CONTINUATION_ID",
     "Caller",
     "Reading",
     "ToolRequest",
+    "ToolShape",
     "is_usable_id",
     "principal_of",
     "prompt_fits",
     "read_call",
     "readers_of",
 ]
-
-META_CONTINUATION_ID = "perdure/continuation-id"
 
 LONGEST_ID = 200
 """Characters of a continuation id."""
@@ -62,6 +61,22 @@ class VerifiedToken(Protocol):
     claims: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolShape:
+    """What a tool's entry in `tools/list`, and its handler, say of all its calls."""
+
+    declares_id: bool = False
+    """It has an argument `continuation_id` of its own, which it gets and which is recorded; `strip_id` aside."""
+    takes_history: bool = False
+    """The handler has a parameter for it."""
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+    output_schema_is_known: bool = True
+    """If not, nothing is added to structured content."""
+    schema_widened: bool = False
+    """The client is shown the output schema with the continuation id in it."""
+
+
 @dataclass(slots=True, kw_only=True)  # not frozen: it is made in every call, and that takes three times as long
 class ToolRequest:
     """A `tools/call` as a seam sees it. Nobody changes it."""
@@ -76,16 +91,6 @@ class ToolRequest:
     """With which the client answers a question that the tool asked on an earlier leg of this call."""
     request_state_is_sealed: bool = False
     """The SDK itself encrypts and checks it."""
-    declares_id: bool = False
-    """The tool has an argument `continuation_id` of its own, which it gets and which is recorded; `strip_id` aside."""
-    takes_history: bool = False
-    """The handler has a parameter for it."""
-    input_schema: Mapping[str, Any] | None = None
-    output_schema: Mapping[str, Any] | None = None
-    output_schema_is_known: bool = True
-    """If not, nothing is added to structured content."""
-    schema_widened: bool = False
-    """The client is shown the output schema with the continuation id in it."""
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen, as above
@@ -102,12 +107,12 @@ class Reading:
     """Of a caller who is known: where anybody may call, anybody may know the key."""
 
 
-def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: datetime) -> Reading:
+def read_call(request: ToolRequest, shape: ToolShape, policy: Policy, settings: Settings, now: datetime) -> Reading:
     named = _named_id(request)
     adopt = request.caller.subject is not None or not request.caller.remote or settings.shared_user
     fresh = new_continuation_id() if named is None or not adopt else ""
     arguments = request.arguments
-    if CONTINUATION_ID in arguments and (policy.strip_id or not request.declares_id):
+    if CONTINUATION_ID in arguments and (policy.strip_id or not shape.declares_id):
         arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
     prompt_argument = _prompt_argument(arguments, policy)
     turn = Turn(
@@ -128,18 +133,18 @@ def read_call(request: ToolRequest, policy: Policy, settings: Settings, now: dat
     return Reading(
         turn=turn,
         continues=named is not None,
-        history_mode=_history_mode(request, policy, prompt_argument),
+        history_mode=_history_mode(shape, policy, prompt_argument),
         prompt_argument=prompt_argument,
         idempotency_key=in_use(request.meta.get(META_IDEMPOTENCY_KEY)) if turn.adopt else None,
     )
 
 
-def prompt_fits(request: ToolRequest, argument: str, text: str) -> bool:
+def prompt_fits(input_schema: Mapping[str, Any] | None, argument: str, text: str) -> bool:
     """Whether the tool's schema lets `text` stand in that argument."""
-    properties = (request.input_schema or {}).get("properties") or {}
+    properties = (input_schema or {}).get("properties") or {}
     schema = properties.get(argument)
-    if schema is not None and request.input_schema and "$defs" in request.input_schema:
-        schema = {**schema, "$defs": request.input_schema["$defs"]}
+    if schema is not None and input_schema and "$defs" in input_schema:
+        schema = {**schema, "$defs": input_schema["$defs"]}
     return accepts(schema, text)
 
 
@@ -197,9 +202,9 @@ def _prompt(arguments: JsonObject, prompt_argument: str | None) -> str:
         return ""  # Nothing that can be written down: the store will say so.
 
 
-def _history_mode(request: ToolRequest, policy: Policy, prompt_argument: str | None) -> HistoryMode:
+def _history_mode(shape: ToolShape, policy: Policy, prompt_argument: str | None) -> HistoryMode:
     match policy.history:
-        case HistoryMode.AUTO if request.takes_history:
+        case HistoryMode.AUTO if shape.takes_history:
             return HistoryMode.PARAMETER
         case HistoryMode.AUTO | HistoryMode.PROMPT:
             return HistoryMode.PROMPT if prompt_argument is not None else HistoryMode.NONE

@@ -1,15 +1,16 @@
 """The steps of a call that may block: each on the threads that are meant for it, within the time that it has."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar, assert_never
 
 from perdure.errors import StoreTimeout, StoreUnavailable
+from perdure.middleware.persistence.runtime import Runtime
+from perdure.middleware.persistence.telemetry import callers_meta
 from perdure.middleware.persistence.threads import Lane, LaneFull
-from perdure.middleware.persistence.wiring import Runtime
 
 __all__ = ["CallSteps", "Step", "Waits"]
 
@@ -51,8 +52,10 @@ class CallSteps:
     What it is given is asked for the next step when the one before has been taken, so that steps may depend on it.
     """
 
-    def __init__(self, runtime: Runtime, *, file_seconds: float) -> None:
+    def __init__(self, runtime: Runtime, *, file_seconds: float, meta: Mapping[str, Any]) -> None:
+        """`meta` came with the request: it may name the span of whoever calls."""
         self._runtime = runtime
+        self._meta = meta
         self._store_seconds = runtime.settings.operation_timeout
         """What is left of it, for all steps together."""
         self._file_seconds = file_seconds
@@ -60,6 +63,7 @@ class CallSteps:
         """A step was taken by another thread: meanwhile the call may have been cancelled."""
 
     def take(self, steps: "Iterable[Step[Any]]") -> None:
+        callers_meta.set(self._meta)  # never reset: only our own spans look at it, and each call sets its own
         for step in steps:
             try:
                 if self._hops(step):
@@ -72,6 +76,7 @@ class CallSteps:
                 step.failed(error)
 
     async def take_async(self, steps: "Iterable[Step[Any]]") -> None:
+        callers_meta.set(self._meta)  # never reset: only our own spans look at it, and each call sets its own
         for step in steps:
             try:
                 if self._hops(step):

@@ -5,25 +5,26 @@ goes on without memory, and the fault is logged and kept, to be named in the res
 """
 
 from perdure.errors import PerdureError, StoreUnavailable
-from perdure.middleware.call_files import CallFiles
+from perdure.middleware.call_files import CallFiles, Report
 from perdure.middleware.call_reader import Reading, ToolRequest, read_call
 from perdure.middleware.persistence.history import NOTHING_BEFORE, History
 from perdure.middleware.persistence.running_turns import HeldTurn
-from perdure.middleware.persistence.turn import Answer, FinishedTurn, JsonObject, Outcome, Turn
-from perdure.middleware.persistence.wiring import Runtime, redactor_for, roots_for
-from perdure.settings import Policy
+from perdure.middleware.persistence.runtime import Runtime
+from perdure.middleware.persistence.turn import Answer, FinishedTurn, JsonObject, Outcome, StoredFile, Turn
+from perdure.middleware.tool_plan import ToolPlan
 
 __all__ = ["CallTurn"]
 
 
 class CallTurn:
-    def __init__(self, runtime: Runtime, request: ToolRequest, policy: Policy) -> None:
+    def __init__(self, runtime: Runtime, request: ToolRequest, plan: ToolPlan) -> None:
+        policy = plan.policy
         self.runtime = runtime
         self.engine = runtime.engine
         self.request = request
+        self.plan = plan
         self.policy = policy
-        self.redactor = redactor_for(policy.redact, policy.redact_patterns)
-        self.reading: Reading = read_call(request, policy, runtime.settings, self.engine.clock.now())
+        self.reading: Reading = read_call(request, plan.shape, policy, runtime.settings, self.engine.clock.now())
         self.turn: Turn = self.reading.turn
         self.arguments = self.turn.arguments if policy.strip_id else request.arguments
         """Of the tool: local paths in place of storage URIs once the turn has begun."""
@@ -53,21 +54,37 @@ class CallTurn:
         used for another call."""
         self.replayed: JsonObject | None = None
         """The result that is kept of this same call. The body must not run."""
-        roots = roots_for(policy.file_roots, runtime.own_folder)
-        for error in roots.refused:
+        self.report: Report | None = None
+        """Where to tell how far the work on files is."""
+        self.touched_files: CallFiles | None = None
+        """None: neither its arguments nor its result can have named any."""
+        for error in plan.roots.refused:
             runtime.say("file.root_refused", error)
-        self.files = CallFiles(
-            runtime.keeper,
-            self.turn.principal,
-            policy,
-            roots,
-            max_total_bytes=runtime.settings.max_total_bytes,
-        )
+
+    @property
+    def files(self) -> CallFiles:
+        if self.touched_files is None:
+            self.touched_files = CallFiles(
+                self.runtime.keeper,
+                self.turn.principal,
+                self.policy,
+                self.plan.roots,
+                self.report,
+                max_total_bytes=self.runtime.settings.max_total_bytes,
+            )
+        return self.touched_files
 
     @property
     def is_kept(self) -> bool:
         """The turn is acknowledged: by the store, or by the spool."""
         return self.finished is not None or self.waits
+
+    @property
+    def kept_files(self) -> tuple[StoredFile, ...]:
+        """Those that are acknowledged with the turn."""
+        if self.finished is not None:
+            return self.finished.files
+        return self.turn.files if self.waits else ()
 
     @property
     def may_be_deferred(self) -> bool:

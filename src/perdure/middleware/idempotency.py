@@ -5,9 +5,7 @@ import uuid
 
 from perdure.errors import PerdureError
 
-__all__ = ["META_IDEMPOTENCY_KEY", "CallRefused", "in_use", "still_running", "turn_id_of", "used_otherwise"]
-
-META_IDEMPOTENCY_KEY = "perdure/idempotency-key"
+__all__ = ["CallRefused", "in_use", "still_running", "turn_id_of", "used_otherwise"]
 
 _LONGEST_KEY = 200
 

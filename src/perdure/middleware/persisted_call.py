@@ -11,29 +11,39 @@ import anyio.lowlevel
 from perdure.errors import ConversationFull, PerdureError, RateLimited, StoreMisconfigured
 from perdure.middleware.announcement import announced, answer_of, is_error, is_final, is_question
 from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import META_CONTINUATION_ID, ToolRequest, prompt_fits
+from perdure.middleware.call_reader import ToolRequest, prompt_fits
 from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
+from perdure.middleware.meta_keys import (
+    META_CONTINUATION_ID,
+    META_DEFERRED,
+    META_FAULT,
+    META_HISTORY,
+    META_PERSISTED,
+    META_REMEDY,
+    META_RETRY_AFTER,
+    META_TURN_ID,
+)
 from perdure.middleware.persistence.history import NOTHING_BEFORE, Conversation, History
+from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.turn import Answer, JsonObject, Outcome
-from perdure.middleware.persistence.wiring import Runtime
-from perdure.middleware.result_ids import ResultIds
-from perdure.middleware.tool_schema import CONTINUATION_ID, satisfies, takes_continuation_id
+from perdure.middleware.tool_plan import ToolPlan
+from perdure.middleware.tool_schema import CONTINUATION_ID, satisfies
 from perdure.middleware.turn_beginning import TurnBeginning
 from perdure.middleware.turn_ending import TurnEnding
-from perdure.settings import Announce, HistoryMode, Policy
+from perdure.settings import Announce, HistoryMode
 
 __all__ = ["PersistedCall", "fault_code"]
 
 
 class PersistedCall:
-    def __init__(self, runtime: Runtime, request: ToolRequest, policy: Policy) -> None:
+    def __init__(self, runtime: Runtime, request: ToolRequest, plan: ToolPlan) -> None:
         self.request = request
-        self.policy = policy
+        self.policy = plan.policy
+        self._plan = plan
         self._runtime = runtime
-        self._kept = CallTurn(runtime, request, policy)
-        self._steps = CallSteps(runtime, file_seconds=policy.file_timeout)
-        self._own_ids = ResultIds.at(policy.id_path) if policy.id_path else None
+        self._kept = CallTurn(runtime, request, plan)
+        self._steps = CallSteps(runtime, file_seconds=plan.policy.file_timeout, meta=request.meta)
         self._skipped: str | None = None
         """Why the tool was not given its history."""
 
@@ -41,7 +51,7 @@ class PersistedCall:
         """Where to tell how far the work on a large file is."""
         if self.policy.files:
             try:
-                self._kept.files.report = reporter()
+                self._kept.report = reporter()
             except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
                 self._runtime.say("progress.not_reported", error)
 
@@ -79,14 +89,20 @@ class PersistedCall:
         return self._kept.arguments is not self.request.arguments
 
     def arguments_for_tool(self) -> JsonObject:
-        """The wire arguments as the tool gets them: without what it does not know, with its files and history."""
-        arguments = dict(self._kept.arguments)
-        if not self.request.declares_id:
-            arguments.pop(CONTINUATION_ID, None)
+        """The wire arguments as the tool gets them: without what it does not know, with its files and history.
+
+        The very object of the request if it gets what the client sent.
+        """
+        arguments = self._kept.arguments
+        changes: JsonObject = {}
+        if CONTINUATION_ID in arguments and not self._plan.shape.declares_id:
+            arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
         argument = self.prompt_argument
         if argument is not None and isinstance(prompt := arguments.get(argument), str):
-            arguments[argument] = self.prompt_with_history(prompt)
-        return arguments
+            longer = self.prompt_with_history(prompt)
+            if longer is not prompt:
+                changes[argument] = longer
+        return {**arguments, **changes} if changes else arguments
 
     @property
     def prompt_argument(self) -> str | None:
@@ -100,7 +116,7 @@ class PersistedCall:
         if argument is None:
             return prompt
         longer = self._kept.history.before(prompt)
-        if longer is not prompt and not prompt_fits(self.request, argument, longer):
+        if longer is not prompt and not prompt_fits(self._plan.shape.input_schema, argument, longer):
             self._skipped = f"the schema of the argument {argument!r} does not admit a longer text"
             return prompt
         return longer
@@ -147,14 +163,15 @@ class PersistedCall:
 
         So it is recorded too: a history that showed the tool's id would lead a model to one that is dead.
         """
-        if self._own_ids is None or not is_final(result):
+        own = self._plan.own_ids
+        if own is None or not is_final(result):
             return result
         try:
-            changed = self._own_ids.replaced(result, self._kept.turn.continuation_id)
+            changed = own.replaced(result, self._kept.turn.continuation_id)
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             self._runtime.say("result.id_not_replaced", error)
             return result
-        schema = self.request.output_schema
+        schema = self._plan.shape.output_schema
         if changed is result or schema is None or "structuredContent" not in result:
             return changed
         fits = satisfies(schema, changed["structuredContent"])
@@ -177,10 +194,11 @@ class PersistedCall:
         return {**result, "requestState": self._kept.envelope}
 
     def _announced(self, result: JsonObject) -> JsonObject:
-        if self._kept.is_kept:
+        files, plan = self._kept.touched_files, self._plan
+        if files is not None and self._kept.is_kept:
             # Without the turn there is no record of its files either: then the paths are all there is.
-            result = self._kept.files.rewritten(result, self.request.output_schema, for_client=True)
-        where, own = self.policy.announce, self._own_ids
+            result = files.rewritten(result, plan.shape.output_schema, for_client=True)
+        where, own = self.policy.announce, plan.own_ids
         if own is not None and Announce.TEXT in where and own.are_in_text_of(result):
             where -= {Announce.TEXT}  # It will stand in the tool's own text.
         return announced(
@@ -188,8 +206,7 @@ class PersistedCall:
             where=where,
             continuation_id=self._kept.turn.continuation_id,
             meta=self._meta(),
-            in_structured=self.request.output_schema_is_known
-            and takes_continuation_id(self.request.output_schema, widened=self.request.schema_widened),
+            in_structured=plan.id_in_structured,
         )
 
     def _meta(self) -> JsonObject:
@@ -203,22 +220,20 @@ class PersistedCall:
             history["skipped"] = self._skipped
         meta: JsonObject = {
             META_CONTINUATION_ID: kept.turn.continuation_id,
-            "perdure/turn-id": kept.turn.id,
-            "perdure/persisted": kept.is_kept,
-            "perdure/history": history,
+            META_TURN_ID: kept.turn.id,
+            META_PERSISTED: kept.is_kept,
+            META_HISTORY: history,
         }
         if kept.waits:
-            meta["perdure/deferred"] = True
-        if kept.is_kept:
-            meta |= kept.files.meta(kept.finished.files if kept.finished is not None else kept.turn.files)
-        else:
-            meta |= kept.files.meta(())
+            meta[META_DEFERRED] = True
+        if kept.touched_files is not None:
+            meta |= kept.touched_files.meta(kept.kept_files)
         if kept.fault is not None:
-            meta["perdure/fault"] = fault_code(kept.fault)
+            meta[META_FAULT] = fault_code(kept.fault)
             if isinstance(kept.fault, StoreMisconfigured | ConversationFull | RateLimited):
-                meta["perdure/remedy"] = kept.fault.remedy  # words of ours: no address and no key is ever in them
+                meta[META_REMEDY] = kept.fault.remedy  # words of ours: no address and no key is ever in them
             if isinstance(kept.fault, RateLimited):
-                meta["perdure/retry-after"] = round(kept.fault.seconds, 3)
+                meta[META_RETRY_AFTER] = round(kept.fault.seconds, 3)
         return meta
 
 

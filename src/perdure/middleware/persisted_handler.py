@@ -1,6 +1,5 @@
 """What stands in a decorated handler's place before the SDK: the handler's own face, and a turn around its body."""
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -13,16 +12,17 @@ import anyio.lowlevel
 from perdure.errors import DecoratorError
 from perdure.logs import log
 from perdure.middleware.active_call import ActiveCall, active_call, within
-from perdure.middleware.call_reader import Caller, ToolRequest
+from perdure.middleware.call_reader import Caller, ToolRequest, ToolShape
+from perdure.middleware.handler_arguments import HandlerArguments
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
 from perdure.middleware.lowlevel_values import schema_of, tool_name_of
 from perdure.middleware.persisted_call import PersistedCall
-from perdure.middleware.persistence.history import History, current_conversation
-from perdure.middleware.persistence.wiring import runtime
-from perdure.middleware.sdk import sdk
-from perdure.middleware.serving import Arguments, HighLevel, LowLevel, Serving
-from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id, is_stray_id
-from perdure.settings import HistoryMode, Settings, ToolSettings
+from perdure.middleware.persistence.wiring import Runtime, runtime
+from perdure.middleware.sdk import RegisteredTool, sdk
+from perdure.middleware.serving import HighLevel, LowLevel, Serving, is_cancellation
+from perdure.middleware.tool_plan import KnownPlans, ToolPlan
+from perdure.middleware.tool_schema import CONTINUATION_ID, declares_continuation_id
+from perdure.settings import HistoryMode, Policy, Settings, ToolSettings
 
 __all__ = ["PersistedHandler", "options_of", "persisted_handler_of"]
 
@@ -63,9 +63,8 @@ class PersistedHandler:
         self.signature: HandlerSignature = read_signature(handler, sdk.context_type(), adds=switched_on)
         self._switched_on = switched_on
         self._warned = False
-        self._was_on = False
-        """As a class-based tool, in this process: a client may have an id of ours."""
-        self._added = (CONTEXT_PARAMETER,) if self.signature.declares_id else (CONTEXT_PARAMETER, CONTINUATION_ID)
+        self.arguments = HandlerArguments(handler, self.signature)
+        self._plans = KnownPlans()
         self._behind: dict[int, object] = {}
         """Functions that are known to lead here, by their identity: not all can be compared or hashed."""
         self._off: dict[str | None, Settings] = {}
@@ -91,7 +90,7 @@ class PersistedHandler:
         """A real function: SDKs read from it what no proxy passes on."""
         shell: Any
         # In locals, since a call that is not persisted shall not notice.
-        handler, off, added, called_tool = self.handler, self._off, self._added, sdk.called_tool
+        handler, off, added, called_tool = self.handler, self._off, self.arguments.added, sdk.called_tool
         if _is_async(self.handler):
 
             async def shell(*args: Any, **kwargs: Any) -> Any:
@@ -123,7 +122,7 @@ class PersistedHandler:
     async def _serve_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         serving = self._open(args, kwargs)
         if serving is None:
-            plain_args, plain_kwargs = self._plain(args, kwargs)
+            plain_args, plain_kwargs = self.arguments.straight_through(args, kwargs)
             return await self.handler(*plain_args, **plain_kwargs)
         call = serving.call
         call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
@@ -137,9 +136,11 @@ class PersistedHandler:
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = await self.handler(*given_args, **given_kwargs)
         except BaseException as error:
-            call.end_with_error(error, cancelled=_is_cancellation(error))
+            call.end_with_error(error, cancelled=is_cancellation(error))
             await call.finish_async()
             raise
+        if serving.leaves_result_to_sdk(value):
+            return value
         serving.end(value)
         await call.finish_async()
         return serving.answer(value)
@@ -147,7 +148,7 @@ class PersistedHandler:
     def _serve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         serving = self._open(args, kwargs)
         if serving is None:
-            plain_args, plain_kwargs = self._plain(args, kwargs)
+            plain_args, plain_kwargs = self.arguments.straight_through(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
         if not _on_an_event_loop():  # it could not tell anybody while we wait on it
@@ -161,10 +162,13 @@ class PersistedHandler:
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = self.handler(*given_args, **given_kwargs)
         except BaseException as error:
-            call.end_with_error(error, cancelled=_is_cancellation(error))
+            call.end_with_error(error, cancelled=is_cancellation(error))
             call.finish()
             raise
-        serving.end(value, cancelled=_client_gave_up())
+        gave_up = _client_gave_up()
+        if not gave_up and serving.leaves_result_to_sdk(value):
+            return value
+        serving.end(value, cancelled=gave_up)
         call.finish()
         return serving.answer(value)
 
@@ -205,34 +209,36 @@ class PersistedHandler:
         else:
             hidden = (CONTEXT_PARAMETER, self.signature.context_parameter)
             arguments = {name: sdk.jsonable(value) for name, value in kwargs.items() if name not in hidden}
-        call = PersistedCall(
-            now,
-            ToolRequest(
-                tool=tool.name,
-                arguments=arguments,
-                meta=params.get("_meta") or {},
-                caller=sdk.caller_of(request),
-                protocol_version=None if request is None else request.protocol_version,
-                request_state=None if request is None else request.request_state,
-                request_state_is_sealed=request is not None and request.request_state_is_sealed,
-                declares_id=self.signature.declares_id,
-                takes_history=self.signature.history_parameter is not None,
-                input_schema=tool.input_schema,
-                output_schema=tool.output_schema,
-                schema_widened=here is not None,
-            ),
-            policy,
-        )
-        if persisted_handler_of(tool.function) is not self:
+        caller = sdk.caller_of(request)
+        if request is None:
+            asked = ToolRequest(tool=tool.name, arguments=arguments, caller=caller)
+        else:
+            asked = request.for_tool(tool.name, arguments, caller)
+        call = PersistedCall(now, asked, self._plan(now, tool, policy, hooked=here is not None))
+        outermost = persisted_handler_of(tool.function) is self
+        if not outermost:
             self._warn_of_what_stands_between(tool.name)
         return HighLevel(
             call,
             here or ActiveCall(key, tool.name, request),
             tool,
-            self,
+            self.arguments,
             hooked=here is not None,
-            outermost=persisted_handler_of(tool.function) is self,
+            outermost=outermost,
         )
+
+    def _plan(self, now: Runtime, tool: RegisteredTool, policy: Policy, *, hooked: bool) -> ToolPlan:
+        known = self._plans.plan(tool.name, policy, tool.input_schema, tool.output_schema, widened=hooked)
+        if known is not None:
+            return known
+        shape = ToolShape(
+            declares_id=self.signature.declares_id,
+            takes_history=self.signature.history_parameter is not None,
+            input_schema=tool.input_schema,
+            output_schema=tool.output_schema,
+            schema_widened=hooked,
+        )
+        return self._plans.noted(tool.name, ToolPlan(now, policy, shape))
 
     def _open_lowlevel(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Serving | None:
         sent = kwargs.get("arguments", args[-1] if args else None)
@@ -250,69 +256,25 @@ class PersistedHandler:
         policy = now.policy(name, self.in_code)
         if not policy.enabled:
             return None
-        self._was_on = True
+        self.arguments.were_persisted = True
         arguments = dict(sent)
         if here is not None and CONTINUATION_ID in (params.get("arguments") or {}):
             # A hook that does not know of us takes it for one that the tool would refuse.
             arguments.setdefault(CONTINUATION_ID, params["arguments"][CONTINUATION_ID])
         schema = schema_of(owner)
-        call = PersistedCall(
-            now,
-            ToolRequest(
-                tool=name,
-                arguments=arguments,
-                meta=params.get("_meta") or {},
-                # A server that was made before perdure was imported shows us no request: then it may be anybody's.
-                caller=sdk.caller_of(request) if request is not None else Caller(remote=True),
-                protocol_version=None if request is None else request.protocol_version,
-                request_state=None if request is None else request.request_state,
-                request_state_is_sealed=request is not None and request.request_state_is_sealed,
-                declares_id=declares_continuation_id(schema),
-                input_schema=schema,
-                output_schema_is_known=False,
-            ),
-            policy,
-        )
+        if request is None:
+            # A server that was made before perdure was imported shows us no request: then it may be anybody's.
+            asked = ToolRequest(tool=name, arguments=arguments, caller=Caller(remote=True))
+        else:
+            asked = request.for_tool(name, arguments, sdk.caller_of(request))
+        plan = self._plans.plan(name, policy, schema)
+        if plan is None:
+            declares_id = declares_continuation_id(schema)
+            shape = ToolShape(declares_id=declares_id, input_schema=schema, output_schema_is_known=False)
+            plan = self._plans.noted(name, ToolPlan(now, policy, shape))
+        call = PersistedCall(now, asked, plan)
         key = call if request is None else request.key
         return LowLevel(call, here or ActiveCall(key, name, request), hooked=here is not None)
-
-    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """The arguments of a call that goes straight through."""
-        if self.signature.takes_arguments:
-            args, kwargs = self._without_stray_id(args, kwargs)
-        conversation = current_conversation()
-        return self.declared(args, kwargs, conversation.history if conversation else History())
-
-    def _without_stray_id(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """What a class-based tool gets that is switched off by now: not the id that a client still sends."""
-        sent = kwargs.get("arguments", args[-1] if args else None)
-        request = sdk.current_request() if isinstance(sent, Mapping) and CONTINUATION_ID in sent else None
-        active = active_call.get()
-        if request is None or (active is not None and active.key is request.key and active.call is not None):
-            return args, kwargs  # Called from Python, or from the body of a tool.
-        owner = getattr(self.handler, "__self__", args[0] if len(args) > 1 else None)
-        try:
-            if not is_stray_id(schema_of(owner), was_on=self._was_on):
-                return args, kwargs
-        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-            runtime().say("call.not_understood", error)
-            return args, kwargs
-        stripped = {name: value for name, value in dict(sent or {}).items() if name != CONTINUATION_ID}
-        return (args, {**kwargs, "arguments": stripped}) if "arguments" in kwargs else ((*args[:-1], stripped), kwargs)
-
-    def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
-        """What the handler itself declares: less what was added to its signature, and with its history."""
-        own = {name: value for name, value in kwargs.items() if name not in self._added}
-        parameter = self.signature.history_parameter
-        if parameter is not None and parameter not in own and not self._is_among(args, parameter):
-            own = {**own, parameter: history}
-        return args, own
-
-    def parameter_of(self, argument: str | None) -> str | None:
-        return self.signature.parameter_of(argument)
-
-    def _is_among(self, args: tuple[Any, ...], parameter: str) -> bool:
-        return bool(args) and parameter in inspect.signature(self.handler).bind_partial(*args).arguments
 
     def _is_behind(self, function: object) -> bool:
         """Whether a call of `function` comes here: directly, or through other decorators."""
@@ -363,12 +325,7 @@ def _client_gave_up() -> bool:
     except RuntimeError:
         return False  # Not a worker thread of an event loop.
     except BaseException as error:
-        if _is_cancellation(error):
+        if is_cancellation(error):
             return True
         raise
     return False
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    """asyncio's or trio's, which is also the one by which a worker thread learns that its call was cancelled."""
-    return isinstance(error, asyncio.CancelledError) or type(error).__module__.startswith("trio.")

@@ -15,7 +15,7 @@ from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
 from perdure.middleware.active_call import ActiveCall, within
 from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import Caller, ToolRequest, readers_of
+from perdure.middleware.call_reader import Caller, ToolShape, readers_of
 from perdure.middleware.conversation_resources import ConversationResources
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.turn import JsonObject
@@ -23,6 +23,7 @@ from perdure.middleware.persistence.wiring import Runtime, runtime
 from perdure.middleware.request_state import is_envelope
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.shown_tools import ShownTools
+from perdure.middleware.tool_plan import KnownPlans, ToolPlan
 from perdure.middleware.tool_schema import (
     CONTINUATION_ID,
     amended,
@@ -106,6 +107,7 @@ class PersistedServer:
         """Tools to which a client may send an id that it got from us."""
         self._server = server
         self._or_else = or_else
+        self._plans = KnownPlans()
         self._entries: dict[str, JsonObject] = {}
         """The tools' entries in `tools/list`, as the server itself gives them."""
         self._said_what_there_is = False
@@ -157,9 +159,10 @@ class PersistedServer:
         try:
             await call.stop_if_cancelled()
             arguments = call.arguments_for_tool()
-            none_given = not arguments and not call.request.arguments  # not the same as an empty object
             with within(active):
-                result = await _opening(proceed, active.request)(None if none_given else arguments)
+                result = await _opening(proceed, active.request)(
+                    None if arguments is call.request.arguments else arguments
+                )
         except BaseException as error:
             call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
             await call.finish_async()
@@ -204,23 +207,23 @@ class PersistedServer:
         return {"contents": [{"uri": uri, "mimeType": media_type, **_text_or_blob(content, media_type)}]}
 
     def _understood(self, request: IncomingRequest, name: str, entry: JsonObject, policy: Policy) -> PersistedCall:
-        return PersistedCall(
-            runtime(),
-            ToolRequest(
-                tool=name,
-                arguments=dict(request.params.get("arguments") or {}),
-                meta=request.params.get("_meta") or {},
-                caller=self._server.caller(request),
-                protocol_version=request.protocol_version,
-                request_state=request.request_state,
-                request_state_is_sealed=request.request_state_is_sealed,
-                declares_id=declares_continuation_id(entry.get("inputSchema")),
-                input_schema=entry.get("inputSchema"),
-                output_schema=entry.get("outputSchema"),
-                schema_widened=True,
-            ),
-            policy,
+        now = runtime()
+        arguments = dict(request.params.get("arguments") or {})
+        asked = request.for_tool(name, arguments, self._server.caller(request))
+        return PersistedCall(now, asked, self._plan(now, name, entry, policy))
+
+    def _plan(self, now: Runtime, name: str, entry: JsonObject, policy: Policy) -> ToolPlan:
+        input_schema, output_schema = entry.get("inputSchema"), entry.get("outputSchema")
+        known = self._plans.plan(name, policy, input_schema, output_schema, widened=True)
+        if known is not None:
+            return known
+        shape = ToolShape(
+            declares_id=declares_continuation_id(input_schema),
+            input_schema=input_schema,
+            output_schema=output_schema,
+            schema_widened=True,
         )
+        return self._plans.noted(name, ToolPlan(now, policy, shape))
 
     def _amended(self, tool: JsonObject) -> JsonObject:
         try:

@@ -1,30 +1,17 @@
 """A call that is persisted: what its handler is given, what is recorded of its value, and what the SDK gets for it."""
 
-from typing import Any, Protocol, TypeAlias
+import asyncio
+from typing import Any, TypeAlias
 
 from perdure.middleware.active_call import ActiveCall
+from perdure.middleware.announcement import is_error
+from perdure.middleware.handler_arguments import Arguments, HandlerArguments
 from perdure.middleware.lowlevel_values import announced_value, wire_of
 from perdure.middleware.persisted_call import PersistedCall
-from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import RegisteredTool, sdk
 
-__all__ = ["Arguments", "HandlerArguments", "HighLevel", "LowLevel", "Serving"]
-
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments."""
-
-
-class HandlerArguments(Protocol):
-    """What is known of a handler's own parameters."""
-
-    def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
-        """What the handler itself declares: less what was added to its signature, and with its history."""
-        ...
-
-    def parameter_of(self, argument: str | None) -> str | None:
-        """The parameter that takes the argument of that name on the wire."""
-        ...
+__all__ = ["HighLevel", "LowLevel", "Serving", "is_cancellation"]
 
 
 class HighLevel:
@@ -50,6 +37,8 @@ class HighLevel:
         self._hooked = hooked
         self._outermost = outermost
         self._wire: JsonObject | None = None
+        self._gave_result = False
+        """The handler itself, and not only a value that becomes one."""
 
     def refuse_if_it_must(self) -> None:
         """
@@ -73,6 +62,23 @@ class HighLevel:
         if argument is not None and isinstance(prompt := kwargs.get(argument), str):
             kwargs = {**kwargs, argument: self.call.prompt_with_history(prompt)}
         return args, kwargs
+
+    def leaves_result_to_sdk(self, value: object) -> bool:
+        """Whether the SDK may make the result of `value`, once, and gives it here then: the call ends with that."""
+        # A question must carry its turn before whatever may seal it; and a decorator above us would see the value.
+        self._gave_result = sdk.is_result(value)
+        return self._outermost and not sdk.is_question(value) and self._tool.passes_result_to(self, self.active.request)
+
+    async def ended(self, wire: JsonObject) -> JsonObject:
+        self.call.end_with_result(wire)
+        await self.call.finish_async()
+        if is_error(wire) and not self._gave_result:
+            return wire  # What was raised after the body comes to the client as it would without us.
+        return wire if self._hooked else self.call.announce(wire)
+
+    async def failed(self, error: BaseException) -> None:
+        self.call.end_with_error(error, cancelled=is_cancellation(error))
+        await self.call.finish_async()
 
     def end(self, value: object, *, cancelled: bool = False) -> None:
         try:
@@ -114,10 +120,13 @@ class LowLevel:
         return sdk.result_from_wire(wire if self._hooked else self.call.announce(wire))
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        arguments = self.call.arguments_for_tool()
+        arguments = dict(self.call.arguments_for_tool())  # which the method may change
         if "arguments" in kwargs:
             return args, {"arguments": arguments}
         return (*args[:-1], arguments), {}
+
+    def leaves_result_to_sdk(self, _value: object) -> bool:
+        return False
 
     def end(self, value: object, *, cancelled: bool = False) -> None:
         try:
@@ -141,6 +150,11 @@ class LowLevel:
 def _asked(question: object, call: PersistedCall) -> object:
     """A question to the client, with the turn in its request state: here, within all that may seal that state."""
     return sdk.with_request_state(question, call.announce(sdk.to_wire(question)).get("requestState"))
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """asyncio's or trio's, which is also the one by which a worker thread learns that its call was cancelled."""
+    return isinstance(error, asyncio.CancelledError) or type(error).__module__.startswith("trio.")
 
 
 Serving: TypeAlias = HighLevel | LowLevel

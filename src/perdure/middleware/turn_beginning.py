@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from perdure.errors import ConversationFull, FileMissing, RateLimited, StoreUnavailable, TurnConflict
+from perdure.middleware.call_files import stored_files_in
 from perdure.middleware.call_legs import CallLegs
 from perdure.middleware.call_steps import Step, Waits
 from perdure.middleware.call_turn import CallTurn
@@ -45,11 +46,9 @@ class TurnBeginning:
 
     def steps(self) -> "Iterator[Step[Any]]":
         call = self._call
-        window = Window(
-            call.policy.max_turns, call.policy.max_tokens, last_place=self._runtime.settings.max_conversation_turns
-        )
+        window = call.plan.window
         begin = Step(
-            work=lambda: self._engine.begin(call.turn, window, call.redactor),
+            work=lambda: self._engine.begin(call.turn, window, call.plan.redactor),
             then=self._was_begun,
             failed=self._not_begun,
         )
@@ -82,9 +81,9 @@ class TurnBeginning:
                 failed=call.was_not_deferred,
                 waits=Waits.DISK,
             )
-        if call.files.are_named_in(call.reading.turn.arguments):
+        if call.policy.files and stored_files_in(call.reading.turn.arguments):
             yield Step(
-                work=lambda: call.files.brought_back(call.arguments, call.request.input_schema),
+                work=lambda: call.files.brought_back(call.arguments, call.plan.shape.input_schema),
                 then=self._was_brought_back,
                 failed=self._refuse,
                 waits=Waits.FILES,
@@ -92,10 +91,10 @@ class TurnBeginning:
 
     def _was_begun(self, stored: tuple[Turn, BegunTurn]) -> None:
         turn, begun = stored
-        if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
-            raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
         history = NOTHING_BEFORE
-        if begun.history or begun.omitted:
+        if begun.place > 1:
+            if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
+                raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
             history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
         self._call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
         self._call.history = history
@@ -207,7 +206,7 @@ class TurnBeginning:
 
     def _deferred_with_history(self, window: Window) -> WaitingHistory:
         call = self._call
-        self._engine.defer(call.turn, call.redactor)
+        self._engine.defer(call.turn, call.plan.redactor)
         try:
             return self._engine.waiting_history(call.turn, window)
         except Exception as error:  # noqa: BLE001 - the turn waits all the same
@@ -235,5 +234,5 @@ class TurnBeginning:
             return
         # Where it would have been is for the operator to know.
         self._runtime.say("file.not_brought_back", error)
-        uris = ", ".join(call.files.uris_in(call.reading.turn.arguments))
+        uris = ", ".join(stored_files_in(call.reading.turn.arguments))
         call.refusal = StoreUnavailable(f"{uris} could not be brought back now.", remedy="try again later.")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from perdure.middleware.announcement import answer_of
+from perdure.middleware.call_files import may_name_files
 from perdure.middleware.call_legs import CallLegs
 from perdure.middleware.call_steps import Step, Waits
 from perdure.middleware.call_turn import CallTurn
@@ -33,7 +34,7 @@ class TurnEnding:
                 )
             return
         result = call.result
-        if result is not None and call.files.might_be_named_in(result):
+        if result is not None and call.policy.files and may_name_files(result):
             yield Step(
                 work=lambda: call.files.keep(result),
                 then=lambda _: None,
@@ -46,7 +47,7 @@ class TurnEnding:
         if call.turn.place is None:
             call.turn = call.turn.changed(deferred=True)
         to_store: Step[Any] = Step(
-            work=lambda: self._engine.finish(call.turn, call.redactor),
+            work=lambda: self._engine.finish(call.turn, call.plan.redactor),
             then=self._was_finished,
             failed=call.was_not_taken,
         )
@@ -58,15 +59,15 @@ class TurnEnding:
             yield to_store
         if call.finished is None and (by_spool or call.may_be_deferred):
             yield Step(
-                work=lambda: self._engine.defer(call.turn, call.redactor),
+                work=lambda: self._engine.defer(call.turn, call.plan.redactor),
                 then=lambda _: self._was_spooled(),
                 failed=call.was_not_deferred,
                 waits=Waits.DISK,
             )
         if call.finished is None and not call.waits and by_spool:
             yield to_store  # Out of its order is better than not at all.
-        if call.finished is not None and call.files.are_to_be_signed:
-            yield Step(work=call.files.sign, then=lambda _: None, failed=self._not_signed, waits=Waits.FILES)
+        if call.finished is not None and call.touched_files is not None and call.touched_files.are_to_be_signed:
+            yield Step(work=call.touched_files.sign, then=lambda _: None, failed=self._not_signed, waits=Waits.FILES)
 
     def _enveloped(self) -> str:
         return CallLegs(self._call).wrapped()
@@ -105,7 +106,7 @@ class TurnEnding:
             call.fault = call.files.away
             self._runtime.say("file.deferred", call.files.away)
         call.turn = call.turn.changed(
-            answer=answer_of(call.files.rewritten(result, call.request.output_schema)), files=files
+            answer=answer_of(call.files.rewritten(result, call.plan.shape.output_schema)), files=files
         )
         self._runtime.say_left_alone(call.request.tool, call.files.left_for_their_place())
 

@@ -112,6 +112,50 @@ class SearchingContract(StoreBench):
         self.store.finish(answered(self.turn("needle anew")))
         assert self._found("needle") == {"needle anew"}
 
+    def test_what_a_fork_shares_is_found_once_under_the_conversation_that_it_was_said_in(self) -> None:
+        self._told("needle one", "needle two")
+        self.store.fork(self.principal, self.id, 1, "fork")
+        self.store.finish(answered(self.turn("needle three", continuation_id="fork"), ""))
+        assert self._places("needle") == [(self.id, 1), (self.id, 2), ("fork", 2)]
+
+    def test_a_fork_that_is_asked_for_has_what_it_shares_and_what_is_its_own(self) -> None:
+        self._told("needle one", "needle two")
+        self.store.fork(self.principal, self.id, 1, "fork")
+        assert self._places("needle in:fork") == [("fork", 1)]
+        self.store.finish(answered(self.turn("needle three", continuation_id="fork"), ""))
+        self.store.fork(self.principal, "fork", 2, "deeper")
+        assert self._places("needle in:fork") == [("fork", 1), ("fork", 2)]
+        assert self._places("needle in:deeper") == [("deeper", 1), ("deeper", 2)]
+        assert self._places(f"needle in:{self.id}") == [(self.id, 1), (self.id, 2)]
+
+    def test_where_a_conversation_is_gone_what_was_said_in_it_is_found_under_a_fork_that_can_be_resumed(self) -> None:
+        self._told("needle one", "needle two", "needle three")
+        for place, name in ((1, "one"), (2, "two")):
+            self.store.fork(self.principal, self.id, place, name)
+        self.store.fork(self.principal, "two", 1, "deeper")
+        self.clock.advance(_HOUR)
+        for name in ("two", "one"):
+            self.clock.advance(_HOUR)
+            self.store.begin(self.turn("else", continuation_id=name), WIDE)
+        self.store.delete(self.principal, self.id)
+        assert self._places("needle") == [("one", 1), ("two", 2)]
+        self.store.delete(self.principal, "one")
+        self.store.delete(self.principal, "two")
+        assert self._places("needle") == [("deeper", 1)]
+        assert [turn.prompt for turn in self.store.turns(self.principal, "deeper")] == ["needle one"]
+        self.store.delete(self.principal, "deeper")
+        assert self._places("needle") == []
+
+    def test_of_a_conversation_that_has_expired_a_fork_that_has_not_shows_what_it_shares(self) -> None:
+        for prompt in ("needle one", "needle two"):
+            self.store.finish(answered(self.turn(prompt, expire_after=_HOUR), ""))
+        self.store.fork(self.principal, self.id, 1, "fork")
+        self.store.finish(answered(self.turn("x", continuation_id="fork", expire_after=5 * _HOUR), ""))
+        self.clock.advance(_HOUR)
+        assert self._places("needle") == [("fork", 1)]
+        self.store.purge()
+        assert self._places("needle") == [("fork", 1)]
+
     def test_no_text_of_a_caller_is_read_as_the_database_s_own_language(self) -> None:
         self._told("a needle's eye", "x AND y", "NEAR needle")
         for question in (
@@ -151,6 +195,9 @@ class SearchingContract(StoreBench):
 
     def _hits(self, text: str) -> list[Hit]:
         return self.store.search(self._asked(text))
+
+    def _places(self, text: str) -> list[tuple[str, int]]:
+        return sorted((hit.continuation_id, hit.place) for hit in self._hits(text))
 
     def _found(self, text: str, since: datetime | None = None, until: datetime | None = None) -> set[str]:
         return {hit.excerpt.text for hit in self.store.search(self._asked(text, since, until), limit=1000)}

@@ -25,9 +25,6 @@ WIDE = Window(turns=1000, tokens=1_000_000)
 
 
 class StoreBench:
-    knows_all_places = True
-    """Whether no conversation takes a turn too many, however many begin; else each process has to learn of it."""
-
     def make_store(self, clock: Clock, folder: Path) -> Store:
         """A store that keeps its files, if it has any, in `folder`."""
         raise NotImplementedError

@@ -64,6 +64,8 @@ def _place_of(runtime: Runtime) -> str:
             return "Postgres"
         case "supabase":
             return f"Supabase at {runtime.settings.supabase_url}"
+        case factory:
+            return factory
 
 
 class _Faults:

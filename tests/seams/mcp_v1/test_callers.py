@@ -14,6 +14,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.fastmcp import FastMCP
+from mcp.shared.exceptions import McpError
+from pydantic import AnyUrl
 from starlette.requests import Request
 
 from perdure import current_conversation, install, persisted
@@ -88,6 +90,21 @@ async def test_two_users_with_the_same_id_never_meet(seam: str, stateless: bool,
             assert await said(bob, "bob's question", "shared-name") == ("", "shared-name")
             assert await said(alice, "again", "shared-name") == ("alice's secret", "shared-name")
     assert {line.principal for line in runtime.engine.conversations()} == {"alice", "bob"}
+
+
+@pytest.mark.parametrize("stateless", [False, True], ids=["session", "stateless"])
+async def test_each_user_finds_their_own_conversations_among_the_resources(stateless: bool, activate: Activate) -> None:
+    activate(conversation_resources=True)
+    with served("hook", authenticated=True, stateless=stateless) as url:
+        async with connected(url, "token-alice") as alice, connected(url, "token-bob") as bob:
+            await said(alice, "alice's secret", "hers")
+            await said(bob, "bob's question", "his")
+            for client, name in ((alice, "hers"), (bob, "his")):
+                (found,) = (await client.list_resources()).resources
+                assert found.name == name
+            assert "alice's secret" in (await alice.read_resource(AnyUrl("conversation://hers"))).contents[0].text  # type: ignore[union-attr]
+            with pytest.raises(McpError, match="There is no conversation"):
+                await bob.read_resource(AnyUrl("conversation://hers"))
 
 
 @pytest.mark.parametrize("seam", ["decorator", "hook"])

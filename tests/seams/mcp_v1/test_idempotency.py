@@ -11,7 +11,7 @@ from mcp.shared.memory import create_connected_server_and_client_session as conn
 from mcp.types import CallToolResult, TextContent, Tool
 
 from perdure import install, persisted
-from perdure.middleware.idempotency import META_IDEMPOTENCY_KEY
+from perdure.middleware.meta_keys import META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.settings import ToolSettings
 

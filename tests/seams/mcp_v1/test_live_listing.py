@@ -20,7 +20,7 @@ from mcp.types import (
 from seams.switching import OFF, ON, echo, ways, write
 
 from perdure import install, persisted
-from perdure.middleware.sdk.listing import META_OPTIONS
+from perdure.middleware.meta_keys import META_OPTIONS
 
 pytestmark = pytest.mark.usefixtures("live_settings")
 

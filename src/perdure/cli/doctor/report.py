@@ -64,6 +64,8 @@ def _findings(settings: Settings, *, fix: bool) -> Iterator[Finding]:
             yield Finding(
                 "database", Verdict.WARNING, "Everything is forgotten at exit.", 'set backend = "sqlite" to keep it.'
             )
+        case factory:
+            yield looked("store", lambda: _of_somebody_else(settings, factory))
 
 
 def _data_directory(settings: Settings) -> Finding:
@@ -90,6 +92,12 @@ def _sqlite(settings: Settings) -> Finding:
     if not newest:
         return Finding("database", Verdict.OK, f"{path} is empty, or is made at the first turn.")
     return Finding("database", Verdict.OK, f"{path} can be read; last used {newest[0].updated_at:%Y-%m-%d %H:%M} UTC.")
+
+
+def _of_somebody_else(settings: Settings, factory: str) -> Finding:
+    with closing(build(settings).engine.store) as store:
+        known = store.statistics()
+    return Finding("store", Verdict.OK, f"{factory} answers: {known.conversations:,} conversations.")
 
 
 def _postgres(settings: Settings, *, fix: bool) -> Iterator[Finding]:

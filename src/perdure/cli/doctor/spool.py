@@ -14,12 +14,13 @@ __all__ = ["examined"]
 
 def examined(settings: Settings) -> Iterator[Finding]:
     try:
-        spool = build(settings).spool
+        built = build(settings)
     except PerdureError:
         return  # Why there are no stores is another line's to say.
-    if spool is not None:
-        with closing(spool):
-            yield looked("spool", lambda: _look(spool))
+    with closing(built.engine.store):
+        if (spool := built.spool) is not None:
+            with closing(spool):
+                yield looked("spool", lambda: _look(spool))
 
 
 def _look(spool: Spool) -> Finding:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from perdure.errors import SettingsError
+from perdure.errors import SettingsError, StoreError
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.ports import Clock, FileStore, Store
 from perdure.settings import Policy, Settings
@@ -32,6 +33,28 @@ def stores_of(settings: Settings, clock: Clock, folder: Path) -> tuple[Store, Fi
             from perdure.middleware.persistence.stores.memory import MemoryStore  # noqa: PLC0415
 
             return MemoryStore(clock), local
+        case factory:
+            return _of_somebody_else(factory, clock, data_directory(settings), local)
+
+
+def _of_somebody_else(factory: str, clock: Clock, folder: Path, local: FileStore) -> tuple[Store, FileStore]:
+    """What `package.module:factory` makes of a clock and the data directory: a store, or a store and a file store.
+
+    Raises:
+        SettingsError: There is no such thing, or it fails.
+    """
+    try:
+        made = resolve_name(factory)(clock, folder)
+    except StoreError:
+        raise  # a store that cannot be used now says so itself
+    except Exception as error:
+        raise SettingsError(
+            f"The backend {factory} cannot be made ({type(error).__name__}: {error}).",
+            remedy="name a function that takes a clock and a folder and makes a store, as package.module:function, "
+            "its package must be installed for the server's interpreter.",
+        ) from error
+    store, file_store = made if isinstance(made, tuple) else (made, local)
+    return store, file_store
 
 
 def _supabase(settings: Settings, clock: Clock, folder: Path) -> tuple[Store, FileStore]:

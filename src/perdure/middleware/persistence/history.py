@@ -132,6 +132,8 @@ def without_transcripts(text: str) -> str:
 
     Both as they are and within JSON text, where only their line breaks and quotes look different.
     """
+    if _CLOSE not in text:
+        return text
     kept: list[str] = []
     at = 0
     for start, end in transcripts_in(text):

@@ -24,9 +24,10 @@ FILTERS = ("user", "in", "tool", "outcome", "since", "until")
 _LONGEST = 2000
 """Characters. Nobody writes more by hand, and some databases take no more."""
 
-_PIECE = re.compile(r"""(?P<minus>-*)(?:(?P<filter>[A-Za-z]+):)?(?:"(?P<phrase>[^"]*)(?P<end>"?)|(?P<word>[^\s"]*))""")
-_LETTER = re.compile(r"[^\W_]")
-_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+_PIECE = r"""(?P<minus>-*)(?:(?P<filter>[A-Za-z]+):)?(?:"(?P<phrase>[^"]*)(?P<end>"?)|(?P<word>[^\s"]*))"""
+"""Patterns are compiled, by `re` itself, when a question is first read: a server that is never searched reads none."""
+_LETTER = r"[^\W_]"
+_UNSTORABLE = r"[\x00\ud800-\udfff]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def question_of(text: str, now: datetime, options: Mapping[str, str | None] | No
     for name, value in (options or {}).items():
         if value is not None:
             reader.take_filter(name, value)
-    reader.read(_UNSTORABLE.sub("\ufffd", text))
+    reader.read(re.sub(_UNSTORABLE, "\ufffd", text))
     return reader.question(now)
 
 
@@ -84,7 +85,7 @@ class _Reader:
             if text[at].isspace():
                 at += 1
                 continue
-            piece = _PIECE.match(text, at)
+            piece = re.compile(_PIECE).match(text, at)
             if piece is None or piece.end() == at:  # nothing that the pattern could not match is left
                 raise QuestionError(f"{text[at:]!r} cannot be read.", remedy="write words, or a phrase in quotes.")
             at = piece.end()
@@ -130,6 +131,8 @@ class _Reader:
     def take_filter(self, name: str, value: str) -> None:
         if not value:
             raise QuestionError(f"{name}: names nothing.", remedy=f"write its value behind the colon: {name}:VALUE.")
+        if any("\ud800" <= character <= "\udfff" for character in value):  # bytes of a command line: no store has such
+            raise QuestionError(f"{name}:{value!a} is no text.", remedy="copy it from a list.")
         if self._filters.setdefault(name, value) != value:
             raise QuestionError(
                 f"{name}: stands there twice, with {self._filters[name]!r} and {value!r}.", remedy="leave one of them."
@@ -185,7 +188,7 @@ def _term(text: str, *, quoted: bool) -> Term:
         raise QuestionError(
             f"A * stands only at the end of a word, and not as in {text!r}.", remedy="write the word's beginning and *."
         )
-    if not _LETTER.search(text):
+    if not re.search(_LETTER, text):
         raise QuestionError(
             f"{text!r} holds no letter and no digit, and only words are searched."
             if text

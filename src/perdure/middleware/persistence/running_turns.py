@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from perdure.errors import PerdureError, StoreError, StoreUnavailable
-from perdure.logs import log
+from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.ports import Clock, Store
 from perdure.middleware.persistence.turn import Turn
 
@@ -28,9 +28,6 @@ _TRIED_AGAIN_AFTER = 1 / 12
 
 _TOO_YOUNG = 1 / 6
 """Of a lease: what has run for less than that is left for the next look. Most calls are over by then."""
-
-_SAY_AGAIN_AFTER = 60.0
-"""Seconds for which it is not logged again that leases cannot be renewed."""
 
 _all_running: "weakref.WeakSet[RunningTurns]" = weakref.WeakSet()
 
@@ -60,7 +57,7 @@ class RunningTurns:
         self._clock = clock
         self._lease = lease
         self._is_watched = False
-        self._said_at = -_SAY_AGAIN_AFTER
+        self._said = OnceAMinute()
         self._forget()
         _all_running.add(self)
 
@@ -129,10 +126,8 @@ class RunningTurns:
         return True
 
     def _say(self, error: Exception, turns: int) -> None:
-        now = time.monotonic()
-        if now - self._said_at < _SAY_AGAIN_AFTER:
+        if not self._said.is_due("turn.lease_not_renewed"):
             return
-        self._said_at = now
         reason, remedy = repr(error), "none, if that passes: it is tried again."
         if isinstance(error, PerdureError):
             reason, remedy = error.what, error.remedy

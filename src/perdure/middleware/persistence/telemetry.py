@@ -1,16 +1,19 @@
 """What an application's OpenTelemetry is told: spans and durations of operations; counts of turns, files and faults.
 
 Through the API package alone, and only where the application has set up a provider; otherwise a call costs a look at
-the clock. Names are those of the semantic conventions for databases and generative AI where there are such.
+the clock. Names are those of the semantic conventions for databases, generative AI and MCP where there are such:
+https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/mcp.md, and for databases
+https://opentelemetry.io/docs/specs/semconv/db/.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from perdure.errors import PerdureError
 from perdure.logs import log
@@ -18,13 +21,17 @@ from perdure.middleware.persistence.ports import Waiting
 from perdure.middleware.persistence.turn import Turn
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Observation
-    from opentelemetry.trace import Span
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
+    from opentelemetry.trace import Link, Span
     from opentelemetry.util.types import Attributes
 
-__all__ = ["Operation", "Telemetry"]
+__all__ = ["Operation", "Telemetry", "callers_meta"]
 
 Operation: TypeAlias = Literal["begin_turn", "finish_turn", "spool_turn"]
+
+callers_meta: ContextVar[Mapping[str, Any] | None] = ContextVar("perdure_callers_meta", default=None)
+"""`_meta` of the request that is being served: `traceparent` and its like name the caller's span in it (SEP-414)."""
 
 _SCOPE = "perdure"
 
@@ -121,42 +128,52 @@ class Telemetry:
             "gen_ai.conversation.id": turn.continuation_id,
             "perdure.turn.id": turn.id,
         }
-        return trace.get_tracer(_SCOPE).start_as_current_span(name, kind=trace.SpanKind.CLIENT, attributes=of_span)
+        parent, links = _parent(callers_meta.get())
+        return trace.get_tracer(_SCOPE).start_as_current_span(
+            name, parent, kind=trace.SpanKind.CLIENT, attributes=of_span, links=links
+        )
 
     @cached_property
     def _instruments(self) -> "_Instruments":
         return _Instruments(self._observations)
 
-    def _observations(self) -> Iterator[tuple[str, float, "Attributes"]]:
-        """The name of a gauge, its value, and of which destination."""
+    def _observations(self) -> "dict[str, list[tuple[float, Attributes]]]":
+        """By the name of a gauge, its values, and of which destination each is."""
+        seen: dict[str, list[tuple[float, Attributes]]] = {gauge: [] for gauge, _, _ in _GAUGES}
         for waiting in self.waiting() if self.waiting is not None else ():
             where: Attributes = {"perdure.destination": waiting.destination}
             age = (self._now() - datetime.fromisoformat(waiting.oldest)).total_seconds() if waiting.oldest else 0.0
-            yield "turns", waiting.turns, where
-            yield "files", waiting.files, where
-            yield "quarantined", waiting.quarantined_turns + waiting.quarantined_files, where
-            yield "age", max(age, 0.0), where
+            seen["turns"].append((waiting.turns, where))
+            seen["files"].append((waiting.files, where))
+            seen["quarantined"].append((waiting.quarantined_turns + waiting.quarantined_files, where))
+            seen["age"].append((max(age, 0.0), where))
+        return seen
 
 
 class _Instruments:
-    def __init__(self, observations: "Callable[[], Iterator[tuple[str, float, Attributes]]]") -> None:
+    def __init__(self, observations: "Callable[[], dict[str, list[tuple[float, Attributes]]]]") -> None:
         from opentelemetry import metrics  # noqa: PLC0415 - only where it is set up
 
         meter = metrics.get_meter(_SCOPE)
-        self.duration = meter.create_histogram(
-            "db.client.operation.duration", unit="s", description="How long a store or the spool took."
+        self.duration = _histogram(
+            meter, "db.client.operation.duration", "s", "How long a store or the spool took.", _SECONDS
         )
         self.turns = meter.create_counter(
             "perdure.turns", unit="{turn}", description="Turns that have ended and were acknowledged."
         )
-        self.file_size = meter.create_histogram(
-            "perdure.file.size", unit="By", description="The sizes of the files that tools gave out."
+        self.file_size = _histogram(
+            meter, "perdure.file.size", "By", "The sizes of the files that tools gave out.", _BYTES
         )
         self.faults = meter.create_counter("perdure.faults", unit="{fault}", description="What went wrong, by event.")
+        unseen: dict[str, list[tuple[float, Attributes]]] = {}
 
         def seen(gauge: str) -> "Callable[[CallbackOptions], Iterator[Observation]]":
             def see(_options: "CallbackOptions") -> "Iterator[Observation]":
-                yield from (metrics.Observation(value, where) for name, value, where in observations() if name == gauge)
+                # One collection asks each gauge once, and the API tells none which collection it is: a gauge that
+                # has seen the last reading asks for another, and the others get theirs from it.
+                if gauge not in unseen:
+                    unseen.update(observations())
+                yield from (metrics.Observation(value, where) for value, where in unseen.pop(gauge, ()))
 
             return see
 
@@ -172,6 +189,40 @@ _GAUGES = (
     ("quarantined", "{record}", "Turns and files that no store would take."),
     ("age", "s", "For how long the oldest of what waits has done so."),
 )
+
+
+_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+"""Bounds, as the conventions for databases have them. The SDK's own are for milliseconds."""
+
+_BYTES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+
+
+def _histogram(meter: "Meter", name: str, unit: str, description: str, bounds: tuple[float, ...]) -> "Histogram":
+    try:
+        return meter.create_histogram(
+            name, unit=unit, description=description, explicit_bucket_boundaries_advisory=bounds
+        )
+    except TypeError:  # the API before 1.30
+        return meter.create_histogram(name, unit=unit, description=description)
+
+
+def _parent(meta: Mapping[str, Any] | None) -> "tuple[Context | None, list[Link]]":
+    """What a span of ours stands under, and to what else it is linked: None is the span that is open here.
+
+    That of the SDK or of the application, if it is of the caller's trace. Else the caller's own, as the conventions for
+    MCP have it: what is open here may be of an HTTP request that serves several calls.
+    """
+    from opentelemetry import propagate, trace  # noqa: PLC0415 - only where it is set up
+
+    carried = {name: value for name, value in (meta or {}).items() if isinstance(value, str)}
+    if not carried:
+        return None, []
+    context = propagate.extract(carried)
+    callers = trace.get_current_span(context).get_span_context()
+    here = trace.get_current_span().get_span_context()
+    if not callers.is_valid or callers.trace_id == here.trace_id:
+        return None, []
+    return context, [trace.Link(here)] if here.is_valid else []
 
 
 def _is_set_up() -> bool:

@@ -2,11 +2,13 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
+
+from perdure.middleware.persistence.quick_values import changing, quickly_made
 
 __all__ = [
     "Answer",
@@ -33,13 +35,19 @@ JsonObject: TypeAlias = dict[str, Json]
 
 def copied(value: Json) -> Json:
     """`value` with objects and arrays of its own, at any depth."""
-    match value:
-        case dict():
-            return {name: copied(item) if isinstance(item, _CONTAINERS) else item for name, item in value.items()}
-        case list():
-            return [copied(item) if isinstance(item, _CONTAINERS) else item for item in value]
-        case _:
-            return value
+    if isinstance(value, dict):
+        members = dict(value)
+        for name, item in value.items():
+            if isinstance(item, _CONTAINERS):
+                members[name] = copied(item)
+        return members
+    if isinstance(value, list):
+        items = list(value)
+        for index, item in enumerate(value):
+            if isinstance(item, _CONTAINERS):
+                items[index] = copied(item)
+        return items
+    return value
 
 
 _CONTAINERS = (dict, list)
@@ -56,6 +64,7 @@ class Outcome(StrEnum):
     """Derived when reading, never written: no answer, and the lease is over."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a tool gave back, before perdure added anything to it."""
@@ -92,6 +101,7 @@ class StoredFile:
         return f"storage://{self.bucket}/{self.key}"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """One persisted tool call. Immutable: each step of its life is a new value under the same `id`."""
@@ -136,16 +146,12 @@ class Turn:
     """Whether secrets were replaced and digest and tokens computed: no store takes a turn without."""
 
     def changed(self, **changes: Any) -> "Turn":
-        """As `dataclasses.replace`, in a fifth of its time: several times in every call.
+        """As `dataclasses.replace`, in a tenth of its time: several times in every call.
 
         Raises:
-            KeyError: There is no such field.
+            AttributeError: There is no such field.
         """
-        turn = _blank(Turn)
-        _put_all_of(self, turn)
-        for name, value in changes.items():
-            _PUTS[name](turn, value)
-        return turn
+        return _changed(self, changes)
 
     def ended(self, outcome: Outcome, at: datetime, answer: Answer) -> "Turn":
         return self.changed(outcome=outcome, ended_at=at, answer=answer)
@@ -157,21 +163,7 @@ class Turn:
         return self
 
 
-_PUTS = {named.name: getattr(Turn, named.name).__set__ for named in fields(Turn)}
-"""Past the frozen class's own refusal."""
-
-
-def _unrolled() -> "Callable[[Turn, Turn], object]":
-    """Puts every field of one turn into another. Written out, as `dataclasses` does: a loop takes thrice the time."""
-    puts = ", ".join(f"put_{name}(new, old.{name})" for name in _PUTS)
-    made: Callable[[Turn, Turn], object] = eval(  # noqa: S307 - of names that stand above
-        f"lambda old, new: ({puts})", {f"put_{name}": put for name, put in _PUTS.items()}
-    )
-    return made
-
-
-_put_all_of = _unrolled()
-_blank = object.__new__
+_changed = changing(Turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +176,7 @@ class Window:
     """That may be given to a new turn; None: any. A turn that has a place keeps it."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BegunTurn:
     """A store's answer to `begin`."""
@@ -203,6 +196,7 @@ class BegunTurn:
         return self.place - 1 - len(self.history)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedTurn:
     """A store's acknowledgement of `finish`: the turn is durable."""

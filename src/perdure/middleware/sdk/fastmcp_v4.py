@@ -23,7 +23,7 @@ import wrapt
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v2
-from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.interface import IncomingRequest, ResultTaker
 from perdure.middleware.tool_schema import CONTINUATION_ID, continuation_id_schema
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ __all__ = [
 
 
 def is_context(value: object) -> bool:
-    return _is_of(value, "fastmcp.server.context", "Context")
+    # Asked in every call, by a process that mostly has no fastmcp.
+    context = getattr(sys.modules.get("fastmcp.server.context"), "Context", None)
+    return context is not None and isinstance(value, context)
 
 
 def is_server(value: object) -> bool:
@@ -197,6 +199,9 @@ class RegisteredTool:
         collect.__annotations__ = dict(getattr(shown, "__annotations__", {}))
         validated: dict[str, Any] = pydantic.TypeAdapter(collect).validate_python({**arguments, **self._filled_in})
         return validated
+
+    def passes_result_to(self, _taker: ResultTaker, _request: IncomingRequest | None) -> bool:
+        return False  # fastmcp's own middleware is to see what we announce.
 
     def result_of(self, value: object) -> JsonObject | None:
         """What fastmcp makes of the handler's value, on the wire; None for a question to the client.

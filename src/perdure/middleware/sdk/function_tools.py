@@ -11,11 +11,14 @@ import pydantic_core
 import wrapt
 
 from perdure.middleware.persistence.turn import JsonObject
+from perdure.middleware.sdk.interface import IncomingRequest, ResultTaker
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from pydantic import BaseModel
 
-__all__ = ["FunctionTool", "jsonable", "note_registered", "to_wire", "tool_among", "was_registered"]
+__all__ = ["FunctionTool", "function_of", "jsonable", "note_registered", "to_wire", "tool_among", "was_registered"]
 
 T = TypeVar("T")
 
@@ -23,17 +26,36 @@ T = TypeVar("T")
 class FunctionTool(ABC):
     """A tool as its server knows it."""
 
-    def __init__(self, tool: Any, result: "type[BaseModel]") -> None:
-        """`result` is the SDK's class of a tool's results."""
-        own = _converted_already(result)
+    @classmethod
+    def of(cls, tool: Any) -> "Self":
+        """The one that was made of `tool` before, unless something of it was replaced since then."""
+        known = tool.fn_metadata._self_tool if type(tool.fn_metadata) is _PassingOn else None
+        if (
+            isinstance(known, cls)
+            and known.function is tool.fn
+            and known.input_schema is tool.parameters
+            and known.output_schema is tool.output_schema
+            and known.name == tool.name
+        ):
+            return known
+        return cls(tool)
+
+    def __init__(self, tool: Any) -> None:
+        own = _converted_already(self.result_type())
         if type(tool.fn_metadata) is not _PassingOn:
             tool.fn_metadata = _PassingOn(tool.fn_metadata, own)
+        tool.fn_metadata._self_tool = self
         self.name: str = tool.name
         self.input_schema: Mapping[str, Any] = tool.parameters
         self.output_schema: Mapping[str, Any] | None = tool.output_schema
         self.function: Callable[..., Any] = tool.fn
         self._metadata = tool.fn_metadata
         self._own_result = own
+
+    @staticmethod
+    @abstractmethod
+    def result_type() -> "type[BaseModel]":
+        """The SDK's class of a tool's results."""
 
     @abstractmethod
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
@@ -42,6 +64,10 @@ class FunctionTool(ABC):
         Raises:
             ValidationError: They do not fit the tool's schema.
         """
+
+    def passes_result_to(self, _taker: ResultTaker, _request: IncomingRequest | None) -> bool:
+        """Whether the SDK's result for this call will come to a taker; see `RegisteredTool`."""
+        return False
 
     @abstractmethod
     def result_of(self, value: object) -> JsonObject | None:
@@ -72,6 +98,7 @@ class _PassingOn(wrapt.ObjectProxy[Any]):
     def __init__(self, metadata: object, own: type) -> None:
         super().__init__(metadata)
         self._self_own = own
+        self._self_tool: FunctionTool | None = None
 
     def convert_result(self, result: object) -> Any:
         return result if isinstance(result, self._self_own) else self.__wrapped__.convert_result(result)
@@ -86,7 +113,17 @@ def tool_among(
     if manager is None:
         return None
     candidates = manager.list_tools() if name is None else [manager.get_tool(name)]
-    return next((made(tool) for tool in candidates if tool is not None and is_handler(tool.fn)), None)
+    for tool in candidates:
+        if tool is not None and is_handler(tool.fn):
+            return made(tool)
+    return None
+
+
+def function_of(server: object, name: str) -> Callable[..., Any] | None:
+    """The function of the tool `name`, where the server's tools are functions."""
+    manager = getattr(server, "_tool_manager", None)
+    tool = None if manager is None else manager.get_tool(name)
+    return None if tool is None else tool.fn
 
 
 _registered: "weakref.WeakSet[Callable[..., Any]]" = weakref.WeakSet()

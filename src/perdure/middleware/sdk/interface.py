@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import Caller
+from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.persistence.turn import Json, JsonObject
 
-__all__ = ["IncomingRequest", "RegisteredTool", "Sdk"]
+__all__ = ["IncomingRequest", "RegisteredTool", "ResultTaker", "Sdk"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made in every call, and that takes three times as long
 class IncomingRequest:
-    """A request that is being served."""
+    """A request that is being served. Nobody changes it."""
 
     key: object
     """Something that is one and the same object during this request."""
@@ -26,6 +26,30 @@ class IncomingRequest:
     """With which the client answers a question of an earlier leg; ours may be around the tool's own."""
     request_state_is_sealed: bool = False
     """The SDK encrypts and checks it before any client sees it."""
+
+    def for_tool(self, tool: str, arguments: JsonObject, caller: Caller) -> ToolRequest:
+        """This `tools/call`, as a call of `tool` with `arguments`."""
+        return ToolRequest(
+            tool=tool,
+            arguments=arguments,
+            meta=self.params.get("_meta") or {},
+            caller=caller,
+            protocol_version=self.protocol_version,
+            request_state=self.request_state,
+            request_state_is_sealed=self.request_state_is_sealed,
+        )
+
+
+class ResultTaker(Protocol):
+    """Gets what the SDK makes of a handler's value, on its way to the client."""
+
+    async def ended(self, wire: JsonObject) -> JsonObject:
+        """The result as the client gets it."""
+        ...
+
+    async def failed(self, error: BaseException) -> None:
+        """There is no result: `error` is raised further."""
+        ...
 
 
 class RegisteredTool(Protocol):
@@ -41,6 +65,13 @@ class RegisteredTool(Protocol):
 
         Raises:
             ValidationError: They do not fit the tool's schema.
+        """
+        ...
+
+    def passes_result_to(self, taker: ResultTaker, request: IncomingRequest | None) -> bool:
+        """Whether `taker` will get what the SDK itself makes of the value that this call's handler is about to give.
+
+        If not, it has to be made here (`result_of`), and the SDK is given a result (`answering`).
         """
         ...
 

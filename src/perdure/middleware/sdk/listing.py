@@ -10,10 +10,7 @@ from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
 from perdure.policy_sources import Source
 
-__all__ = ["LONGEST_NOTICE", "META_OPTIONS", "Listing", "follow_listings", "new_listing", "tell_clients"]
-
-META_OPTIONS = "perdure/options"
-"""In the `_meta` of a local client's `tools/list`: it wants to know what the server's code says of its tools."""
+__all__ = ["LONGEST_NOTICE", "Listing", "follow_listings", "new_listing", "tell_clients"]
 
 
 class Listing(Protocol):

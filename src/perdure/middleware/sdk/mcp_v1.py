@@ -28,7 +28,6 @@ from perdure.middleware.tool_schema import satisfies
 
 if TYPE_CHECKING:
     from mcp.server.fastmcp import Context
-    from mcp.server.fastmcp.tools import Tool
     from mcp.server.session import ServerSession
     from mcp.shared.context import RequestContext
     from mcp.types import CallToolResult, ClientRequestType, ContentBlock
@@ -190,10 +189,11 @@ class _WatchedSession(wrapt.ObjectProxy[Any]):
 
 
 class RegisteredTool(FunctionTool):
-    def __init__(self, tool: "Tool") -> None:
+    @staticmethod
+    def result_type() -> "type[CallToolResult]":
         from mcp.types import CallToolResult  # noqa: PLC0415
 
-        super().__init__(tool, CallToolResult)
+        return CallToolResult
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
         metadata = self._metadata
@@ -236,7 +236,7 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
 
 
 def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    return tool_among(server, is_handler, name, RegisteredTool)
+    return tool_among(server, is_handler, name, RegisteredTool.of)
 
 
 def watch_registrations() -> None:

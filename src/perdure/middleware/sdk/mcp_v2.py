@@ -1,37 +1,40 @@
 """All that the seams know of the MCP Python SDK, version 2."""
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import anyio.from_thread
 import anyio.lowlevel
 import wrapt
 
-from perdure.middleware.call_files import Report
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
-from perdure.middleware.request_state import is_envelope, own_state
-from perdure.middleware.rising_progress import RisingProgress
 from perdure.middleware.sdk.function_tools import (
     FunctionTool,
+    function_of,
     jsonable,
     note_registered,
     to_wire,
     tool_among,
     was_registered,
 )
-from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.interface import IncomingRequest, ResultTaker
+from perdure.middleware.sdk.mcp_v2_handler import (
+    STANDS_AROUND,
+    around_handler,
+    sdk_types,
+    seals_request_state,
+    served,
+    with_arguments_at_the_handler,
+    with_own_state,
+)
 from perdure.middleware.sdk.mcp_v2_listing import followed
+from perdure.middleware.sdk.mcp_v2_progress import reporter
 
 if TYPE_CHECKING:
     from mcp.server.auth.provider import AccessToken
     from mcp.server.context import ServerRequestContext
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.tools import Tool
     from mcp_types import CallToolResult, ContentBlock, InputRequiredResult
     from typing_extensions import TypeIs
 
@@ -42,6 +45,7 @@ __all__ = [
     "context_type",
     "current_request",
     "event_loop",
+    "function_of",
     "incoming",
     "is_block",
     "is_question",
@@ -73,18 +77,22 @@ def context_type() -> type:
 
 def request_of(context: object) -> IncomingRequest | None:
     """The request behind a high-level context; None outside of one."""
-    try:
-        return incoming(cast("Context[Any, Any]", context).request_context)
-    except (AttributeError, ValueError):
-        return None
+    request = _of_context(context, "_request_context")
+    return None if request is None else incoming(request)
+
+
+def _of_context(context: object, name: str) -> Any:
+    """What `context` keeps under a private name; None outside of a request, and where it is kept otherwise."""
+    # Its properties read each twice, and pydantic takes 2 µs for that: four times in a call.
+    return (getattr(context, "__pydantic_private__", None) or {}).get(name)
 
 
 def incoming(request: "ServerRequestContext[Any, Any]", *, is_sealed: bool | None = None) -> IncomingRequest:
     """`is_sealed`: whether its state is, as whoever stands around the handler sees it."""
     params = request.params or {}
-    taken = _taken_out.get()
-    if taken is not None and taken.session is request.session:
-        state, sealed = taken.envelope, taken.was_sealed
+    here = served.get()
+    if here is not None and here.session is request.session:
+        state, sealed = here.envelope, here.was_sealed
     else:
         state, sealed = _text_or_none(params.get("requestState")), False
     sealed = sealed if is_sealed is None else is_sealed
@@ -111,21 +119,22 @@ def _access_token() -> "Callable[[], AccessToken | None]":
     return get_access_token
 
 
-@cache
-def _types() -> Any:
-    """Asked for in every call: an import statement takes ten times as long as this."""
-    import mcp_types  # noqa: PLC0415
-
-    return mcp_types
-
-
 class RegisteredTool(FunctionTool):
-    def __init__(self, tool: "Tool") -> None:
-        super().__init__(tool, _types().CallToolResult)
+    @staticmethod
+    def result_type() -> "type[CallToolResult]":
+        found: type[CallToolResult] = sdk_types().CallToolResult
+        return found
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
         validated: dict[str, Any] = self._metadata.validate_arguments(arguments)
         return validated
+
+    def passes_result_to(self, taker: ResultTaker, request: IncomingRequest | None) -> bool:
+        here = served.get()
+        if here is None or request is None or here.session is not request.key or here.taker is not None:
+            return False  # Called from Python, or its server was made before perdure was imported.
+        here.taker = taker
+        return True
 
     def result_of(self, value: object) -> JsonObject | None:
         result = self._metadata.convert_result(value)
@@ -143,9 +152,8 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
     Raises:
         LookupError: This version of the SDK keeps its tools where we do not find them.
     """
-    try:
-        server = cast("Context[Any, Any]", context).mcp_server
-    except (AttributeError, ValueError):
+    server = _of_context(context, "_mcp_server")
+    if server is None:
         return None
     if not hasattr(server, "_tool_manager"):
         raise LookupError("this version of mcp keeps its tools elsewhere, so that no call of a decorated one is kept")
@@ -153,7 +161,7 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
 
 
 def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    return tool_among(server, is_handler, name, RegisteredTool)
+    return tool_among(server, is_handler, name, RegisteredTool.of)
 
 
 def result_from_wire(wire: JsonObject) -> "CallToolResult":
@@ -162,37 +170,8 @@ def result_from_wire(wire: JsonObject) -> "CallToolResult":
     return CallToolResult.model_validate(wire)
 
 
-def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
-    """Reports the work on a call's files as MCP progress; None where there is no request."""
-    if request is None or request.native is None:
-        return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
-    session: Any = request.native.session
-    tools_own, tools_own_notification = session.report_progress, session.send_progress_notification
-    loop = event_loop()
-    rising = RisingProgress()
-
-    async def noted(progress: float, total: float | None = None, message: str | None = None) -> None:
-        rising.tool_told(progress)
-        await tools_own(progress, total, message)
-
-    async def noted_notification(progress_token: str | int, progress: float, *args: Any, **kwargs: Any) -> None:
-        rising.tool_told(progress)
-        await tools_own_notification(progress_token, progress, *args, **kwargs)
-
-    session.report_progress, session.send_progress_notification = noted, noted_notification
-
-    async def send(fraction: float, text: str) -> None:
-        await tools_own(rising.next(fraction), None, text)
-
-    def report(fraction: float, text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
-            anyio.from_thread.run(send, fraction, text, token=cast("Any", loop))
-
-    return report
-
-
 def is_result(value: object) -> "TypeIs[CallToolResult]":
-    return isinstance(value, _types().CallToolResult)
+    return isinstance(value, sdk_types().CallToolResult)
 
 
 def is_block(value: object) -> "TypeIs[ContentBlock]":
@@ -202,7 +181,7 @@ def is_block(value: object) -> "TypeIs[ContentBlock]":
 
 
 def is_question(value: object) -> "TypeIs[InputRequiredResult]":
-    return isinstance(value, _types().InputRequiredResult)
+    return isinstance(value, sdk_types().InputRequiredResult)
 
 
 def with_request_state(question: "InputRequiredResult", state: str | None) -> "InputRequiredResult":
@@ -248,79 +227,6 @@ async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) ->
         _current_request.reset(token)
 
 
-@dataclass(frozen=True, slots=True)
-class _TakenOut:
-    """The envelope around the request state of the call that is being served."""
-
-    session: object
-    envelope: str | None
-    was_sealed: bool
-
-
-_taken_out: ContextVar[_TakenOut | None] = ContextVar("perdure_taken_out", default=None)
-
-
-def with_own_state(ctx: "ServerRequestContext[Any, Any]") -> "ServerRequestContext[Any, Any]":
-    """The request with the tool's own state in place of the envelope around it."""
-    params = dict(ctx.params or {})
-    envelope = params.pop("requestState", None)
-    if not is_envelope(envelope):
-        return ctx
-    own = own_state(envelope)
-    return replace(ctx, params=params if own is None else {**params, "requestState": own})
-
-
-_given: ContextVar[tuple[object, JsonObject] | None] = ContextVar("perdure_given", default=None)
-"""A request's session, and the arguments that its handler gets in place of the client's."""
-
-
-async def with_arguments_at_the_handler(
-    ctx: "ServerRequestContext[Any, Any]", arguments: JsonObject | None, call_next: Callable[[Any], Awaitable[Any]]
-) -> Any:
-    """What `call_next` answers, the tool being given `arguments`, and all that stands before it the client's own."""
-    token = _given.set(None if arguments is None else (ctx.session, arguments))
-    try:
-        return await call_next(ctx)
-    finally:
-        _given.reset(token)
-
-
-def seals_request_state(middleware: object) -> bool:
-    return isinstance(middleware, _boundary())
-
-
-@cache
-def _boundary() -> type:
-    from mcp.server.request_state import RequestStateBoundary  # noqa: PLC0415
-
-    return RequestStateBoundary
-
-
-def _taking_out(server: Any, entry: Any) -> Any:
-    """The way to the handler of tool calls: takes our envelope off, and keeps it for a decorator further in.
-
-    And gives the handler the arguments that a hook around a seal has for it. Innermost, so that no middleware stands
-    between, wherever in the chain it was put.
-    """
-
-    async def handler(ctx: Any, params: Any) -> Any:
-        given = _given.get()
-        if given is not None and given[0] is ctx.session:
-            ctx = replace(ctx, params={**(ctx.params or {}), "arguments": given[1]})
-            params = params.model_copy(update={"arguments": given[1]})
-        envelope = params.request_state
-        token = _taken_out.set(_TakenOut(ctx.session, envelope, any(map(seals_request_state, server.middleware))))
-        try:
-            if not is_envelope(envelope):
-                return await entry.handler(ctx, params)
-            own = params.model_copy(update={"request_state": own_state(envelope)})
-            return await entry.handler(with_own_state(ctx), own)
-        finally:
-            _taken_out.reset(token)
-
-    return replace(entry, handler=handler)
-
-
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -347,15 +253,21 @@ def watch_registrations() -> None:
             chain.append(_note_request)
             followed(instance)
 
-    def take_out(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def stand_around(wrapped: Callable[..., Any], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry = wrapped(*args, **kwargs)
         method = args[0] if args else kwargs.get("method")
-        return entry if entry is None or method != "tools/call" else _taking_out(instance, entry)
+        if entry is None or method != "tools/call":
+            return entry
+        stands, around = vars(server).get(STANDS_AROUND, (None, None))
+        if stands is not entry:
+            around = around_handler(server, entry)
+            vars(server)[STANDS_AROUND] = entry, around
+        return around
 
     def wrap_server(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
         if hasattr(module.Server, "get_request_handler"):
-            wrapt.wrap_function_wrapper(module, "Server.get_request_handler", take_out)
+            wrapt.wrap_function_wrapper(module, "Server.get_request_handler", stand_around)
 
     wrapt.register_post_import_hook(wrap, "mcp.server.mcpserver.tools.base")
     wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")

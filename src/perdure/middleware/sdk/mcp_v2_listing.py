@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import anyio.lowlevel
 
+from perdure.middleware.meta_keys import META_OPTIONS
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import runtime
-from perdure.middleware.sdk.listing import LONGEST_NOTICE, META_OPTIONS, Listing, new_listing, tell_clients
+from perdure.middleware.sdk.listing import LONGEST_NOTICE, Listing, new_listing, tell_clients
 from perdure.policy_sources import IN_CODE
 
 if TYPE_CHECKING:

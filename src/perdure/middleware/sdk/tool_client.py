@@ -10,8 +10,8 @@ from typing import IO, Any
 import anyio
 
 from perdure.errors import PerdureError
+from perdure.middleware.meta_keys import META_OPTIONS
 from perdure.middleware.persistence.turn import JsonObject
-from perdure.middleware.sdk.listing import META_OPTIONS
 
 __all__ = ["ServerTools", "tools_of_command", "tools_of_url"]
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from perdure.middleware.sdk import choice, mcp_is_version_1
-from perdure.middleware.server_hook import fastmcp_v4, mcp_v1, mcp_v2
+from perdure.middleware.sdk import mcp_is_version_1
 from perdure.settings import ToolSettings
 
 __all__ = ["install"]
@@ -22,9 +21,19 @@ def install(server: object, *, tools: Iterable[str] = ()) -> None:
         TypeError: `server` is none of these.
     """
     named = {name: ToolSettings() for name in ([tools] if isinstance(tools, str) else tools)}
+    # Imported here, since a server whose tools are decorated needs none of these, and no server more than one.
     if mcp_is_version_1:
+        from perdure.middleware.server_hook import mcp_v1  # noqa: PLC0415
+
         mcp_v1.hook(server, named)
-    elif choice.is_of_fastmcp(server):
+        return
+    from perdure.middleware.sdk import choice  # noqa: PLC0415
+
+    if choice.is_of_fastmcp(server):
+        from perdure.middleware.server_hook import fastmcp_v4  # noqa: PLC0415
+
         fastmcp_v4.hook(server, named)
     else:
+        from perdure.middleware.server_hook import mcp_v2  # noqa: PLC0415
+
         mcp_v2.hook(server, named)

@@ -1,4 +1,4 @@
-"""The hook into servers of the MCP Python SDK, version 1: around three handlers of the low-level server."""
+"""The hook into servers of the MCP Python SDK, version 1: around some handlers of the low-level server."""
 
 from collections import UserDict
 from collections.abc import Awaitable, Callable
@@ -16,6 +16,7 @@ from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v1
 from perdure.middleware.sdk.interface import IncomingRequest
 from perdure.middleware.sdk.mcp_v1_listing import followed
+from perdure.middleware.server_hook.mcp_v1_conversations import RESOURCE_NOT_FOUND, concerns, with_conversations
 from perdure.middleware.shown_tools import ShownTools
 from perdure.settings import ToolSettings
 
@@ -50,7 +51,7 @@ def taken_out_of(lowlevel: "Server[Any, Any]") -> None:
 
 
 class _Handlers(UserDict[type, "Handler"]):
-    """A server's handlers: those that were registered, whenever that was, with perdure around three of them.
+    """A server's handlers: those that were registered, whenever that was, with perdure around some of them.
 
     The dictionary behind it stays the server's own, since other parts of the server may hold it.
     """
@@ -61,6 +62,10 @@ class _Handlers(UserDict[type, "Handler"]):
         listing = followed(lowlevel_server(server))
         shown = listing.listing if listing is not None and isinstance(listing.listing, ShownTools) else None
         self.persisted = PersistedServer(_Behind(server, handlers), named, shown)
+
+    def __contains__(self, request_type: object) -> bool:
+        # The server asks, to say in its handshake what it can do.
+        return request_type in self.data or concerns(self.persisted.conversations, request_type)
 
     def __getitem__(self, request_type: type) -> Any:
         return self._around(request_type, self.data[request_type])
@@ -74,6 +79,8 @@ class _Handlers(UserDict[type, "Handler"]):
 
         if request_type is ReadResourceRequest:
             return lambda request: self._read(request, handler)
+        if concerns(self.persisted.conversations, request_type):
+            return lambda request: self._with_conversations(request, handler)
         if handler is None:
             return None
         if request_type is CallToolRequest:
@@ -110,24 +117,25 @@ class _Handlers(UserDict[type, "Handler"]):
 
     async def _read(self, request: "ReadResourceRequest", handler: "Handler | None") -> "ServerResult":
         from mcp.shared.exceptions import McpError  # noqa: PLC0415 - a server has it imported by now
-        from mcp.types import METHOD_NOT_FOUND, ErrorData, ReadResourceResult, ServerResult  # noqa: PLC0415
+        from mcp.types import ErrorData, ReadResourceResult, ServerResult  # noqa: PLC0415
 
         native = mcp_v1.current_context()
         incoming = None if native is None else mcp_v1.incoming(native, request)
         if incoming is None or not self.persisted.keeps(incoming):
-            if handler is None:
-                raise McpError(ErrorData(code=METHOD_NOT_FOUND, message="Method not found"))  # in the SDK's words
-            return await handler(request)
+            return await self._with_conversations(request, handler)
         try:
             result = await self.persisted.read(incoming)
         except StoreError as error:
             data = {"uri": incoming.params["uri"]}
-            raise McpError(ErrorData(code=_RESOURCE_NOT_FOUND, message=str(error), data=data)) from error
+            raise McpError(ErrorData(code=RESOURCE_NOT_FOUND, message=str(error), data=data)) from error
         return ServerResult(ReadResourceResult.model_validate(result))
 
-
-_RESOURCE_NOT_FOUND = -32002
-"""MCP specification 2025-06-18, Resources, Error Handling."""
+    async def _with_conversations(self, request: Any, handler: "Handler | None") -> "ServerResult":
+        native = mcp_v1.current_context()
+        if native is None and handler is not None:
+            return await handler(request)  # Outside of any request.
+        caller = mcp_v1.caller_of(None if native is None else mcp_v1.incoming(native, request))
+        return await with_conversations(self.persisted.conversations, request, caller, handler)
 
 
 class _Behind:

@@ -129,14 +129,22 @@ class Behind:
 
     def __init__(self, server: object) -> None:
         self._server = server
+        self._options: dict[str, tuple[object, ToolSettings | None]] = {}
+        """Those of the decorator on a tool's function, and that function."""
 
     @property
     def lowlevel(self) -> "Server[Any]":
         return lowlevel_server(self._server)
 
     def in_code(self, tool: str) -> ToolSettings | None:
-        found = mcp_v2.tool_of_server(self._server, lambda function: options_of(function) is not None, tool)
-        return options_of(found.function) if found is not None else None
+        function = mcp_v2.function_of(self._server, tool)
+        if function is None:
+            return None
+        known, options = self._options.get(tool, (None, None))
+        if known is not function:
+            options = options_of(function)
+            self._options[tool] = function, options
+        return options
 
     async def entries(self, request: IncomingRequest) -> dict[str, JsonObject]:
         from mcp_types import PaginatedRequestParams  # noqa: PLC0415
@@ -164,7 +172,8 @@ class Behind:
         return mcp_v2.caller_of(request)
 
     def report(self, request: IncomingRequest) -> Report | None:
-        return mcp_v2.reporter(request, anyio.lowlevel.current_token)
+        # The token is noted already, unless the server was made before perdure was imported.
+        return mcp_v2.reporter(request, lambda: mcp_v2.event_loop() or anyio.lowlevel.current_token())
 
 
 def lowlevel_server(server: object) -> "Server[Any]":

@@ -2,13 +2,12 @@
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.errors import FileMissing, PerdureError, StoreUnavailable
-from perdure.logs import log
+from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.files.content import content_of
 from perdure.middleware.persistence.files.keeper import tenant_of
@@ -20,9 +19,6 @@ __all__ = ["Bodies"]
 _MEDIA_TYPE = "application/vnd.perdure.message+json"
 """Tells a body from the files that tools give out: no content of theirs is ever taken for one."""
 
-_SAY_AGAIN_AFTER = 60.0
-"""Seconds for which the same is not logged again."""
-
 
 class Bodies:
     def __init__(self, file_store: FileStore, folder: Path) -> None:
@@ -31,7 +27,7 @@ class Bodies:
         self._incoming = folder / "incoming"
         self._spool: Spool | None = None
         self._breaker = Breaker.never_opening()
-        self._said: dict[str, float] = {}
+        self._said = OnceAMinute()
 
     def wait_in(self, spool: Spool, breaker: Breaker) -> None:
         """Have `spool` take what the file store cannot take now. It is on the same file system as our folder.
@@ -80,9 +76,7 @@ class Bodies:
 
     def say(self, event: str, what: str, error: Exception) -> None:
         """Log what became of a message because of `error`, once a minute each: no result of a call tells of it."""
-        now = time.monotonic()
-        if now - self._said.get(event, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
-            self._said[event] = now
+        if self._said.is_due(event):
             log.warning(event, what=f"{what} ({error}).", remedy="look at the file store.")
 
     @staticmethod

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.errors import PerdureError, StoreError, StoreLeftAlone, StoreMisconfigured, StoreUnavailable
-from perdure.logs import log
+from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.breaker import Breaker
 
 __all__ = ["Deliveries", "Delivery", "NotNow", "Stuck"]
@@ -15,9 +15,6 @@ MOST_ATTEMPTS = 20
 
 _HOLD = 5.0
 """Seconds between attempts while somebody must mend a setting, a key or the schema."""
-
-_SAY_AGAIN_AFTER = 60.0
-"""Seconds for which the same failure is not logged again."""
 
 _FIRST_SKIP, _LONGEST_SKIP = 0.25, 60.0
 """Seconds before another attempt with what failed; it doubles each time while others go through."""
@@ -57,7 +54,7 @@ class Deliveries:
         self._failed_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         """How often each failed while others went through."""
-        self._said: dict[str, float] = {}
+        self._said = OnceAMinute()
 
     def attempt(self, delivery: Delivery) -> None:
         """Send it and drop it, or put it into quarantine if the store will never take it.
@@ -106,11 +103,7 @@ class Deliveries:
 
     def say(self, error: Exception) -> None:
         """Log why something still waits, once a minute each: no result of a call may tell of it."""
-        reason, now = _reason(error), time.monotonic()
-        if now - self._said.get(reason, -_SAY_AGAIN_AFTER) >= _SAY_AGAIN_AFTER:
-            if len(self._said) > 100:
-                self._said.clear()
-            self._said[reason] = now
+        if self._said.is_due(reason := _reason(error)):
             log.warning(
                 "spool.not_sent",
                 what=f"A {self._what} that waits could not be sent ({reason}).",

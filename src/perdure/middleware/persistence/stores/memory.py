@@ -41,12 +41,13 @@ class MemoryStore(MemoryUpkeep):
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with self._lock:
             conversation, place, replay = self._place(turn, window.last_place)
+            before = conversation.window(place, window) if place > 1 and not self._has_expired(conversation) else ()
             return BegunTurn(
                 continuation_id=conversation.name_for(turn),
                 place=place,
                 replay=replay,
                 outcome=conversation.turns[place - 1].outcome,
-                history=() if self._has_expired(conversation) else CopiedTurns(conversation.window(place, window)),
+                history=CopiedTurns(before) if before else (),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
@@ -61,7 +62,8 @@ class MemoryStore(MemoryUpkeep):
                     tokens=turn.tokens,
                 )
                 conversation.settle(place, kept)
-                self._keep_files(conversation, turn, kept)
+                if turn.files:
+                    self._keep_files(conversation, turn, kept)
             name = conversation.name_for(turn)
             return FinishedTurn(
                 continuation_id=name,

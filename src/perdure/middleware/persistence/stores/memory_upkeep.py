@@ -21,6 +21,7 @@ class HasTurns(Protocol):
     created_at: datetime
     updated_at: datetime
     expires_at: datetime | None
+    turns: list[Turn]
 
     def own_turns(self) -> list[Turn]: ...
 
@@ -33,9 +34,12 @@ class MemoryUpkeep:
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         with self._lock:
-            hits = [
-                hit for kept in self._living() for turn in kept.own_turns() for hit in self._hits(question, kept, turn)
-            ]
+            asked = [kept for kept in self._living() if question.continuation_id in (None, kept.continuation_id)]
+            asked.sort(key=lambda kept: (kept.updated_at, kept.continuation_id))
+            # Each once: as its own conversation's, else as that of the fork that was used last.
+            shown = {turn.id: (kept, turn) for kept in asked for turn in kept.turns}
+            shown |= {turn.id: (kept, turn) for kept in asked for turn in kept.own_turns()}
+            hits = [hit for kept, turn in shown.values() for hit in self._hits(question, kept, turn)]
         hits.sort(key=lambda hit: hit.position, reverse=True)
         return [hit for hit in hits if before is None or hit.position < before][:limit]
 

@@ -3,11 +3,12 @@
 A direct connection and PostgREST call the same functions by the same names of arguments and get the same JSON.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from perdure.errors import ConversationFull, StoreMisconfigured, TurnConflict
+from perdure.errors import ConversationFull, FunctionMissing, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import (
@@ -39,7 +40,8 @@ __all__ = ["SqlFunctionStore", "SqlFunctions"]
 
 _LAST_PLACE = (1 << 63) - 1
 
-_CONVERSATIONS_KNOWN = 4096
+_ASK_AGAIN_AFTER = 60.0
+"""Seconds for which a function that was missing is not called: then somebody may have migrated."""
 
 
 class SqlFunctionStore(SqlUpkeep):
@@ -50,19 +52,19 @@ class SqlFunctionStore(SqlUpkeep):
         """Names the database to people, without a secret in it."""
         self._functions = functions
         self._clock = clock or SystemClock()
-        self._last_places: dict[tuple[str, str], int] = {}
-        """Of conversations, as far as this process knows."""
+        self._missing: dict[str, float] = {}
+        """Functions that the database has not, and when it said so."""
         self._known: KnownTurns[tuple[str, str]] = KnownTurns()
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
-        if window.last_place is not None and _is_new(turn):
-            self._refuse_if_full(turn, window.last_place)
         with encoded(turn.id):
             arguments = self._whole(turn) | {"max_turns": window.turns, "max_tokens": window.tokens}
-        reply = self._acknowledged(turn, self._called("begin_turn_in_line", "begin_turn", arguments))
+        known = [("begin_turn_in_line", arguments), ("begin_turn", arguments)]
+        if window.last_place is not None and _is_new(turn):
+            known.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | arguments))
+        reply = self._acknowledged(turn, self._called(*known))
         with decoded(self._functions.where):
             continuation_id = reply["continuation_id"]
-            self._note(turn.principal, continuation_id, reply["place"])
             return BegunTurn(
                 continuation_id=continuation_id,
                 place=reply["place"],
@@ -112,7 +114,8 @@ class SqlFunctionStore(SqlUpkeep):
             "max_turns": limit,
             "at": self._clock.now().isoformat(),
         }
-        lines = self._lines("read_turns", "turns", self._called("read_turns_in_line", "read_turns", arguments))
+        reply = self._called(("read_turns_in_line", arguments), ("read_turns", arguments))
+        lines = self._lines("read_turns", "turns", reply)
         with decoded(self._functions.where):
             return [_turn(line, principal, continuation_id) for line in lines]
 
@@ -161,22 +164,6 @@ class SqlFunctionStore(SqlUpkeep):
     def close(self) -> None:
         self._functions.close()
 
-    def _refuse_if_full(self, turn: Turn, last: int) -> None:
-        """Asks only if this process has seen the conversation full: then it is, unless it has expired meanwhile.
-
-        Raises:
-            ConversationFull: It has given place `last`.
-        """
-        if self._last_places.get((turn.principal, turn.continuation_id), 0) >= last:
-            for living in self.conversations(turn.principal, turn.continuation_id, limit=1):
-                if living.turns >= last:
-                    raise ConversationFull(turn.continuation_id, living.turns)
-
-    def _note(self, principal: str, continuation_id: str, place: int) -> None:
-        if len(self._last_places) >= _CONVERSATIONS_KNOWN:
-            self._last_places.clear()
-        self._last_places[principal, continuation_id] = place
-
     def _history(self, lines: Sequence[JsonObject], principal: str, continuation_id: str) -> Sequence[Turn]:
         """A line that is as it was when this conversation was read last is not taken apart again."""
         conversation = principal, continuation_id
@@ -195,12 +182,17 @@ class SqlFunctionStore(SqlUpkeep):
         reply = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
         return self._lines(function, what, reply)
 
-    def _called(self, function: str, before_forks: str, arguments: JsonObject) -> Json:
-        """What `function` answers; in a database that has no forks yet, what there was before it."""
-        try:
-            return self._functions.call(function, arguments)
-        except StoreMisconfigured:
-            return self._functions.call(before_forks, arguments)
+    def _called(self, *newest_first: tuple[str, JsonObject]) -> Json:
+        """What the first of these functions answers, with its arguments, that the database has been migrated to."""
+        *newer, (oldest, arguments) = newest_first
+        for function, given in newer:
+            if time.monotonic() - self._missing.get(function, -_ASK_AGAIN_AFTER) < _ASK_AGAIN_AFTER:
+                continue
+            try:
+                return self._functions.call(function, given)
+            except FunctionMissing:
+                self._missing[function] = time.monotonic()
+        return self._functions.call(oldest, arguments)
 
     def _lines(self, function: str, what: str, reply: Json) -> list[JsonObject]:
         if not isinstance(reply, dict) or not isinstance(lines := reply.get(what), list):
@@ -212,11 +204,14 @@ class SqlFunctionStore(SqlUpkeep):
 
         Raises:
             TurnConflict: The id belongs to another principal or another call.
+            ConversationFull: It has given the last place that it may.
             StoreUnavailable: It is not what the functions answer.
         """
         match reply:
             case {"status": "conflict"}:
                 raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
+            case {"status": "full", "place": int() as place}:
+                raise ConversationFull(turn.continuation_id, place)
             case {"turn_id": turn_id, "place": int()} if turn_id == turn.id:
                 return dict(reply)
             case _:

@@ -13,6 +13,7 @@ from storage3.exceptions import StorageApiError
 
 from perdure.errors import (
     FileMissing,
+    FunctionMissing,
     PerdureError,
     StoreMisconfigured,
     StoreTimeout,
@@ -101,6 +102,8 @@ _BY_CODE: dict[str, _Entry] = {
     "NoSuchBucket": _BUCKET,
 }
 
+_NO_FUNCTION = ("PGRST202", "42883")
+
 _BY_STATUS: dict[int, _Entry] = {
     400: _UNFIT,
     401: _KEY,
@@ -161,9 +164,8 @@ def sorted_out(error: Exception, reply: LastReply | None, where: str) -> Fault |
     said = code if entry is _MIGRATE else _shortened(message) or f"status {status}"
     text = f"The Supabase project {where} {entry.what} ({said})."
     kinds = {Treatment.RETRY: StoreUnavailable, Treatment.HOLD: StoreMisconfigured, Treatment.QUARANTINE: TurnRefused}
-    return Fault(
-        entry.treatment, kinds[entry.treatment](text, remedy=entry.remedy), reply.retry_after if reply else None
-    )
+    kind = FunctionMissing if code in _NO_FUNCTION else kinds[entry.treatment]
+    return Fault(entry.treatment, kind(text, remedy=entry.remedy), reply.retry_after if reply else None)
 
 
 def _entry(code: str, status: int, message: str) -> _Entry:

@@ -7,7 +7,14 @@ from typing import Any
 
 import psycopg
 
-from perdure.errors import PerdureError, StoreMisconfigured, StoreTimeout, StoreUnavailable, TurnRefused
+from perdure.errors import (
+    FunctionMissing,
+    PerdureError,
+    StoreMisconfigured,
+    StoreTimeout,
+    StoreUnavailable,
+    TurnRefused,
+)
 
 __all__ = ["CutOff", "cut_off_noticed", "explained", "may_pass", "speaks_of_preparing"]
 
@@ -98,7 +105,8 @@ def explained(where: str) -> Iterator[None]:
     Raises:
         TurnRefused: In place of what the turn itself brings about: text that Postgres cannot hold.
         StoreTimeout: In place of a lock that was not to be had.
-        StoreMisconfigured: In place of what waits for an operator: rights, the schema, the address.
+        FunctionMissing: In place of the undefined function.
+        StoreMisconfigured: In place of what else waits for an operator: rights, the schema, the address.
         StoreUnavailable: In place of any other `psycopg.Error` or `OSError`.
     """
     try:
@@ -125,6 +133,8 @@ def explained(where: str) -> Iterator[None]:
         kind = StoreMisconfigured if state.startswith(_FOR_AN_OPERATOR) else StoreUnavailable
         if state == "55P03":
             kind = StoreTimeout
+        elif state == "42883":
+            kind = FunctionMissing
         raise kind(f"The database {where} {what} ({_first_line(error)}).", remedy=remedy) from error
 
 

@@ -27,7 +27,7 @@ _WAIT_SECONDS = 60.0
 _VERSION = 1
 """Of the tables in it. One of another is made again."""
 
-_MAKE = ("make_words", "make_messages", "make_conversations", "make_unanswered")
+_MAKE = ("make_words", "faster", "make_messages", "make_conversations", "make_unanswered")
 _ADD_NEW = ("add_new_words", "add_new_messages", "add_new_unanswered", "note_places")
 _ADD_LATE = ("add_late_words", "add_late_messages", "note_late_outcomes", "forget_answered")
 
@@ -138,7 +138,8 @@ class SearchIndex:
             "now": now.isoformat(),
             "limit": limit,
         }
-        find = self._sql["find"]
+        under = "under_any" if question.continuation_id is None else "under_one"
+        find = "\n".join(self._sql[name] for name in ("found", under, "asked_for"))
         if wanted["words"] is None:
             find = find.replace("words JOIN messages f ON f.id = words.rowid", "messages f").replace(
                 "words MATCH :words", "f.id & 1 = 0"

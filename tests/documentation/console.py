@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,14 @@ END = "=end of a command= "
 class Typed:
     command: str
     seen: tuple[str, ...]
-    """The lines that follow in the document; `…` in them stands for anything."""
+    """The lines that follow in the document; `…` in them stands for anything, and alone on a line for any lines."""
 
     def is_as_written(self, output: list[str]) -> bool:
         """Whether `output` are those lines. Where the document shows none, whatever there is."""
-        if not self.seen:
-            return True
-        return len(output) == len(self.seen) and all(map(_fits, self.seen, output))
+        return (
+            not self.seen
+            or re.fullmatch("".join(map(_pattern, self.seen)), "".join(f"{line}\n" for line in output)) is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ def sessions(document: Path, headings: set[str]) -> list[Typed]:
     for section in re.split(r"^## ", document.read_text(), flags=re.MULTILINE)[1:]:
         if section.partition("\n")[0] in headings:
             for block in re.findall(r"^```console\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL):
-                found.extend(_typed(block))
+                found.extend(typed(block))
     return found
 
 
-def run(session: list[Typed], *, folder: Path, environment: Mapping[str, str]) -> Iterator[Ran]:
+def run(session: Iterable[Typed], *, folder: Path, environment: Mapping[str, str]) -> Iterator[Ran]:
     """Everything in one shell, up to the first command that does not go as written."""
     shell = subprocess.Popen(
         ["bash", "--noprofile", "--norc"],
@@ -76,11 +77,30 @@ def run(session: list[Typed], *, folder: Path, environment: Mapping[str, str]) -
             shell.kill()
 
 
-def _typed(block: str) -> Iterator[Typed]:
+def typed(block: str) -> Iterator[Typed]:
     for piece in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-        command, *seen = piece.rstrip("\n").splitlines()
-        yield Typed(command, tuple(seen))
+        lines = piece.rstrip("\n").splitlines()
+        # A command goes on in the next line after a backslash, or a pipe.
+        end = next(number for number, line in enumerate(lines, 1) if not line.endswith(("\\", "|")))
+        yield Typed("\n".join(lines[:end]), tuple(lines[end:]))
 
 
-def _fits(written: str, line: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, written.split("…"))), line) is not None
+_DIFFERS_EACH_TIME = {
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}": None,  # an id
+    r"(?:just now|\d+ (?:s|min|h|d) ago)": None,
+    r"\d[\d.,]* (?:ms|s|min)\b": None,
+    r"\d{4}-\d\d-\d\d \d\d:\d\d": None,
+    r"…": ".*",
+    r" {2,}": r"\s+",
+}
+"""What is written, and what then stands for it: None, another of its kind. A column is as wide as what is in it."""
+
+
+def _pattern(written: str) -> str:
+    if written == "…":
+        return r"(?:.*\n)*"
+    pattern = ""
+    for piece in re.split(f"({'|'.join(_DIFFERS_EACH_TIME)})", written):
+        kind = next((kind for kind in _DIFFERS_EACH_TIME if re.fullmatch(kind, piece)), "")
+        pattern += (_DIFFERS_EACH_TIME[kind] or kind) if kind else re.escape(piece)
+    return pattern + r"\s*\n"
