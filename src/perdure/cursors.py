@@ -2,7 +2,7 @@
 
 import base64
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 
 from perdure.errors import PerdureError
 
@@ -25,8 +25,11 @@ def position_of(cursor: str) -> tuple[datetime, str, str]:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None:
             raise ValueError("a time without its zone")
+        moment = moment.astimezone(UTC)  # A store writes it so, and not every time can be.
+        for name in (str(first), str(second)):
+            name.encode()
         return moment, str(first), str(second)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _no_end(cursor) from error
 
 

@@ -1,19 +1,25 @@
 """`perdure ui` as a command: how it begins and ends, and what it says when it cannot."""
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from viewer.driving import a_viewer
 from viewer.kept import Kept
+
+from perdure.viewer.turn_view import readable
 
 
 def run(*arguments: str, before: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -37,6 +43,24 @@ def test_it_prints_its_address_listens_on_the_loopback_and_ends_with_ctrl_c_with
         viewer.process.send_signal(signal.SIGINT)
         out, err = viewer.process.communicate(timeout=30)
         assert (viewer.process.returncode, out, err) == (0, "", "")
+
+
+def test_it_ends_with_a_page_and_no_trace_while_one_waits_for_its_store(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, concurrent.futures.ThreadPoolExecutor() as threads:
+        address = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d"
+        with (
+            a_viewer(tmp_path, PERDURE_BACKEND="postgres", PERDURE_DATABASE_URL=address) as viewer,
+            httpx.Client(follow_redirects=True, timeout=60) as client,
+        ):
+            page = threads.submit(client.get, viewer.address)
+            connection, _ = silent.accept()  # The page has asked, and nobody will answer.
+            with connection:
+                viewer.process.send_signal(signal.SIGINT)
+                answer = page.result()
+                assert (answer.status_code, "was ended before" in answer.text) == (503, True)
+                _, err = viewer.process.communicate(timeout=60)
+            assert viewer.process.returncode == 0
+            assert err.splitlines() in ([], ["Cancel 1 running task(s), timeout graceful shutdown exceeded"])
 
 
 def test_a_port_that_is_taken_is_named_with_the_way_out() -> None:
@@ -121,6 +145,40 @@ def test_a_file_whose_content_is_gone_or_another_is_not_given_out(tmp_path: Path
         with pytest.raises(httpx.RemoteProtocolError):  # A part of it is never taken for the whole.
             client.get(addresses["large.txt"])
         assert client.get(viewer.page("file", user="alice", uri=small.uri)).status_code == 404
+
+
+def test_a_turn_that_only_another_python_can_read_hides_no_other(tmp_path: Path) -> None:
+    """A server on Python 3.13 keeps what is nested ten times more deeply than 3.12 reads."""
+    kept = Kept(tmp_path)
+    kept.turn("as always", conversation="first")
+    kept.turn("nested", conversation="second", others={"value": "here"})
+    kept.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "perdure.db")) as database, database:
+        deep = "[" * 100_000 + "]" * 100_000
+        assert database.execute(
+            """update chat_messages set body = replace(body, '"here"', ?) where instr(body, '"here"')""", (deep,)
+        ).rowcount
+    with a_viewer(tmp_path) as viewer, httpx.Client(follow_redirects=True) as client:
+        conversations = client.get(viewer.address)
+        assert conversations.status_code == 200
+        assert "as always" in conversations.text
+        assert "Its last turn could not be read" in conversations.text
+        answer = client.get(viewer.page("conversation", user="local", id="second"))
+        assert answer.status_code == 503
+        assert "nested more deeply than this Python reads" in answer.text
+
+
+def test_a_value_that_python_reads_and_cannot_indent_is_shown_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From about 1,000 levels on, with Python 3.12."""
+    dumps = json.dumps
+
+    def without_indent(value: Any, *, indent: int | None = None, **how: Any) -> str:
+        if indent is not None:
+            raise RecursionError
+        return dumps(value, **how)
+
+    monkeypatch.setattr(json, "dumps", without_indent)
+    assert readable({"é": [[1]]}) == '{"é": [[1]]}'
 
 
 def test_a_part_of_a_turn_can_be_saved_whole(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The viewer reads what a page shows, however much is kept, and writes nothing."""
 
+import base64
 import hashlib
 import os
 from collections import Counter
@@ -171,3 +172,28 @@ def test_a_folder_without_anything_stays_so(tmp_path: Path) -> None:
         assert "Nothing was found" in client.get(viewer.page("search", q="anything")).text
         assert client.get(viewer.page("conversation", user="local", id="c")).status_code == 404
     assert not (tmp_path / "data").exists() or os.listdir(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        '["2026-01-01T00:00:00+00:00", "\\ud800", "a"]',
+        '["2026-01-01T00:00:00+00:00", "a", "\\udfff"]',
+        '["0001-01-01T00:00:00+23:59", "a", "1"]',
+        '["9999-12-31T23:59:59-23:59", "a", "1"]',
+        '["2026-01-01T00:00:00", "a", "1"]',
+        "[" * 20_000,
+    ],
+    ids=lambda key: key[:40],
+)
+def test_a_page_that_begins_where_none_ended_says_so(tmp_path: Path, key: str) -> None:
+    runtime = build(Settings(data_dir=tmp_path))
+    credentials = Credentials()
+    client = TestClient(application(runtime, credentials, {"testserver"}))
+    client.get(f"{credentials.base}/?token={credentials.token}")
+    kept_to_look_at(tmp_path).close()
+    before = base64.urlsafe_b64encode(key.encode()).decode()
+    for page in ("?", "?tool=chat&", "search?q=hotel&"):
+        answer = client.get(f"{credentials.base}/{page}before={before}")
+        assert answer.status_code == 400, page
+        assert "is not the end of a page" in answer.text

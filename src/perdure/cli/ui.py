@@ -1,5 +1,6 @@
 """`perdure ui`: what is kept, as a page in a browser of this machine."""
 
+import threading
 import webbrowser
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,12 @@ def show_page(runtime: Runtime, *, port: int, opens: bool) -> None:
     def started(address: "Address") -> None:
         typer.echo(f"perdure ui: {address.printed}")
         typer.echo("Only this machine can open it, with this address. It changes nothing. Ctrl-C ends it.")
-        if opens and not webbrowser.open(address.opened):
-            typer.echo("No browser could be started: open the address yourself.", err=True)
+        if opens:  # Beside the server: some browsers are waited for, and would wait for it.
+            threading.Thread(target=_open, args=(address.opened,), daemon=True).start()
 
     serve(runtime, port=port, started=started)
+
+
+def _open(address: str) -> None:
+    if not webbrowser.open(address):
+        typer.echo("No browser could be started: open the address yourself.", err=True)

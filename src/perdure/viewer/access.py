@@ -4,6 +4,7 @@ A server on the loopback is reached by more than that: by every page in the brow
 and by whoever makes a name of theirs resolve to 127.0.0.1. See docs/decisions/0016-viewer.md.
 """
 
+import asyncio
 import hmac
 import secrets
 import threading
@@ -12,7 +13,7 @@ from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.viewer.rendering import Problem, Rendering
 
@@ -34,33 +35,42 @@ class Credentials:
         """Cookies do not know ports: any other server on this machine that the browser visits would be sent ours. So it
         is bound to a path that nobody else knows."""
         self._session = secrets.token_urlsafe(32)
-        self._ticket: str | None = None
+        self.ticket = secrets.token_urlsafe(32)
+        """Good once: for a browser's command line, which all users of the machine can see. So it is shown outside of
+        `base`, which stays unknown to them."""
+        self._is_used = False
         self._lock = threading.Lock()
 
-    def ticket(self) -> str:
-        """A token that is good once: for a browser's command line, which all users of the machine can see."""
-        self._ticket = secrets.token_urlsafe(32)
-        return self._ticket
-
     def admits(self, token: str) -> bool:
-        with self._lock:
-            if self._ticket is not None and _is_same(token, self._ticket):
-                self._ticket = None
-                return True
         return _is_same(token, self.token)
+
+    def is_ticket(self, token: str) -> bool:
+        return _is_same(token, self.ticket)
+
+    def use_ticket(self) -> bool:
+        """Whether it was still good."""
+        with self._lock:
+            was_used, self._is_used = self._is_used, True
+        return not was_used
 
     def knows(self, cookie: str) -> bool:
         return _is_same(cookie, self._session)
 
-    def welcome(self, request: Request) -> Response:
+    def welcome(self, path: str) -> Response:
         """To the page without the token, which is then neither in the address bar nor in the history."""
-        response = RedirectResponse(request.url.path, HTTPStatus.SEE_OTHER)
+        response = RedirectResponse(path, HTTPStatus.SEE_OTHER)
         response.set_cookie(_COOKIE, self._session, path=self.base, httponly=True, samesite="strict")
         return response
 
 
 def _is_same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
+
+
+def _sent(request: Request) -> list[str]:
+    """The values of all cookies of our name: another server on this machine can set one too, for all paths."""
+    pairs = (part.strip().partition("=") for part in request.headers.get("cookie", "").split(";"))
+    return [value for name, _, value in pairs if name == _COOKIE]
 
 
 class Guard:
@@ -76,7 +86,19 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # No web sockets here: uvicorn answers one that nobody accepts with 403.
-        await self._answer(Request(scope))(scope, receive, send)
+        request, has_begun = Request(scope), False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._answer(request)(scope, receive, watched)
+        except asyncio.CancelledError:  # Ctrl-C, and a store that takes longer than uvicorn waits.
+            if has_begun:
+                raise
+            await self._rendering.problem(request, _ENDED, is_inside=False)(scope, receive, send)
 
     def _answer(self, request: Request) -> ASGIApp:
         refusal = self._not_a_reader(request) or self._from_elsewhere(request)
@@ -84,11 +106,15 @@ class Guard:
             return self._rendering.problem(request, refusal, is_inside=False)
         if request.url.path.startswith(STATIC):
             return self._app
+        token = request.query_params.get("token")
+        if request.url.path == "/" and token is not None and self._credentials.is_ticket(token):
+            if self._credentials.use_ticket():
+                return self._credentials.welcome(self._credentials.base + "/")
+            return self._rendering.problem(request, _USED, is_inside=False)
         if self._is_inside(request):
-            token = request.query_params.get("token")
             if token is not None and self._credentials.admits(token):
-                return self._credentials.welcome(request)
-            if token is None and self._credentials.knows(request.cookies.get(_COOKIE, "")):
+                return self._credentials.welcome(request.url.path)
+            if token is None and any(map(self._credentials.knows, _sent(request))):
                 return self._app
         return self._rendering.problem(request, _NOT_KNOWN, is_inside=False)
 
@@ -121,11 +147,22 @@ _NOT_KNOWN = Problem(
     "This browser has not shown the token.",
     "open the address that `perdure ui` printed in the terminal, whole, with its token. Each start has a new one.",
 )
+_USED = Problem(
+    HTTPStatus.UNAUTHORIZED,
+    "This address was good once, and somebody has used it.",
+    "open the one that `perdure ui` printed in the terminal. If it was not your browser that used this one, another "
+    "user of this machine has seen what is kept: end `perdure ui`, and start it without --open.",
+)
 _WRONG_HOST = Problem(
     HTTPStatus.MISDIRECTED_REQUEST,
     "This viewer was asked for under a name that is not its own.",
     "open the address that `perdure ui` printed in the terminal. To see it from another machine, forward the port: "
     "`ssh -L PORT:127.0.0.1:PORT`.",
+)
+_ENDED = Problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The viewer was ended before this page was ready.",
+    "start `perdure ui` again, and open the address that it prints then.",
 )
 _OTHER_SITE = Problem(
     HTTPStatus.FORBIDDEN,

@@ -81,12 +81,12 @@ class _Faults:
                 status = HTTPStatus.SERVICE_UNAVAILABLE
             case _:
                 status = HTTPStatus.BAD_REQUEST
-        return self._rendering.problem(request, Problem(status, error.what, error.remedy))
+        return self._problem(request, Problem(status, error.what, error.remedy))
 
     def no_such_page(self, request: Request, error: Exception) -> Response:
         del error
         problem = Problem(HTTPStatus.NOT_FOUND, "There is no such page.", "go to the conversations.")
-        return self._rendering.problem(request, problem)
+        return self._problem(request, problem)
 
     def unknown(self, request: Request, error: Exception) -> Response:
         """A mistake of ours. Its trace is printed in the terminal."""
@@ -95,4 +95,9 @@ class _Faults:
             f"This page cannot be shown ({type(error).__name__}): a mistake in perdure. What is kept is not harmed.",
             "report it, with what stands in the terminal.",
         )
-        return self._rendering.problem(request, problem)
+        return self._problem(request, problem)
+
+    def _problem(self, request: Request, problem: Problem) -> Response:
+        # Whoever asks there may have shown no token: a link would tell them the path that the cookie is bound to.
+        is_inside = not request.url.path.startswith(STATIC)
+        return self._rendering.problem(request, problem, is_inside=is_inside)

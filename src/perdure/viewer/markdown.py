@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_block import StateBlock, table
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
@@ -23,12 +24,13 @@ FileLink: TypeAlias = Callable[[str], str]
 
 
 def as_html(text: str, file_link: FileLink) -> Markup | None:
-    """None if it cannot be shown so: it is too long, or markdown-it would leave out what is nested too deeply."""
+    """None if it cannot be shown so: it is or would become too long, or markdown-it would leave out what is nested
+    too deeply."""
     if len(text) > LONGEST:
         return None
-    env = {"file_link": file_link}
+    env: dict[str, Any] = {"file_link": file_link, _GROWS: False}
     tokens = _MARKDOWN.parse(printable_text(text), env)
-    if any(token.level >= _DEEPEST - 1 for token in tokens):
+    if env[_GROWS] or _characters_of_links(tokens) > LONGEST or any(token.level >= _DEEPEST - 1 for token in tokens):
         return None
     _lower_headings(tokens)
     rendered: Any = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, env)
@@ -36,9 +38,30 @@ def as_html(text: str, file_link: FileLink) -> Markup | None:
 
 
 LONGEST = 50_000
-"""Characters. The worst that somebody can write takes time in proportion to its square: half a second for so many."""
+"""Characters. The worst that somebody can write takes time in proportion to its square: seconds for so many."""
 
 _DEEPEST = 20
+
+_GROWS = "grows"
+
+
+def _characters_of_links(tokens: Sequence[Token]) -> int:
+    """Each `[a]` repeats the whole address and title of its reference: a page could become a thousand times longer."""
+    inline = (child for token in tokens for child in token.children or ())
+    return sum(len(str(value)) for token in inline for value in token.attrs.values())
+
+
+def _table_as_written(state: StateBlock, first: int, end: int, silent: bool) -> bool:
+    """A table, unless most of its cells would be made up: every row is filled up to the width of the first."""
+    if not table(state, first, end, True):
+        return False
+    if silent:
+        return True
+    if not state.env[_GROWS]:
+        last = next((line for line in range(first, end) if state.isEmpty(line)), end) - 1
+        columns = state.src.count("|", state.bMarks[first], state.eMarks[first]) + 1
+        state.env[_GROWS] = columns * (last - first) > 2 * (state.eMarks[last] - state.bMarks[first])
+    return not state.env[_GROWS] and table(state, first, end, False)
 
 
 def _lower_headings(tokens: Sequence[Token]) -> None:
@@ -86,11 +109,17 @@ class _Markdown(MarkdownIt):
     def validateLink(self, url: str) -> bool:  # noqa: N802 - its name there
         """A link leads outside or to a kept file. Anything else, addresses on our own pages among it, stays text."""
         try:
-            return urlsplit(url).scheme.lower() in ("http", "https", "mailto", "storage")
+            parts = urlsplit(url)
         except ValueError:
             return False
+        match parts.scheme.lower():
+            case "http" | "https":
+                return bool(parts.netloc)  # To a browser, `http:text` is the page `text` of this very server.
+            case scheme:
+                return scheme in ("mailto", "storage")
 
 
 _MARKDOWN = _Markdown(
     "commonmark", {"html": False, "breaks": True, "maxNesting": _DEEPEST}, renderer_cls=_Renderer
 ).enable(["table", "strikethrough"])
+_MARKDOWN.block.ruler.at("table", _table_as_written, {"alt": ["paragraph", "reference"]})

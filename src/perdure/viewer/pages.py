@@ -1,6 +1,5 @@
 """What each page shows. Every function reads a bounded number of rows, however much is kept."""
 
-import json
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -14,7 +13,7 @@ from perdure.middleware.persistence.wiring import Runtime
 from perdure.viewer.conversation_lines import lines_of
 from perdure.viewer.headers import SANDBOXED
 from perdure.viewer.rendering import Rendering
-from perdure.viewer.turn_view import files_of, view_of
+from perdure.viewer.turn_view import files_of, readable, view_of
 
 __all__ = ["Nothing", "Pages"]
 
@@ -122,9 +121,9 @@ class Pages:
             case "answer" if answer is not None:
                 return _saved(turn, "answer.txt", answer.text)
             case "arguments":
-                return _saved(turn, "arguments.json", json.dumps(turn.arguments, indent=2))
+                return _saved(turn, "arguments.json", readable(turn.arguments, ensure_ascii=True))
             case "result" if answer is not None:
-                return _saved(turn, "result.json", json.dumps(answer.result, indent=2))
+                return _saved(turn, "result.json", readable(answer.result, ensure_ascii=True))
             case _:
                 raise Nothing("The turn has no such part.", remedy="go back to the turn, and choose one of its links.")
 

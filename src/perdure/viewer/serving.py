@@ -48,8 +48,9 @@ def serve(runtime: Runtime, *, port: int, started: Callable[[Address], None]) ->
             loop="asyncio",
             timeout_graceful_shutdown=1,
         )
-        page = f"http://{_HOST}:{port}{credentials.base}/?token="
-        started(Address(page + credentials.token, page + credentials.ticket()))
+        origin = f"http://{_HOST}:{port}"
+        printed = f"{origin}{credentials.base}/?token={credentials.token}"
+        started(Address(printed, f"{origin}/?token={credentials.ticket}"))
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order, and then raises it again.
             uvicorn.Server(config).run(sockets=[listening])
 

@@ -13,7 +13,7 @@ from perdure.viewer.kept_files import may_be_shown
 from perdure.viewer.links import Links
 from perdure.viewer.markdown import LONGEST, as_html
 
-__all__ = ["FileView", "Said", "TurnView", "files_of", "view_of"]
+__all__ = ["FileView", "Said", "TurnView", "files_of", "readable", "view_of"]
 
 _FILES_AT_ONCE = 100
 
@@ -111,11 +111,11 @@ def view_of(
         protocol_version=str(turn.metadata.get("protocol_version") or ""),
         link=links.turn(user, continuation_id, place),
         prompt=said("prompt", turn.prompt),
-        arguments=said("arguments", _readable(others)) if others else None,
+        arguments=said("arguments", readable(others)) if others else None,
         answer=said("answer", answer.text, is_markdown=not _is_json(answer.text))
         if answer is not None and answer.text
         else None,
-        result=said("result", _readable(result)) if result is not None else None,
+        result=said("result", readable(result)) if result is not None else None,
         error=_error_of(answer.error) if answer is not None and answer.error is not None else "",
         files=tuple(_file_view(file, user, links) for file in files),
     )
@@ -132,8 +132,12 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _readable(value: Json) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+def readable(value: Json, *, ensure_ascii: bool = False) -> str:
+    """In lines, unless it is nested too deeply for that: Python may read more levels than it indents."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=ensure_ascii)
+    except RecursionError:
+        return json.dumps(value, ensure_ascii=ensure_ascii)
 
 
 def _error_of(error: Mapping[str, Json]) -> str:

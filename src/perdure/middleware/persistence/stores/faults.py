@@ -33,7 +33,7 @@ class encoded:  # noqa: N801 - read as a word in a `with`
 class decoded:  # noqa: N801
     """
     Raises:
-        StoreUnavailable: A row holds what perdure did not write.
+        StoreUnavailable: A row holds what perdure did not write, or what only another Python can read.
     """
 
     __slots__ = ("_where",)
@@ -45,6 +45,11 @@ class decoded:  # noqa: N801
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, RecursionError):
+            raise StoreUnavailable(
+                f"The database {self._where} holds a turn that is nested more deeply than this Python reads.",
+                remedy="read it with the version of Python that the server runs on.",
+            ) from error
         if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
             raise StoreUnavailable(
                 f"The database {self._where} holds something that perdure did not write ({error}).",
