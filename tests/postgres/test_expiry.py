@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from postgres.databases import Functions
 
-from perdure.middleware.persistence.files.keeper import tenant_of
+from perdure.middleware.persistence.files.names import tenant_of
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.turn import StoredFile, Turn, Window
 from perdure.testing import FrozenClock

@@ -13,7 +13,7 @@ from postgres.databases import Database, as_role, perdure
 from servers.postgres_cluster import PostgresCluster
 from servers.unprivileged import wait_until
 
-from perdure.middleware.persistence.files.keeper import tenant_of
+from perdure.middleware.persistence.files.names import tenant_of
 from perdure.middleware.persistence.migrations.postgres_files import as_one_text, postgres_migrations
 
 STORAGE = """

@@ -10,7 +10,7 @@ from typing import Any
 from cli.kept_data import BEGAN, Data
 
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
-from perdure.middleware.persistence.files.keeper import tenant_of
+from perdure.middleware.persistence.files.names import tenant_of
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Outcome, StoredFile, Turn
 from perdure.testing import FrozenClock

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from perdure.errors import StoreError
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.conversation_resources import ConversationResources
-from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.middleware.persistence.turn import Json
 from perdure.middleware.proxy.json_rpc import INVALID_PARAMS, METHOD_NOT_FOUND, Message, error_response, response
 from perdure.middleware.proxy.requests import Request
 
@@ -35,25 +35,20 @@ async def with_conversations(
     params, method = request.message.params, request.message.method
     try:
         if method == "resources/read":
-            return response(request.id, _in_full(request, await ours.read(caller, params)))
+            return response(request.id, request.in_full(await ours.read(caller, params), cacheable=False))
         if method == "completion/complete":
-            return response(request.id, _in_full(request, await ours.completed(caller, params)))
+            return response(request.id, request.in_full(await ours.completed(caller, params), cacheable=False))
         if method == "resources/list" and ours.continues(params):
             following = await ours.listed(caller, {"resources": []}, params["cursor"])
-            return response(request.id, _in_full(request, following))
+            return response(request.id, request.in_full(following, cacheable=False))
         answer = await servers_own()
         page: Json = answer.body.get("result")
         error: Json = answer.body.get("error")
         if isinstance(error, dict) and error.get("code") == METHOD_NOT_FOUND:
-            page = _in_full(request, {_LISTS[str(method)]: []})  # It has none of its own.
+            page = request.in_full({_LISTS[str(method)]: []}, cacheable=False)  # It has none of its own.
         if not isinstance(page, dict):
             return answer
         page = ours.with_template(page) if method != "resources/list" else await ours.listed(caller, page, None)
         return response(request.id, page)
     except StoreError as refused:  # as the SDKs answer for a resource that is not there
         return error_response(request.id, INVALID_PARAMS, str(refused), {"uri": params.get("uri")})
-
-
-def _in_full(request: Request, result: JsonObject) -> JsonObject:
-    """A result of ours, as the request's protocol version wants it; nobody may keep it."""
-    return {**result, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"} if request.is_stateless else result

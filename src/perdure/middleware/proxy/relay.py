@@ -16,6 +16,7 @@ from perdure.logs import log
 from perdure.middleware.persisted_server import PersistedServer
 from perdure.middleware.persistence.turn import Json, JsonObject
 from perdure.middleware.persistence.wiring import runtime
+from perdure.middleware.proxy.amended_answers import LIST_CHANGED, AmendedAnswers
 from perdure.middleware.proxy.behind import Behind
 from perdure.middleware.proxy.conversations import concerns, with_conversations
 from perdure.middleware.proxy.json_rpc import (
@@ -51,9 +52,9 @@ class Relay:
         self._calls = calls
         self._at_once = AtOnce(client)
         self._persisted = PersistedServer(Behind(self._ask), {}, or_else="")
+        self._amended = AmendedAnswers(self._persisted)
         self._open: dict[Key, Request] = {}
         self._progress: dict[Key, CallProgress] = {}
-        self._negotiated: str | None = None
         self._ended: Ended | None = None
         self._own_ids = f"perdure-{uuid.uuid4()}-"
         self._numbers = count()
@@ -97,7 +98,7 @@ class Relay:
         return message.method in ours or concerns(self._persisted.conversations, message)
 
     def _request(self, message: Message, replies: Replies) -> Request:
-        version = message.meta.get(PROTOCOL_VERSION, self._negotiated)
+        version = message.meta.get(PROTOCOL_VERSION, self._amended.negotiated)
         return Request(message=message, replies=replies, protocol_version=version if isinstance(version, str) else None)
 
     async def _requested(self, request: Request) -> None:
@@ -127,11 +128,11 @@ class Relay:
                 await self._start(self._with_conversations, request)
                 return
             case "tools/list":
-                request.rewritten = self._listed
+                request.rewritten = self._amended.listed
             case "server/discover" if self._persisted.conversations.are_on:
-                request.rewritten = self._announced
+                request.rewritten = self._amended.announced
             case "initialize":
-                request.rewritten = self._initialized
+                request.rewritten = self._amended.initialized
             case _:
                 pass
         await self._upstream.send(request.message)
@@ -157,7 +158,7 @@ class Relay:
     def _forget(self, request: Request) -> None:
         if self._open.get(request.message.key) is request:
             del self._open[request.message.key]
-        self._progress.pop(_token(request), None)
+        self._progress.pop(request.progress_key, None)
 
     async def _cancelled(self, message: Message) -> None:
         """A late answer is then nobody's, and passes as it is: the client must ignore it (MCP, Cancellation)."""
@@ -240,7 +241,7 @@ class Relay:
 
         if "progressToken" in request.message.meta:
             request.progress = CallProgress(request.message.meta["progressToken"], self._notify)
-            self._progress[_token(request)] = request.progress
+            self._progress[request.progress_key] = request.progress
         try:
             result = await self._persisted.call(self._incoming(request), proceed)
         except AnsweredWithError as error:
@@ -251,7 +252,7 @@ class Relay:
         if isinstance(result, Message):
             return result
         if request.answer is None:
-            return response(request.id, _in_full(request, result))
+            return response(request.id, request.in_full(result))
         return request.answer if result is request.answer.body["result"] else request.answer.changed(result=result)
 
     async def _passed_on(self, request: Request) -> Message:
@@ -294,62 +295,15 @@ class Relay:
             result = await self._persisted.read(self._incoming(request))
         except StoreError as error:  # as the SDKs answer for a resource that is not there
             return error_response(request.id, INVALID_PARAMS, str(error), {"uri": request.message.params["uri"]})
-        if request.is_stateless:
-            result = {**result, "ttlMs": 0, "cacheScope": "private"}
-        return response(request.id, _in_full(request, result))
+        return response(request.id, request.in_full(result, cacheable=False))
 
     async def _with_conversations(self, request: Request) -> Message:
         ours = self._persisted.conversations
         return await with_conversations(ours, request, lambda: self._passed_on(request))
 
-    def _announced(self, answer: Message) -> Message:
-        result = answer.body.get("result")
-        if not isinstance(result, dict):
-            return answer
-        return answer.changed(result=self._persisted.conversations.announced(result))
-
-    def _listed(self, answer: Message) -> Message:
-        page = answer.body.get("result")
-        if not isinstance(page, dict):
-            return answer
-        try:
-            shown = self._persisted.list(page)
-        except Exception as error:  # noqa: BLE001 - a list that we cannot read is the server's to show
-            runtime().say("tool.not_amended", error)
-            return answer
-        return answer if shown == page else answer.changed(result=shown)
-
-    def _initialized(self, answer: Message) -> Message:
-        result = answer.body.get("result")
-        if not isinstance(result, dict):
-            return answer
-        if isinstance(version := result.get("protocolVersion"), str):
-            self._negotiated = version
-        if self._persisted.conversations.are_on:
-            answer = self._announced(answer)
-            result = answer.body["result"]
-        match result:
-            case {"capabilities": {"tools": dict(tools)} as others} if not tools.get("listChanged"):
-                if not runtime().settings.enabled:
-                    return answer
-                # A client that is not told that the list may change does not listen for it.
-                offered = {**others, "tools": {**tools, "listChanged": True}}
-                return answer.changed(result={**result, "capabilities": offered})
-            case _:
-                return answer
-
     async def _tell_of_changes(self) -> None:
-        """A client that was shown its tools otherwise than settings have them by now is told to look again.
-
-        One without a handshake would have to have subscribed, with the server.
-        """
-        try:
-            changed = self._negotiated is not None and self._persisted.shown.have_changed()
-        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-            runtime().say("tools.change_not_told", error)
-            return
-        if changed:
-            await self._client.write(_LIST_CHANGED)
+        if self._amended.list_has_changed():
+            await self._client.write(LIST_CHANGED)
 
     def _incoming(self, request: Request) -> IncomingRequest:
         params = request.message.params
@@ -366,9 +320,6 @@ class Relay:
         self._client.write_now(message.raw)
 
 
-_LIST_CHANGED = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
-
-
 def _with_own_state(params: JsonObject) -> JsonObject:
     """`params` with the server's own request state, as it gave it, in place of our envelope around it."""
     state = params.get("requestState")
@@ -376,10 +327,6 @@ def _with_own_state(params: JsonObject) -> JsonObject:
         return params
     rest = {name: value for name, value in params.items() if name != "requestState"}
     return rest if own is None else {**rest, "requestState": own}
-
-
-def _token(request: Request) -> Key:
-    return key_of(request.message.meta.get("progressToken"))
 
 
 def _is_result(answer: Message) -> bool:
@@ -390,11 +337,6 @@ def _is_result(answer: Message) -> bool:
             return isinstance(content, list) and isinstance(meta, dict) and all(isinstance(b, dict) for b in content)
         case _:
             return False
-
-
-def _in_full(request: Request, result: JsonObject) -> JsonObject:
-    """A result of ours, as the request's protocol version wants it."""
-    return {**result, "resultType": "complete"} if request.is_stateless else result
 
 
 def _gone(request: Request, ended: Ended) -> Message:

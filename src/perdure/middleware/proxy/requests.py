@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from perdure.middleware.persistence.turn import Json
-from perdure.middleware.proxy.json_rpc import Message
+from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.middleware.proxy.json_rpc import Key, Message, key_of
 from perdure.middleware.proxy.progress import CallProgress
 from perdure.middleware.proxy.replies import Replies
 
@@ -60,9 +60,21 @@ class Request:
         return PROTOCOL_VERSION in self.message.meta
 
     @property
+    def progress_key(self) -> Key:
+        """Of the progress that its client wants to be told of."""
+        return key_of(self.message.meta.get("progressToken"))
+
+    @property
     def passes_untouched(self) -> bool:
         return not self.has_task and self.rewritten is _as_it_is
 
     def arrive(self, answer: Message) -> None:
         self.answer = answer
         self.arrived.set()
+
+    def in_full(self, result: JsonObject, *, cacheable: bool = True) -> JsonObject:
+        """A result of ours, as the protocol version of this request wants it."""
+        if not self.is_stateless:
+            return result
+        full = {**result, "resultType": "complete"}
+        return full if cacheable else {**full, "ttlMs": 0, "cacheScope": "private"}

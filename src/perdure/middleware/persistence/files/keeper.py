@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -15,15 +14,13 @@ from perdure.errors import FileMissing, StoreUnavailable
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, FileRefused
 from perdure.middleware.persistence.files.content import PUT_BACK, checked_pieces, content_of
+from perdure.middleware.persistence.files.names import local_name, safe_name, tenant_of
 from perdure.middleware.persistence.files.snapshot import Limit, Progress, Snapshot, take_snapshot
 from perdure.middleware.persistence.ports import FileStore, Spool, Store
 from perdure.middleware.persistence.turn import StoredFile
 
-__all__ = ["FileKeeper", "FileLimits", "Keeping", "LeftAlone", "tenant_of"]
+__all__ = ["FileKeeper", "FileLimits", "Keeping", "LeftAlone"]
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_SAFE_TENANT = re.compile(r"(?!h-)[A-Za-z0-9_-]{1,64}")
-_LONGEST_SAFE_NAME = 80
 _KEEP_COPIES = 3600.0
 """Seconds: a tool may have handed its copy to something that works on after the call."""
 
@@ -103,7 +100,7 @@ class FileKeeper:
         self._remove_old_copies()
         folder = self.copies / os.urandom(16).hex()
         folder.mkdir(parents=True, mode=0o700)
-        copy = folder / _file_name(stored.name)
+        copy = folder / local_name(stored.name)
         try:
             with copy.open("xb") as out:
                 self._copy(stored, out, max_bytes, progress)
@@ -245,7 +242,7 @@ class Keeping:
             os.close(file.descriptor)
         name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         stored = StoredFile(
-            key=f"{self._tenant}/{snapshot.sha256}/{_safe_name(name)}",
+            key=f"{self._tenant}/{snapshot.sha256}/{safe_name(name)}",
             bucket=self._keeper.file_store.bucket,
             name=name,
             sha256=snapshot.sha256,
@@ -329,24 +326,3 @@ def _folders(parent: Path) -> Iterator[tuple[float, int, Path]]:
             with contextlib.suppress(OSError):
                 size = sum(path.lstat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
                 yield folder.lstat().st_mtime, size, folder
-
-
-def tenant_of(principal: str) -> str:
-    """The first part of a principal's keys: the principal itself, or its hash where it has other characters."""
-    if _SAFE_TENANT.fullmatch(principal):
-        return principal
-    return "h-" + hashlib.sha256(principal.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _safe_name(name: str) -> str:
-    """What of a file's name can stand in a key everywhere: ASCII letters, digits and `._-`, with its ending."""
-    stem, dot, ending = _UNSAFE.sub("_", name).lstrip(".").rpartition(".")
-    if not dot or len(ending) > 20:
-        return (_UNSAFE.sub("_", name).lstrip(".") or "file")[:_LONGEST_SAFE_NAME]
-    return f"{stem[: _LONGEST_SAFE_NAME - len(ending) - 1] or 'file'}.{ending}"
-
-
-def _file_name(name: str) -> str:
-    """`name` for a local file: the true one, unless the file system could not hold it."""
-    usable = name.replace("/", "_").replace("\0", "_").lstrip(".") or "file"
-    return usable if len(usable.encode("utf-8", "surrogatepass")) <= 200 else _safe_name(usable)

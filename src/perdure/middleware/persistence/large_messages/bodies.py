@@ -10,7 +10,7 @@ from perdure.errors import FileMissing, PerdureError, StoreUnavailable
 from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.files.content import content_of
-from perdure.middleware.persistence.files.keeper import tenant_of
+from perdure.middleware.persistence.files.names import tenant_of
 from perdure.middleware.persistence.ports import FileStore, Spool
 from perdure.middleware.persistence.turn import StoredFile
 
