@@ -13,7 +13,15 @@ import pytest
 from servers.postgres_cluster import PostgresCluster
 from servers.unprivileged import free_port
 
-from perdure.errors import PerdureError, SettingsError, StoreMisconfigured, StoreTimeout, StoreUnavailable, TurnRefused
+from perdure.errors import (
+    FunctionMissing,
+    PerdureError,
+    SettingsError,
+    StoreMisconfigured,
+    StoreTimeout,
+    StoreUnavailable,
+    TurnRefused,
+)
 from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.turn import Window
@@ -73,7 +81,7 @@ CASES = {
     "unknown user": Case(lambda its: its.of("kept", user="nobody_there"), "refused the user", "mend"),
     "unknown database": Case(lambda its: its.of("not_there"), "does not exist", "create it"),
     "closed database": Case(lambda its: its.of("closed"), "refused this user", "mend the user"),
-    "not migrated": Case(lambda its: its.of("empty"), "no functions of perdure", "perdure migrate"),
+    "not migrated": Case(lambda its: its.of("empty"), "no functions of perdure", "perdure migrate", FunctionMissing),
     "no tables": Case(lambda its: its.of("torn"), "no tables of perdure", "perdure migrate"),
     "no right to the functions": Case(lambda its: its.of("kept", user="guest"), "not let this user", "migrated it"),
     "no right to a table": Case(lambda its: its.of("untold"), "not let this user", "migrated it"),

@@ -99,8 +99,9 @@ def test_pages_of_turns_are_turned_by_keys_and_by_number(page: Page, viewer: Vie
     expect(page.locator(".place").first).to_have_text("1")
     press(page, "n")
     expect(page.locator(".place").first).to_have_text("26")
+    page.wait_for_load_state()  # only then is the turn that the address names given the focus
     page.get_by_label("Go to turn").fill("58")
-    press(page, "Enter")
+    page.get_by_label("Go to turn").press("Enter")
     expect(page.locator(".place").first).to_have_text("58")
     assert places(page) == [58, 59, 60]
 
