@@ -90,7 +90,7 @@ bench: .venv/dev.stamp $(PEERS:%=.venv/peers/%.stamp)  ## What perdure costs, be
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 terminal-pictures: .venv/dev.stamp  ## What commands look like in a terminal, for the documentation: docs/images/*.svg.
-	$(BIN)/python docs/terminal_pictures.py
+	$(BIN)/python -m tools.terminal_pictures
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -7,10 +7,11 @@ import sys
 from io import StringIO
 from pathlib import Path
 
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
+
+from tools.svg import WITHOUT_FONTS
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -18,8 +19,6 @@ PICTURE = REPOSITORY / "docs" / "images" / "restart.svg"
 
 WIDTH = 100
 """Columns: so that the longest line stays whole, once the hash in a storage URI is shortened."""
-
-NO_FONT_FROM_ELSEWHERE = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     terminal.print(Text.from_ansi(f"$ make demo\n{shown}\n "))  # a last line of its own: the picture cuts into it
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_text(
-        terminal.export_svg(title="make demo", theme=MONOKAI, code_format=NO_FONT_FROM_ELSEWHERE, unique_id="restart")
+        terminal.export_svg(title="make demo", theme=MONOKAI, code_format=WITHOUT_FONTS, unique_id="restart")
     )
 
 

@@ -1,7 +1,7 @@
 """Pictures of what `perdure` shows in a terminal: real commands, in a real terminal of a given width, drawn as SVG.
 
-python docs/terminal_pictures.py                              # makes docs/images/*.svg anew
-python docs/terminal_pictures.py --into /tmp/looks --all      # every picture, 80 and 120 columns, dark and light
+python -m tools.terminal_pictures                              # makes docs/images/*.svg anew
+python -m tools.terminal_pictures --into /tmp/looks --all      # every picture, 80 and 120 columns, dark and light
 """
 
 import argparse
@@ -20,7 +20,6 @@ from pathlib import Path
 from struct import pack
 from termios import TIOCSWINSZ
 
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI, TerminalTheme
 from rich.text import Text
@@ -29,6 +28,7 @@ from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Answer, Outcome
 from perdure.testing import FrozenClock
 from perdure.testing.turns import a_file, a_turn, answered, ended
+from tools.svg import WITHOUT_FONTS
 
 PERDURE = str(Path(sys.executable).with_name("perdure"))
 
@@ -67,7 +67,7 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 def main() -> None:
     wanted = argparse.ArgumentParser(description=__doc__)
-    wanted.add_argument("--into", type=Path, default=Path(__file__).parent / "images")
+    wanted.add_argument("--into", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
     wanted.add_argument("--all", action="store_true")
     given = wanted.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def run(command: Sequence[str], width: int, environment: Mapping[str, str]) -> s
     """What the command writes to a terminal that is so many columns wide."""
     terminal, child = pty.openpty()
     ioctl(child, TIOCSWINSZ, pack("HHHH", 40, width, 0, 0))
-    process = subprocess.Popen(  # noqa: S603 - our own command
+    process = subprocess.Popen(
         [PERDURE, *command], stdin=child, stdout=child, stderr=child, env=dict(environment), close_fds=True
     )
     os.close(child)
@@ -167,11 +167,7 @@ def drawn(command: Sequence[str], said: str, width: int, theme: TerminalTheme) -
     for line in Text.from_ansi(said.rstrip("\n")).split(allow_blank=True):
         for row in line.divide(range(width, len(line), width)) or [line]:  # as a terminal does, in the midst of words
             console.print(row, soft_wrap=True)
-    return console.export_svg(title="perdure", theme=theme, code_format=_WITHOUT_FONTS)
-
-
-_WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-"""Rich's picture names addresses of fonts; whoever looks has one of their own."""
+    return console.export_svg(title="perdure", theme=theme, code_format=WITHOUT_FONTS)
 
 
 if __name__ == "__main__":
