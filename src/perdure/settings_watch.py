@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import TypeAlias
 
-from perdure.errors import SettingsError
 from perdure.settings_loader import settings_file, usual_settings_file
 
 __all__ = ["SettingsWatch"]
@@ -48,13 +47,14 @@ class SettingsWatch:
 
 
 def _state() -> "_State | None":
+    # Whatever fails here fails again for whoever reads the file, who says so. A call may not fail of it.
     try:
         file = settings_file() or usual_settings_file()
-    except SettingsError:
+    except Exception:  # noqa: BLE001
         return None  # Its name cannot be read, and will not change.
     try:
         status = file.stat()
-    except OSError:
+    except Exception:  # noqa: BLE001
         return file, None
     return file, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
 

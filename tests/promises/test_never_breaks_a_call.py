@@ -21,7 +21,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 from mcp_wire import called, kept, text_of, wire, without_announcement
 
-from perdure import Outcome, install, persisted
+from perdure import Outcome, install, persisted, settings_watch
 from perdure.errors import StoreTimeout, StoreUnavailable, TurnConflict
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.spool import Spool
@@ -369,6 +369,29 @@ async def test_a_file_system_that_fails_while_perdure_starts_costs_only_the_memo
     assert (meta["perdure/persisted"], meta["perdure/fault"]) == (False, "settings_invalid")
     assert str(error) in caplog.text
     assert "Remedy" in caplog.text
+
+
+@every_seam
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), RuntimeError("nobody expects this")])
+@pytest.mark.parametrize("step", ["settings_file", "usual_settings_file"])
+async def test_a_settings_file_that_cannot_be_watched_costs_nothing(
+    step: str, error: Exception, server: Callable[[], MCPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PERDURE_CONFIG")
+    monkeypatch.setattr(settings_watch, step, raising(error))
+    assert (await _answer(server()))["_meta"]["perdure/persisted"] is True
+
+
+@every_seam
+async def test_a_settings_file_whose_state_cannot_be_told_is_as_none(
+    server: Callable[[], MCPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nowhere:
+        def stat(self) -> None:
+            raise RuntimeError("nobody expects this")
+
+    monkeypatch.setattr(settings_watch, "settings_file", Nowhere)
+    assert (await _answer(server()))["_meta"]["perdure/persisted"] is True
 
 
 async def test_with_settings_that_cannot_be_used_a_file_that_a_tool_gives_out_is_neither_read_nor_copied(
