@@ -21,10 +21,22 @@ _MOST_AT_ONCE = 64
 
 
 class GroupWriter:
-    """`writing` gives the connection, for one thread at a time."""
+    """`writing` gives the connection, for one thread at a time.
 
-    def __init__(self, writing: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> None:
+    What writes note for those after them can be kept right by two calls, within the thread that commits: `began`, when
+    a transaction has begun, and `taken_back`, when what was written in one was undone, of one write or of all.
+    """
+
+    def __init__(
+        self,
+        writing: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        *,
+        began: Callable[[], None] = lambda: None,
+        taken_back: Callable[[], None] = lambda: None,
+    ) -> None:
         self._writing = writing
+        self._began = began
+        self._taken_back = taken_back
         self._lock = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._leader: _Write[Any] | None = None
@@ -83,39 +95,41 @@ class GroupWriter:
             with self._writing() as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
                 self._set_synchronous(connection, "FULL" if any(write.durable for write in batch) else "NORMAL")
-                if not _committed(connection, batch, apart=False):
-                    _committed(connection, batch, apart=True)
+                if not self._committed(connection, batch, apart=False):
+                    self._committed(connection, batch, apart=True)
         except BaseException as error:  # noqa: BLE001 - every waiting thread must learn of it
             for write in batch:
                 write.error = error
+
+    def _committed(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]", *, apart: bool) -> bool:
+        """Commit all of `batch`. False if one of several failed by itself; nothing of them is done then.
+
+        `apart` lets those that fail fail alone, and costs each two statements more.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        self._began()
+        try:
+            for write in batch:
+                if apart:
+                    if not write.run_apart(connection):
+                        self._taken_back()
+                else:
+                    write.run(connection)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._taken_back()
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if len(batch) > 1 and not apart and _concerns_one(error):
+                return False
+            raise
+        return True
 
     def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
         on, now = self._synchronous
         if on is not connection or now != level:
             connection.execute(f"PRAGMA synchronous = {level}")
             self._synchronous = (connection, level)
-
-
-def _committed(connection: sqlite3.Connection, batch: "list[_Write[Any]]", *, apart: bool) -> bool:
-    """Commit all of `batch`. False if one of several failed by itself; nothing of them is done then.
-
-    `apart` lets those that fail fail alone, and costs each two statements more.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for write in batch:
-            if apart:
-                write.run_apart(connection)
-            else:
-                write.run(connection)
-        connection.execute("COMMIT")
-    except BaseException as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        if len(batch) > 1 and not apart and _concerns_one(error):
-            return False
-        raise
-    return True
 
 
 def _concerns_one(error: BaseException) -> bool:
@@ -148,8 +162,8 @@ class _Write(Generic[T]):
     def run(self, connection: sqlite3.Connection) -> None:
         self._result = (self._work(connection),)
 
-    def run_apart(self, connection: sqlite3.Connection) -> None:
-        """Do the work, or undo it alone.
+    def run_apart(self, connection: sqlite3.Connection) -> bool:
+        """Do the work, or undo it alone. Says whether it was done.
 
         Raises:
             sqlite3.Error: The database failed: then the whole batch does.
@@ -163,6 +177,7 @@ class _Write(Generic[T]):
             connection.execute("ROLLBACK TO one")
             self.error = error
         connection.execute("RELEASE one")
+        return self.error is None
 
     def outcome(self) -> T:
         if self.error is not None:
