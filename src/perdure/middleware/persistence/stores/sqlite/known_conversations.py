@@ -202,9 +202,12 @@ class KnownConversations:
             del self._intents[next(iter(self._intents))]
         self._intents[turn_id] = intent
 
-    def ended(self, turn_id: str) -> Intent | None:
+    def ended(self, turn_id: str, principal: str, digest: str) -> Intent | None:
         """What was noted of the turn when it began. It is not any more."""
-        return self._intents.pop(turn_id, None)
+        intent = self._intents.pop(turn_id, None)
+        if intent is None or intent.digest != digest or intent.name[0] != principal:
+            return None
+        return intent
 
     def begun_elsewhere(self, name: tuple[str, str], key: int, place: int) -> None:
         """The conversation has a turn at `place` now, of which nothing is noted."""

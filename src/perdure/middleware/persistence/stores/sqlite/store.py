@@ -47,10 +47,8 @@ class SqliteStore(SqliteUpkeep):
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with self._database.gate.inside(), explained(self.path):
             with encoded(turn.id):
-                prompt = prompt_row(turn)
-                place = self._writer.write(
-                    lambda connection: self._turns.begin(connection, prompt, window), durable=False
-                )
+                wanted = prompt_row(turn), window
+                place = self._writer.write_together(wanted, self._turns.begin, durable=False)
             history: Sequence[Turn] = ()
             if place.expired:
                 pass
@@ -76,7 +74,7 @@ class SqliteStore(SqliteUpkeep):
     def finish(self, turn: Turn) -> FinishedTurn:
         with self._database.gate.inside(), explained(self.path), encoded(turn.id):
             answer = answer_row(turn, self._clock.now())
-            return self._writer.write(lambda connection: self._turns.finish(connection, answer), durable=True)
+            return self._writer.write_together(answer, self._turns.finish, durable=True)
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         wanted = [

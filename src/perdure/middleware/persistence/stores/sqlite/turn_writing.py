@@ -5,12 +5,14 @@ what there is.
 """
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
 from perdure.errors import ConversationFull, TurnConflict
 from perdure.middleware.persistence.ports import Clock
+from perdure.middleware.persistence.sqlite_file.group_writer import Refused
 from perdure.middleware.persistence.stores.sqlite.histories import Histories, HistoryPlan
 from perdure.middleware.persistence.stores.sqlite.known_conversations import (
     Intent,
@@ -57,136 +59,145 @@ class TurnWriting:
         self._known = known
         self._histories = histories
 
-    def begin(self, connection: sqlite3.Connection, prompt: PromptRow, window: Window) -> Place:
+    def begin(
+        self, connection: sqlite3.Connection, wanted: Sequence[tuple[PromptRow, Window]]
+    ) -> Sequence[Place | Refused]:
+        """Each refused with a `TurnConflict`, if its id was used before for another call, or with a `ConversationFull`,
+        if the window's last place was given already.
         """
-        Raises:
-            TurnConflict: The id was used before for another call.
-            ConversationFull: The window's last place was given already.
-        """
-        turn, now = prompt.turn, self._clock.now()
         self._known.forget_if_others_wrote(connection)
-        conversation = self._known.of(turn.principal, turn.continuation_id)
-        at = now.isoformat()
-        if conversation is not None and conversation.takes(turn, at, window):
-            number = conversation.last_place + 1
-            if self._add_prompt(connection, prompt, conversation.key, number):
-                self._known.has_news = True
-                conversation.moved_on(number, self._take_place(connection, turn, conversation.key, number, now, at))
-                return self._begun(connection, prompt, conversation, window)
-        found = self._found(connection, turn, now)
-        if found is not None:
-            return found if found.forked else self._with_history(connection, turn, found, window)
-        session = self._placed(connection, prompt, now, window.last_place)
-        if session.forked:
-            return Place(session.key, session.continuation_id, session.last_place, forked=True)
-        conversation = KnownConversation(
-            (turn.principal, session.continuation_id),
-            session.key,
-            session.last_place,
-            self._histories.newest(connection, session.key, session.last_place, window.turns),
-            depth=window.turns,
-            minted=session.minted,
-            expires_at=session.expires_at,
-        )
-        self._known.keep(conversation)
-        return self._begun(connection, prompt, conversation, window)
+        now = self._clock.now()
+        if len(wanted) > 1:
+            return self._begun_together(connection, wanted, now)
+        ((prompt, window),) = wanted
+        return [self._begun(connection, prompt, window, now)]
 
-    def finish(self, connection: sqlite3.Connection, answer: AnswerRow) -> FinishedTurn:
-        """
-        Raises:
-            TurnConflict: The id was used before for another call.
-        """
+    def finish(self, connection: sqlite3.Connection, answers: Sequence[AnswerRow]) -> Sequence[FinishedTurn | Refused]:
+        """Each refused with a `TurnConflict`, if its id was used before for another call."""
+        if len(answers) > 1:
+            return self._finished_together(connection, answers)
+        return [self._finished(connection, answers[0])]
+
+    # ── one turn ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begun(
+        self, connection: sqlite3.Connection, prompt: PromptRow, window: Window, now: datetime
+    ) -> Place | Refused:
+        turn, at = prompt.turn, now.isoformat()
+        conversation = self._known.of(turn.principal, turn.continuation_id)
+        if conversation is not None and conversation.takes(turn, at, window):
+            place = conversation.last_place + 1
+            values = prompt.values(conversation.key, place)
+            if connection.execute(self._sql["add_prompt"], values).rowcount:
+                self._known.has_news = True
+                move = _move(turn, conversation, place, now, at)
+                connection.execute(self._sql["take_place"], move)
+                conversation.moved_on(place, move[-1])
+                return self._noted(connection, prompt, conversation, place, window)
+        try:
+            found = self._found(connection, turn, now)
+            if found is None:
+                return self._begun_anew(connection, prompt, window, now)
+        except (TurnConflict, ConversationFull) as error:
+            return Refused(error)
+        return found if found.forked else self._with_history(connection, turn, found, window)
+
+    def _finished(self, connection: sqlite3.Connection, answer: AnswerRow) -> FinishedTurn | Refused:
         turn = answer.turn
-        intent = self._known.ended(turn.id)
-        place, known = None, None
-        if intent is not None and (place := self._finished_as_it_began(connection, answer, intent)) and intent.prompt:
-            known = as_read(intent.prompt, answer, place.continuation_id, place.number)
-        if place is None:
-            place = self._finished(connection, answer)
-        if place.outcome is Outcome.ANSWERED and not place.replay:
-            self._known.answered((turn.principal, place.continuation_id), place.key, place.number, turn.tokens, known)
+        intent = self._known.ended(turn.id, turn.principal, turn.digest)
+        if intent is not None:
+            with suppress(sqlite3.IntegrityError):  # It is not there any more: somebody has deleted it.
+                values = answer.values(intent.key, intent.place)
+                if connection.execute(self._sql["add_answer"], values).rowcount:
+                    return self._ended(connection, answer, intent)
+        try:
+            place = self._looked_up(connection, turn)
+        except TurnConflict as error:
+            return Refused(error)
+        added = connection.execute(self._sql["add_answer"], answer.values(place.key, place.number)).rowcount > 0
+        if added and turn.outcome is Outcome.ANSWERED:
+            name = turn.principal, place.continuation_id
+            self._known.answered(name, place.key, place.number, turn.tokens)
         return FinishedTurn(
             continuation_id=place.continuation_id,
             place=place.number,
-            outcome=place.outcome,
-            files=self._files(connection, turn, place) if turn.files else (),
+            outcome=turn.outcome if added else place.outcome,
+            files=self._files(connection, turn, place.key, place.continuation_id, added=added) if turn.files else (),
         )
 
-    # ── a turn in a conversation that is known ───────────────────────────────────────────────────────────────────
+    # ── many turns, in conversations that are known; if anything is otherwise, each is written apart ──────────────
 
-    def _begun(
-        self, connection: sqlite3.Connection, prompt: PromptRow, conversation: KnownConversation, window: Window
+    def _begun_together(
+        self, connection: sqlite3.Connection, wanted: Sequence[tuple[PromptRow, Window]], now: datetime
+    ) -> Sequence[Place | Refused]:
+        at = now.isoformat()
+        prompts, moves, begun = [], [], []
+        others: list[int] = []
+        for number, (prompt, window) in enumerate(wanted):
+            turn = prompt.turn
+            conversation = self._known.of(turn.principal, turn.continuation_id)
+            if conversation is None or not conversation.takes(turn, at, window):
+                others.append(number)
+                continue
+            self._known.has_news = True
+            place = conversation.last_place + 1
+            move = _move(turn, conversation, place, now, at)
+            conversation.moved_on(place, move[-1])
+            prompts.append(prompt.values(conversation.key, place))
+            moves.append(move)
+            begun.append((number, conversation, place))
+        if connection.executemany(self._sql["add_prompt"], prompts).rowcount < len(prompts):
+            raise _NotAllNew
+        connection.executemany(self._sql["take_place"], moves)
+        results: dict[int, Place | Refused] = {}
+        for number, conversation, place in begun:
+            prompt, window = wanted[number]
+            results[number] = self._noted(connection, prompt, conversation, place, window)
+        for number in others:
+            results[number] = self._begun(connection, *wanted[number], now)
+        return [results[number] for number in range(len(wanted))]
+
+    def _finished_together(
+        self, connection: sqlite3.Connection, answers: Sequence[AnswerRow]
+    ) -> Sequence[FinishedTurn | Refused]:
+        intents = [self._known.ended(row.turn.id, row.turn.principal, row.turn.digest) for row in answers]
+        known = [(row, intent) for row, intent in zip(answers, intents, strict=True) if intent is not None]
+        values = [row.values(intent.key, intent.place) for row, intent in known]
+        if connection.executemany(self._sql["add_answer"], values).rowcount < len(values):
+            raise _NotAllNew
+        return [
+            self._ended(connection, row, intent) if intent is not None else self._finished(connection, row)
+            for row, intent in zip(answers, intents, strict=True)
+        ]
+
+    # ── what is known of them ────────────────────────────────────────────────────────────────────────────────────
+
+    def _noted(
+        self,
+        connection: sqlite3.Connection,
+        prompt: PromptRow,
+        conversation: KnownConversation,
+        place: int,
+        window: Window,
     ) -> Place:
-        turn, place = prompt.turn, conversation.last_place
-        self._known.begun(turn.id, Intent(conversation.name, conversation.key, place, turn.digest, prompt))
+        """A turn has begun."""
+        turn, key = prompt.turn, conversation.key
+        self._known.begun(turn.id, Intent(conversation.name, key, place, turn.digest, prompt))
         before = self._histories.plan(connection, conversation, window)
-        return Place(conversation.key, conversation.name[1], place, before)
+        return Place(key, conversation.name[1], place, before)
 
-    def _add_prompt(self, connection: sqlite3.Connection, prompt: PromptRow, key: int, place: int) -> bool:
-        """Says whether it was added: not if there is a turn with this id."""
-        turn = prompt.turn
-        added = connection.execute(
-            self._sql["add_prompt"],
-            (
-                key << 32 | place << 1,
-                key,
-                turn.id,
-                place,
-                prompt.content,
-                prompt.body,
-                turn.tool,
-                turn.digest,
-                turn.after_place,
-                turn.deferred,
-                prompt.lease_until,
-                prompt.started_at,
-                prompt.metadata,
-            ),
+    def _ended(self, connection: sqlite3.Connection, answer: AnswerRow, intent: Intent) -> FinishedTurn:
+        """A turn has ended as it had begun."""
+        turn, continuation_id, place = answer.turn, intent.name[1], intent.place
+        if turn.outcome is Outcome.ANSWERED:
+            read = as_read(intent.prompt, answer, continuation_id, place) if intent.prompt is not None else None
+            self._known.answered(intent.name, intent.key, place, turn.tokens, read)
+        return FinishedTurn(
+            continuation_id=continuation_id,
+            place=place,
+            outcome=turn.outcome,
+            files=self._files(connection, turn, intent.key, continuation_id, added=True) if turn.files else (),
         )
-        return added.rowcount > 0
-
-    def _take_place(
-        self, connection: sqlite3.Connection, turn: Turn, key: int, place: int, now: datetime, at: str
-    ) -> str | None:
-        """Returns the conversation's new end, if it has one."""
-        expires_at = (now + turn.expire_after).isoformat() if turn.expire_after else None
-        connection.execute(self._sql["take_place"], (key, place, at, expires_at))
-        return expires_at
-
-    def _finished_as_it_began(self, connection: sqlite3.Connection, answer: AnswerRow, intent: Intent) -> Place | None:
-        """None unless the turn stands where it was begun, and has no answer: the statement itself looks for both."""
-        turn = answer.turn
-        if intent.digest != turn.digest or intent.name[0] != turn.principal:
-            return None
-        try:
-            if not self._add_answer(connection, answer, intent.key, intent.place):
-                return None
-        except sqlite3.IntegrityError:
-            return None  # It is not there: somebody has deleted it.
-        return Place(intent.key, intent.name[1], intent.place, outcome=turn.outcome)
-
-    def _add_answer(self, connection: sqlite3.Connection, answer: AnswerRow, key: int, place: int) -> bool:
-        """Says whether it was added: not if there is one.
-
-        Raises:
-            sqlite3.IntegrityError: The turn is not at that place.
-        """
-        turn = answer.turn
-        added = connection.execute(
-            self._sql["add_answer"],
-            (
-                key << 32 | place << 1,
-                turn.id,
-                turn.digest,
-                place,
-                answer.content,
-                answer.body,
-                turn.outcome.value,
-                turn.tokens,
-                answer.ended_at,
-            ),
-        )
-        return added.rowcount > 0
 
     # ── what is looked up ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -219,21 +230,48 @@ class TurnWriting:
         conversation = KnownConversation(name, found.key, found.number, newest, depth=window.turns)
         return found._replace(before=self._histories.plan(connection, conversation, window))
 
+    def _begun_anew(self, connection: sqlite3.Connection, prompt: PromptRow, window: Window, now: datetime) -> Place:
+        session = self._placed(connection, prompt, now, window.last_place)
+        if session.forked:
+            return Place(session.key, session.continuation_id, session.last_place, forked=True)
+        conversation = KnownConversation(
+            (prompt.turn.principal, session.continuation_id),
+            session.key,
+            session.last_place,
+            self._histories.newest(connection, session.key, session.last_place, window.turns),
+            depth=window.turns,
+            minted=session.minted,
+            expires_at=session.expires_at,
+        )
+        self._known.keep(conversation)
+        return self._noted(connection, prompt, conversation, session.last_place, window)
+
+    def _looked_up(self, connection: sqlite3.Connection, turn: Turn) -> Place:
+        """Where a turn stands that has ended. If it was never begun, it is now."""
+        now = self._clock.now()
+        place = self._found(connection, turn, now)
+        if place is not None:
+            return place
+        session = self._placed(connection, prompt_row(turn), now, None)
+        place = Place(session.key, session.continuation_id, session.last_place)
+        self._known.begun_elsewhere((turn.principal, place.continuation_id), place.key, place.number)
+        return place
+
     def _placed(self, connection: sqlite3.Connection, prompt: PromptRow, now: datetime, last: int | None) -> _Session:
         """The conversation of a new turn, which has its last place now.
 
         Raises:
             ConversationFull: Place `last` was given already.
         """
-        turn = prompt.turn
-        at = now.isoformat()
+        turn, at = prompt.turn, now.isoformat()
         session = self._session(connection, turn, at)
         place = session.last_place + 1
         if last is not None and place > last:
             raise ConversationFull(session.continuation_id, session.last_place)
-        expires_at = self._take_place(connection, turn, session.key, place, now, at) or session.expires_at
-        self._add_prompt(connection, prompt, session.key, place)
-        return session._replace(last_place=place, expires_at=expires_at)
+        move = _move(turn, session, place, now, at)
+        connection.execute(self._sql["take_place"], move)
+        connection.execute(self._sql["add_prompt"], prompt.values(session.key, place))
+        return session._replace(last_place=place, expires_at=move[-1] or session.expires_at)
 
     def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> _Session:
         """Find or make the conversation."""
@@ -254,26 +292,16 @@ class TurnWriting:
         added = connection.execute(self._sql["add_session"], {**wanted, "minted": minted})
         return _Session(added.lastrowid or 0, continuation_id, minted=minted)
 
-    def _finished(self, connection: sqlite3.Connection, answer: AnswerRow) -> Place:
-        """Where a turn stands that has ended now, or before: then it is a replay."""
-        turn, now = answer.turn, self._clock.now()
-        place = self._found(connection, turn, now)
-        if place is None:
-            session = self._placed(connection, prompt_row(turn), now, None)
-            place = Place(session.key, session.continuation_id, session.last_place)
-            self._known.begun_elsewhere((turn.principal, place.continuation_id), place.key, place.number)
-        if self._add_answer(connection, answer, place.key, place.number):
-            return place._replace(outcome=turn.outcome, replay=False)
-        return place._replace(replay=True)
-
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _files(self, connection: sqlite3.Connection, turn: Turn, place: Place) -> tuple[StoredFile, ...]:
-        """Those of a finished turn, which are added unless it had ended before."""
-        if not place.replay:
+    def _files(
+        self, connection: sqlite3.Connection, turn: Turn, key: int, continuation_id: str, *, added: bool
+    ) -> tuple[StoredFile, ...]:
+        """Those of a finished turn, which come with its answer, if that was `added` now."""
+        if added:
             for file in turn.files:
-                self._add_file(connection, turn, file, place.key)
-        of_turn = {"turn_id": turn.id, "session_id": place.key, "continuation_id": place.continuation_id}
+                self._add_file(connection, turn, file, key)
+        of_turn = {"turn_id": turn.id, "session_id": key, "continuation_id": continuation_id}
         return tuple(map(file_of, connection.execute(self._sql["files_of_turn"], of_turn)))
 
     def _add_file(self, connection: sqlite3.Connection, turn: Turn, file: StoredFile, key: int) -> None:
@@ -306,3 +334,14 @@ def _session_of(row: sqlite3.Row) -> _Session:
         row["expires_at"],
         bool(row["forked"]),
     )
+
+
+def _move(
+    turn: Turn, conversation: "KnownConversation | _Session", place: int, now: datetime, at: str
+) -> tuple[int, int, str, str | None]:
+    """What `take_place` is given; its last is the conversation's new end, if it has one."""
+    return conversation.key, place, at, (now + turn.expire_after).isoformat() if turn.expire_after else None
+
+
+class _NotAllNew(Exception):
+    """Of many turns, that is: who wrote them writes each apart, and finds out which."""

@@ -28,6 +28,25 @@ class PromptRow(NamedTuple):
     arguments: JsonObject | None
     """As they will be read again, a copy; None where only reading tells."""
 
+    def values(self, key: int, place: int) -> tuple[str | int | None, ...]:
+        """What `add_prompt` is given for that place in the conversation of that key."""
+        turn = self.turn
+        return (
+            key << 32 | place << 1,
+            key,
+            turn.id,
+            place,
+            self.content,
+            self.body,
+            turn.tool,
+            turn.digest,
+            turn.after_place,
+            turn.deferred,
+            self.lease_until,
+            self.started_at,
+            self.metadata,
+        )
+
 
 class AnswerRow(NamedTuple):
     turn: Turn
@@ -37,6 +56,21 @@ class AnswerRow(NamedTuple):
     ended_at: str
     answer: Answer | None
     """As it will be read again, a copy; None where only reading tells."""
+
+    def values(self, key: int, place: int) -> tuple[str | int | None, ...]:
+        """What `add_answer` is given for the turn at that place in the conversation of that key."""
+        turn = self.turn
+        return (
+            key << 32 | place << 1,
+            turn.id,
+            turn.digest,
+            place,
+            self.content,
+            self.body,
+            turn.outcome.value,
+            turn.tokens,
+            self.ended_at,
+        )
 
 
 def prompt_row(turn: Turn) -> PromptRow:
