@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any, Generic, NamedTuple, TypeVar
 
 __all__ = ["GroupWriter", "Refused"]
@@ -72,11 +73,11 @@ class GroupWriter:
             leads = self._leader is write
         if not leads:
             try:
-                write.wake.acquire()
+                write.wait()
+                self._wake_next(write)
             except BaseException:
                 self._give_up(write)  # interrupted, as by Ctrl-C
                 raise
-            self._wake_next(write)
         if not write.done:
             self._lead()
         return write.outcome()
@@ -89,8 +90,9 @@ class GroupWriter:
         finally:
             with self._lock:
                 self._pass_on()
-            for write, following in zip(batch, [*batch[1:], None], strict=True):
+            for write, following in pairwise(batch):
                 write.following = following
+            for write in batch:
                 write.done = True
             self._wake_next(batch[0])
 
@@ -103,24 +105,23 @@ class GroupWriter:
         with self._lock:
             following: _Write[Any] | None = write.following
             while following is not None:
-                following.wake.release()
+                following.wake()
                 following = following.following if following.is_given_up else None
 
     def _pass_on(self) -> None:
         """Make whoever waits longest the next leader."""
         self._leader = self._waiting[0] if self._waiting else None
         if self._leader is not None:
-            self._leader.wake.release()
+            self._leader.wake()
 
     def _give_up(self, write: "_Write[Any]") -> None:
         with self._lock:
             write.is_given_up = True
-            was_woken = write.wake.acquire(blocking=False)
             if write in self._waiting:
                 self._waiting.remove(write)
             if self._leader is write:
                 self._pass_on()
-        if was_woken:
+        if write.done:
             self._wake_next(write)
 
     def _commit(self, batch: "list[_Write[Any]]") -> None:
@@ -170,8 +171,11 @@ def _one_after_another(connection: sqlite3.Connection, works: Sequence[Callable[
 
 
 def _done_together(connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
+    if len(batch) == 1:
+        batch[0].do(connection)
+        return
     alike: dict[object, list[_Write[Any]]] = {}
-    for write in sorted(batch, key=_comes_later) if len(batch) > 1 else batch:
+    for write in sorted(batch, key=_comes_later):
         alike.setdefault(write.all_done, []).append(write)
     for writes in alike.values():
         results = writes[0].all_done(connection, [write.work for write in writes])
@@ -198,7 +202,18 @@ _OF_ONE_WRITE = (
 
 
 class _Write(Generic[T]):
-    __slots__ = ("all_done", "done", "durable", "error", "following", "is_given_up", "result", "wake", "work")
+    __slots__ = (
+        "_asleep",
+        "_is_woken",
+        "all_done",
+        "done",
+        "durable",
+        "error",
+        "following",
+        "is_given_up",
+        "result",
+        "work",
+    )
 
     def __init__(
         self, work: Any, all_done: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T | Refused]], durable: bool
@@ -212,9 +227,22 @@ class _Write(Generic[T]):
         self.following: _Write[Any] | None = None
         """Whom to wake next, once it is done."""
         self.is_given_up = False
-        self.wake = threading.Lock()
+        self._asleep = threading.Lock()
         """Free once there is something to do for whoever waits: its work is done, or it is the leader."""
-        self.wake.acquire()
+        self._asleep.acquire()
+        self._is_woken = False
+
+    def wait(self) -> None:
+        self._asleep.acquire()
+
+    def wake(self) -> None:
+        """For one thread at a time."""
+        if not self._is_woken:
+            self._is_woken = True
+            self._asleep.release()
+
+    def do(self, connection: sqlite3.Connection) -> None:
+        (self.result,) = self.all_done(connection, [self.work])
 
     def is_done_apart(self, connection: sqlite3.Connection) -> bool:
         """Do the work, or undo it alone.
@@ -224,7 +252,7 @@ class _Write(Generic[T]):
         """
         connection.execute("SAVEPOINT one")
         try:
-            (self.result,) = self.all_done(connection, [self.work])
+            self.do(connection)
         except Exception as error:
             if not _concerns_one(error):
                 raise

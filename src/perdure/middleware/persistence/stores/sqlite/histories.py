@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from perdure.middleware.persistence.copied_turns import CopiedTurns
+from perdure.middleware.persistence.stores.faults import decoded
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation, KnownConversations
 from perdure.middleware.persistence.stores.sqlite.rows import turn_of
 from perdure.middleware.persistence.stores.sqlite.written_rows import KnownTurn
@@ -39,7 +40,10 @@ class Histories:
         sql: Mapping[str, str],
         known: KnownConversations,
         reading: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        where: object,
     ) -> None:
+        """`where` names the database, for who reads what is wrong with it."""
+        self._where = where
         self._sql = sql
         self._known = known
         self._reading = reading
@@ -66,7 +70,7 @@ class Histories:
     def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
         """
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: A row holds what perdure did not write.
+            StoreUnavailable: A row holds what perdure did not write.
         """
         turns = [known.turn for known in plan.known if known is not None]
         if len(turns) < len(plan.places):
@@ -79,7 +83,8 @@ class Histories:
             missing = [place for place, known in zip(plan.places, plan.known, strict=True) if known is None]
             with self._reading() as reader:
                 rows = self._rows(reader, conversation.key, missing)
-        read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
+        with decoded(self._where):
+            read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
         self._known.learn(conversation, read)
         found = (known or read.get(place) for place, known in zip(plan.places, plan.known, strict=True))
         return [known.turn for known in found if known is not None]  # else it was deleted meanwhile

@@ -41,22 +41,20 @@ class SqliteStore(SqliteUpkeep):
         self._writer = GroupWriter(
             self._database.writing, began=self._known.transaction_began, taken_back=self._known.transaction_taken_back
         )
-        self._histories = Histories(self._sql, self._known, self._database.reading)
+        self._histories = Histories(self._sql, self._known, self._database.reading, self.path)
         self._turns = TurnWriting(self._sql, self._clock, self._known, self._histories)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
-        with self._database.gate.inside(), explained(self.path):
-            with encoded(turn.id):
-                wanted = prompt_row(turn), window
-                place = self._writer.write_together(wanted, self._turns.begin, durable=False)
+        with _Keeping(self._database, turn):
+            wanted = prompt_row(turn), window
+            place = self._writer.write_together(wanted, self._turns.begin, durable=False)
             history: Sequence[Turn] = ()
             if place.expired:
                 pass
             elif place.forked:
                 history = self._history_of_fork(place, turn, window)
             elif place.before is not None:
-                with decoded(self.path):
-                    history = self._histories.carried_out(place.before)
+                history = self._histories.carried_out(place.before)
         return BegunTurn(
             continuation_id=place.continuation_id,
             place=place.number,
@@ -72,7 +70,7 @@ class SqliteStore(SqliteUpkeep):
             return [turn_of(row, turn.principal, place.continuation_id) for row in rows]
 
     def finish(self, turn: Turn) -> FinishedTurn:
-        with self._database.gate.inside(), explained(self.path), encoded(turn.id):
+        with _Keeping(self._database, turn):
             answer = answer_row(turn, self._clock.now())
             return self._writer.write_together(answer, self._turns.finish, durable=True)
 
@@ -182,3 +180,22 @@ class SqliteStore(SqliteUpkeep):
                 rows = reader.execute(query, wanted).fetchall()
             with decoded(self.path):
                 return made_of(rows)
+
+
+class _Keeping:
+    """`inside`, `explained` and `encoded` in one, since they stand around the beginning and the end of every turn."""
+
+    __slots__ = ("_database", "_turn")
+
+    def __init__(self, database: Database, turn: Turn) -> None:
+        self._database = database
+        self._turn = turn
+
+    def __enter__(self) -> None:
+        self._database.gate.enter(self)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._database.gate.leave(self)
+        if error is not None:
+            with explained(self._database.path), encoded(self._turn.id):
+                raise error

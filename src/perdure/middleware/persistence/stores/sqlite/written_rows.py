@@ -113,5 +113,5 @@ def as_read(prompt: PromptRow, answer: AnswerRow, continuation_id: str, place: i
         expire_after=None,
         files=(),
     )
-    texts = prompt.content, prompt.body, prompt.metadata, answer.content, answer.body
-    return KnownTurn(turn, sum(len(text) for text in texts if text))
+    characters = len(prompt.content) + len(prompt.body or "") + len(answer.content) + len(answer.body or "")
+    return KnownTurn(turn, characters)
