@@ -8,9 +8,6 @@ __all__ = ["FoldedJson", "Path", "unfold"]
 
 Path: TypeAlias = "tuple[str | int, ...] | list[str | int]"
 
-_DEEPEST = 30
-"""Levels: far from where any Python gives up."""
-
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 
 
@@ -25,7 +22,7 @@ class FoldedJson:
         """Where `text` stood."""
         self.is_plain = True
         """It is sure that reading it gives the same: it holds nothing that is written as JSON without being such a
-        value itself, as a tuple is or a number as a name, nor is it nested deeply."""
+        value itself, as a tuple is, or a number as a name."""
         self.value = self._folded(value, ())
 
     def _folded(self, value: Json, path: tuple[str | int, ...]) -> Json:
@@ -40,11 +37,11 @@ class FoldedJson:
                     members[name] = self._folded(item, (*path, name))
                 if type(name) is not str:
                     self.is_plain = False
-            if type(value) is not dict or len(path) > _DEEPEST:
+            if type(value) is not dict:
                 self.is_plain = False
             return members
         if isinstance(value, list):
-            if type(value) is not list or len(path) > _DEEPEST:
+            if type(value) is not list:
                 self.is_plain = False
             return [
                 item if type(item) in _LEAVES and item != self._text else self._folded(item, (*path, index))

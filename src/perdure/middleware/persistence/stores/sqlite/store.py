@@ -71,7 +71,7 @@ class SqliteStore(SqliteUpkeep):
 
     def finish(self, turn: Turn) -> FinishedTurn:
         with _Keeping(self._database, turn):
-            answer = answer_row(turn, self._clock.now())
+            answer = answer_row(turn, self._clock)
             return self._writer.write_together(answer, self._turns.finish, durable=True)
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from perdure.errors import ConversationFull, TurnConflict
 from perdure.middleware.persistence.ports import Clock
@@ -146,8 +146,7 @@ class TurnWriting:
             prompts.append(prompt.values(conversation.key, place))
             moves.append(move)
             begun.append((number, conversation, place))
-        if connection.executemany(self._sql["add_prompt"], prompts).rowcount < len(prompts):
-            raise _NotAllNew
+        self._add_all(connection, "add_prompt", prompts)
         connection.executemany(self._sql["take_place"], moves)
         results: dict[int, Place | Refused] = {}
         for number, conversation, place in begun:
@@ -163,12 +162,15 @@ class TurnWriting:
         intents = [self._known.ended(row.turn.id, row.turn.principal, row.turn.digest) for row in answers]
         known = [(row, intent) for row, intent in zip(answers, intents, strict=True) if intent is not None]
         values = [row.values(intent.key, intent.place) for row, intent in known]
-        if connection.executemany(self._sql["add_answer"], values).rowcount < len(values):
-            raise _NotAllNew
+        self._add_all(connection, "add_answer", values)
         return [
             self._ended(connection, row, intent) if intent is not None else self._finished(connection, row)
             for row, intent in zip(answers, intents, strict=True)
         ]
+
+    def _add_all(self, connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if rows and connection.executemany(self._sql[statement], rows).rowcount < len(rows):
+            raise _NotAllNew
 
     # ── what is known of them ────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,7 @@ import json
 from datetime import datetime
 from typing import NamedTuple
 
+from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.serialization import answer_and_copy, exact_json, prompt_and_copy
 from perdure.middleware.persistence.turn import Answer, JsonObject, Turn
 
@@ -87,10 +88,10 @@ def prompt_row(turn: Turn) -> PromptRow:
     )
 
 
-def answer_row(turn: Turn, at: datetime) -> AnswerRow:
-    """`at`: when it ended, if it does not say so itself."""
+def answer_row(turn: Turn, clock: Clock) -> AnswerRow:
+    """`clock` tells when it ended, if it does not say so itself."""
     message, answer = answer_and_copy(turn.answer or Answer())
-    ended_at = turn.ended_at or at
+    ended_at = turn.ended_at or clock.now()
     return AnswerRow(turn, message.content, message.body, ended_at, ended_at.isoformat(), answer)
 
 
