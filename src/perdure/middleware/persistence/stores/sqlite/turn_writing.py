@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 from perdure.errors import ConversationFull, TurnConflict
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.sqlite_file.group_writer import Refused
+from perdure.middleware.persistence.stores.sqlite.given_files import files_kept
 from perdure.middleware.persistence.stores.sqlite.histories import Histories, HistoryPlan
 from perdure.middleware.persistence.stores.sqlite.known_conversations import (
     Intent,
     KnownConversation,
     KnownConversations,
 )
-from perdure.middleware.persistence.stores.sqlite.rows import file_of
+from perdure.middleware.persistence.stores.sqlite.placing import Found, Placing, place_taken
 from perdure.middleware.persistence.stores.sqlite.written_rows import AnswerRow, PromptRow, as_read, prompt_row
-from perdure.middleware.persistence.turn import FinishedTurn, Outcome, StoredFile, Turn, Window
+from perdure.middleware.persistence.turn import FinishedTurn, Outcome, Turn, Window
 
 __all__ = ["Place", "TurnWriting"]
 
@@ -34,21 +35,10 @@ class Place(NamedTuple):
     continuation_id: str
     number: int
     before: HistoryPlan | None = None
-    """The turns before it; None of a fork, and where nobody asked."""
+    """The turns before it; None of a fork."""
     replay: bool = False
     outcome: Outcome = Outcome.RUNNING
     expired: bool = False
-    forked: bool = False
-
-
-class _Session(NamedTuple):
-    """A conversation as it stands in the database."""
-
-    key: int
-    continuation_id: str
-    last_place: int = 0
-    minted: bool = False
-    expires_at: str | None = None
     forked: bool = False
 
 
@@ -58,6 +48,7 @@ class TurnWriting:
         self._clock = clock
         self._known = known
         self._histories = histories
+        self._placing = Placing(sql, known)
 
     def begin(
         self, connection: sqlite3.Connection, wanted: Sequence[tuple[PromptRow, Window]]
@@ -90,17 +81,27 @@ class TurnWriting:
             values = prompt.values(conversation.key, place)
             if connection.execute(self._sql["add_prompt"], values).rowcount:
                 self._known.has_news = True
-                move = _move(turn, conversation, place, now, at)
-                connection.execute(self._sql["take_place"], move)
-                conversation.moved_on(place, move[-1])
+                to = place_taken(turn, conversation, place, now, at)
+                connection.execute(self._sql["take_place"], to)
+                conversation.moved_on(place, to[-1])
                 return self._noted(connection, prompt, conversation, place, window)
         try:
-            found = self._found(connection, turn, now)
+            found = self._placing.found(connection, turn, now)
             if found is None:
                 return self._begun_anew(connection, prompt, window, now)
         except (TurnConflict, ConversationFull) as error:
             return Refused(error)
-        return found if found.forked else self._with_history(connection, turn, found, window)
+        before = None if found.forked else self._before(connection, turn, found, window)
+        return Place(
+            found.key,
+            found.continuation_id,
+            found.place,
+            before,
+            replay=True,
+            outcome=found.outcome,
+            expired=found.expired,
+            forked=found.forked,
+        )
 
     def _finished(self, connection: sqlite3.Connection, answer: AnswerRow) -> FinishedTurn | Refused:
         turn = answer.turn
@@ -111,19 +112,9 @@ class TurnWriting:
                 if connection.execute(self._sql["add_answer"], values).rowcount:
                     return self._ended(connection, answer, intent)
         try:
-            place = self._looked_up(connection, turn)
+            return self._finished_where_it_stands(connection, answer)
         except TurnConflict as error:
             return Refused(error)
-        added = connection.execute(self._sql["add_answer"], answer.values(place.key, place.number)).rowcount > 0
-        if added and turn.outcome is Outcome.ANSWERED:
-            name = turn.principal, place.continuation_id
-            self._known.answered(name, place.key, place.number, turn.tokens)
-        return FinishedTurn(
-            continuation_id=place.continuation_id,
-            place=place.number,
-            outcome=turn.outcome if added else place.outcome,
-            files=self._files(connection, turn, place.key, place.continuation_id, added=added) if turn.files else (),
-        )
 
     # ── many turns, in conversations that are known; if anything is otherwise, each is written apart ──────────────
 
@@ -141,10 +132,10 @@ class TurnWriting:
                 continue
             self._known.has_news = True
             place = conversation.last_place + 1
-            move = _move(turn, conversation, place, now, at)
-            conversation.moved_on(place, move[-1])
+            to = place_taken(turn, conversation, place, now, at)
+            conversation.moved_on(place, to[-1])
             prompts.append(prompt.values(conversation.key, place))
-            moves.append(move)
+            moves.append(to)
             begun.append((number, conversation, place))
         self._add_all(connection, "add_prompt", prompts)
         connection.executemany(self._sql["take_place"], moves)
@@ -198,42 +189,20 @@ class TurnWriting:
             continuation_id=continuation_id,
             place=place,
             outcome=turn.outcome,
-            files=self._files(connection, turn, intent.key, continuation_id, added=True) if turn.files else (),
+            files=files_kept(connection, self._sql, answer, intent.key, continuation_id, are_new=True),
         )
 
     # ── what is looked up ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _found(self, connection: sqlite3.Connection, turn: Turn, now: datetime) -> Place | None:
-        """Where the turn stands already.
-
-        Raises:
-            TurnConflict: It is another.
-        """
-        found = connection.execute(self._sql["find_turn"], (turn.id,)).fetchone()
-        if found is None:
-            return None
-        if found["user_id"] != turn.principal or found["digest"] != turn.digest:
-            raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
-        return Place(
-            found["id"],
-            # One that was set aside has no name of its own any more, but the caller knows it by the old one.
-            found["continuation_id"] or turn.continuation_id,
-            found["turn_seq"],
-            replay=True,
-            outcome=Outcome(found["outcome"] or Outcome.RUNNING),
-            expired=found["expires_at"] is not None and found["expires_at"] <= now.isoformat(),
-            forked=bool(found["forked"]),
-        )
-
-    def _with_history(self, connection: sqlite3.Connection, turn: Turn, found: Place, window: Window) -> Place:
-        """Of a turn that was here already: nothing of that is noted."""
-        newest = self._histories.newest(connection, found.key, found.number, window.turns)
+    def _before(self, connection: sqlite3.Connection, turn: Turn, found: Found, window: Window) -> HistoryPlan:
+        """What comes before a turn that was here already: nothing of that is noted."""
+        newest = self._histories.newest(connection, found.key, found.place, window.turns)
         name = turn.principal, found.continuation_id
-        conversation = KnownConversation(name, found.key, found.number, newest, depth=window.turns)
-        return found._replace(before=self._histories.plan(connection, conversation, window))
+        conversation = KnownConversation(name, found.key, found.place, newest, depth=window.turns)
+        return self._histories.plan(connection, conversation, window)
 
     def _begun_anew(self, connection: sqlite3.Connection, prompt: PromptRow, window: Window, now: datetime) -> Place:
-        session = self._placed(connection, prompt, now, window.last_place)
+        session = self._placing.placed(connection, prompt, now, window.last_place)
         if session.forked:
             return Place(session.key, session.continuation_id, session.last_place, forked=True)
         conversation = KnownConversation(
@@ -248,101 +217,25 @@ class TurnWriting:
         self._known.keep(conversation)
         return self._noted(connection, prompt, conversation, session.last_place, window)
 
-    def _looked_up(self, connection: sqlite3.Connection, turn: Turn) -> Place:
-        """Where a turn stands that has ended. If it was never begun, it is now."""
-        now = self._clock.now()
-        place = self._found(connection, turn, now)
-        if place is not None:
-            return place
-        session = self._placed(connection, prompt_row(turn), now, None)
-        place = Place(session.key, session.continuation_id, session.last_place)
-        self._known.begun_elsewhere((turn.principal, place.continuation_id), place.key, place.number)
-        return place
-
-    def _placed(self, connection: sqlite3.Connection, prompt: PromptRow, now: datetime, last: int | None) -> _Session:
-        """The conversation of a new turn, which has its last place now.
-
-        Raises:
-            ConversationFull: Place `last` was given already.
-        """
-        turn, at = prompt.turn, now.isoformat()
-        session = self._session(connection, turn, at)
-        place = session.last_place + 1
-        if last is not None and place > last:
-            raise ConversationFull(session.continuation_id, session.last_place)
-        move = _move(turn, session, place, now, at)
-        connection.execute(self._sql["take_place"], move)
-        connection.execute(self._sql["add_prompt"], prompt.values(session.key, place))
-        return session._replace(last_place=place, expires_at=move[-1] or session.expires_at)
-
-    def _session(self, connection: sqlite3.Connection, turn: Turn, now: str) -> _Session:
-        """Find or make the conversation."""
-        continuation_id = turn.continuation_id
-        wanted = {"user_id": turn.principal, "continuation_id": continuation_id, "adopt": turn.adopt, "now": now}
-        found = connection.execute(self._sql["find_session"], wanted).fetchone()
+    def _finished_where_it_stands(self, connection: sqlite3.Connection, answer: AnswerRow) -> FinishedTurn:
+        """If it stands nowhere, it was never begun, and is now."""
+        turn, now = answer.turn, self._clock.now()
+        found = self._placing.found(connection, turn, now)
         if found is not None:
-            return _session_of(found)
-        adopted = turn.adopt or turn.minted
-        if not adopted:
-            continuation_id = wanted["continuation_id"] = turn.fresh_id
-            found = connection.execute(self._sql["find_session"], wanted).fetchone()
-            if found is not None:
-                return _session_of(found)
-        if connection.execute(self._sql["set_aside"], wanted).rowcount:
-            self._known.forget(turn.principal, continuation_id)
-        minted = turn.minted or not adopted
-        added = connection.execute(self._sql["add_session"], {**wanted, "minted": minted})
-        return _Session(added.lastrowid or 0, continuation_id, minted=minted)
-
-    # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _files(
-        self, connection: sqlite3.Connection, turn: Turn, key: int, continuation_id: str, *, added: bool
-    ) -> tuple[StoredFile, ...]:
-        """Those of a finished turn, which come with its answer, if that was `added` now."""
-        if added:
-            for file in turn.files:
-                self._add_file(connection, turn, file, key)
-        of_turn = {"turn_id": turn.id, "session_id": key, "continuation_id": continuation_id}
-        return tuple(map(file_of, connection.execute(self._sql["files_of_turn"], of_turn)))
-
-    def _add_file(self, connection: sqlite3.Connection, turn: Turn, file: StoredFile, key: int) -> None:
-        newest = connection.execute(self._sql["newest_version"], {"session_id": key, "name": file.name}).fetchone()
-        version, content = (newest["version"], newest["sha256"]) if newest else (0, None)
-        connection.execute(
-            self._sql["add_file"],
-            {
-                "session_id": key,
-                "name": file.name,
-                "version": version if content == file.sha256 else version + 1,
-                "turn_id": turn.id,
-                "user_id": turn.principal,
-                "bucket": file.bucket,
-                "key": file.key,
-                "sha256": file.sha256,
-                "size": file.size,
-                "media_type": file.media_type,
-                "created_at": (turn.ended_at or self._clock.now()).isoformat(),
-            },
+            key, continuation_id, place = found.key, found.continuation_id, found.place
+        else:
+            session = self._placing.placed(connection, prompt_row(turn), now, None)
+            key, continuation_id, place = session.key, session.continuation_id, session.last_place
+            self._known.begun_elsewhere((turn.principal, continuation_id), key, place)
+        added = connection.execute(self._sql["add_answer"], answer.values(key, place)).rowcount > 0
+        if added and turn.outcome is Outcome.ANSWERED:
+            self._known.answered((turn.principal, continuation_id), key, place, turn.tokens)
+        return FinishedTurn(
+            continuation_id=continuation_id,
+            place=place,
+            outcome=found.outcome if found is not None and not added else turn.outcome,
+            files=files_kept(connection, self._sql, answer, key, continuation_id, are_new=added),
         )
-
-
-def _session_of(row: sqlite3.Row) -> _Session:
-    return _Session(
-        row["id"],
-        row["continuation_id"],
-        row["last_place"],
-        bool(row["minted"]),
-        row["expires_at"],
-        bool(row["forked"]),
-    )
-
-
-def _move(
-    turn: Turn, conversation: "KnownConversation | _Session", place: int, now: datetime, at: str
-) -> tuple[int, int, str, str | None]:
-    """What `take_place` is given; its last is the conversation's new end, if it has one."""
-    return conversation.key, place, at, (now + turn.expire_after).isoformat() if turn.expire_after else None
 
 
 class _NotAllNew(Exception):
