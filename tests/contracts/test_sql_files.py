@@ -114,7 +114,8 @@ def _remember(folder: Path, environment: dict[str, str]) -> list[object]:
 def test_every_query_is_valid_against_the_schema(tmp_path: Path) -> None:
     with closing(_migrated(tmp_path / "perdure.db")) as connection:
         for name, query in named_queries("sqlite/queries.sql").items():
-            parameters = dict.fromkeys(re.findall(r":(\w+)", query))
+            numbered = sorted(set(re.findall(r"\?(\d+)", query)), key=int)
+            parameters = [None] * len(numbered) if numbered else dict.fromkeys(re.findall(r":(\w+)", query))
             assert connection.execute(f"EXPLAIN {query}", parameters).fetchall(), name
 
 

@@ -141,8 +141,8 @@ class GroupWriter:
         `apart` lets those that fail fail alone, and costs each two statements more.
         """
         connection.execute("BEGIN IMMEDIATE")
-        self._began()
         try:
+            self._began()
             if not apart:
                 _done_together(connection, batch)
             else:

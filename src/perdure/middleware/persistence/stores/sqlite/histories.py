@@ -26,8 +26,10 @@ class HistoryPlan(NamedTuple):
     conversation: KnownConversation
     places: list[int]
     """Oldest first."""
-    known: list[KnownTurn | None]
-    """In the same order."""
+    turns: list[Turn | None]
+    """In the same order; None of what is to be read."""
+    is_known: bool
+    """All of it."""
     rows: Mapping[int, sqlite3.Row]
     """By place, of the turns that are not known, if these are few."""
 
@@ -57,37 +59,33 @@ class Histories:
 
     def plan(self, connection: sqlite3.Connection, conversation: KnownConversation, window: Window) -> HistoryPlan:
         """Which turns come before the next one, in the transaction that gives it its place."""
-        places = conversation.window(window)
-        turns = conversation.turns
-        known = [turns.get(place) for place in places]
+        places, turns, is_known = conversation.window(window)
         rows: Mapping[int, sqlite3.Row] = {}
-        if None in known:
-            missing = [place for place in places if place not in turns]
+        if not is_known:
+            missing = _missing(places, turns)
             if len(missing) <= _READ_AT_ONCE:
                 rows = self._rows(connection, conversation.key, missing)
-        return HistoryPlan(conversation, places, known, rows)
+        return HistoryPlan(conversation, places, turns, is_known, rows)
 
     def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
         """
         Raises:
             StoreUnavailable: A row holds what perdure did not write.
         """
-        turns = [known.turn for known in plan.known if known is not None]
-        if len(turns) < len(plan.places):
-            turns = self._all_read(plan)
-        return CopiedTurns(turns) if turns else ()
+        turns = plan.turns if plan.is_known else self._read(plan)
+        return CopiedTurns([turn for turn in turns if turn is not None]) if turns else ()
 
-    def _all_read(self, plan: HistoryPlan) -> list[Turn]:
+    def _read(self, plan: HistoryPlan) -> list[Turn | None]:
+        """None of what was deleted meanwhile."""
         rows, conversation = plan.rows, plan.conversation
         if not rows:
-            missing = [place for place, known in zip(plan.places, plan.known, strict=True) if known is None]
             with self._reading() as reader:
-                rows = self._rows(reader, conversation.key, missing)
+                rows = self._rows(reader, conversation.key, _missing(plan.places, plan.turns))
         with decoded(self._where):
             read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
         self._known.learn(conversation, read)
-        found = (known or read.get(place) for place, known in zip(plan.places, plan.known, strict=True))
-        return [known.turn for known in found if known is not None]  # else it was deleted meanwhile
+        turns = dict(zip(plan.places, plan.turns, strict=True)) | {place: known.turn for place, known in read.items()}
+        return list(turns.values())
 
     def _rows(self, connection: sqlite3.Connection, key: int, places: Sequence[int]) -> dict[int, sqlite3.Row]:
         found = {}
@@ -100,3 +98,7 @@ class Histories:
 
 def _characters(row: sqlite3.Row) -> int:
     return sum(len(row[name] or "") for name in _TEXTS)
+
+
+def _missing(places: Sequence[int], turns: Sequence[Turn | None]) -> list[int]:
+    return [place for place, turn in zip(places, turns, strict=True) if turn is None]

@@ -44,6 +44,11 @@ class KnownConversation:
     """Its newest answered turns, `depth` of them or all that there are, by place."""
 
     __slots__ = (
+        "_characters",
+        "_places",
+        "_tokens",
+        "_turns",
+        "_unknown",
         "characters",
         "depth",
         "expires_at",
@@ -51,10 +56,7 @@ class KnownConversation:
         "last_place",
         "minted",
         "name",
-        "places",
         "spent",
-        "tokens",
-        "turns",
         "whole",
     )
 
@@ -76,14 +78,16 @@ class KnownConversation:
         self.expires_at = expires_at
         self.last_place = last_place
         self.depth = depth
-        self.places = list(newest)
-        self.tokens = list(newest.values())
-        self.spent = sum(self.tokens)
+        self.spent = sum(newest.values())
         self.whole = len(newest) < depth
         """There are no others."""
-        self.turns: dict[int, KnownTurn] = {}
-        """Of these, the ones whose content is known."""
         self.characters = _OF_A_CONVERSATION
+        # One of each for each turn, oldest first: a history takes the ends of two of them.
+        self._places = list(newest)
+        self._tokens = list(newest.values())
+        self._turns: list[Turn | None] = [None] * len(newest)
+        self._characters = [0] * len(newest)
+        self._unknown = len(newest)
 
     def takes(self, turn: Turn, now: str, window: Window) -> bool:
         """Whether it is sure that `turn` may be the next one, and which turns come before it."""
@@ -94,42 +98,71 @@ class KnownConversation:
             and (window.turns <= self.depth or self.whole)
         )
 
-    def window(self, window: Window) -> list[int]:
-        """The places of the newest answered turns within the budget, oldest first, of those that are known."""
-        if self.spent <= window.tokens and len(self.places) <= window.turns:
-            return self.places.copy()
-        first = len(self.places)
-        oldest, left = max(first - window.turns, 0), window.tokens
-        while first > oldest and (left := left - self.tokens[first - 1]) >= 0:
-            first -= 1
-        return self.places[first:]
+    def window(self, window: Window) -> tuple[list[int], list[Turn | None], bool]:
+        """The newest answered turns within the budget, oldest first: their places, what is known of them, and whether
+        that is all.
+        """
+        first = len(self._places)
+        if self.spent <= window.tokens and first <= window.turns:
+            first = 0
+        else:
+            oldest, left = max(first - window.turns, 0), window.tokens
+            while first > oldest and (left := left - self._tokens[first - 1]) >= 0:
+                first -= 1
+        turns = self._turns[first:]
+        return self._places[first:], turns, not self._unknown or all(turn is not None for turn in turns)
 
     def moved_on(self, place: int, expires_at: str | None) -> None:
         """Its newest turn is at `place` now; `expires_at` if that has changed."""
         self.last_place = place
         self.expires_at = expires_at or self.expires_at
 
-    def answered(self, place: int, tokens: int) -> bool:
-        """A turn now has its answer. Says whether it is among the newest."""
-        at = len(self.places)
-        while at and self.places[at - 1] > place:
+    def answered(self, place: int, tokens: int, known: KnownTurn | None) -> None:
+        """A turn now has its answer, and may be among the newest."""
+        at = len(self._places)
+        while at and self._places[at - 1] > place:
             at -= 1
         if at == 0 and not self.whole:
-            return False
-        self.places.insert(at, place)
-        self.tokens.insert(at, tokens)
+            return
+        self._places.insert(at, place)
+        self._tokens.insert(at, tokens)
+        self._turns.insert(at, None)
+        self._characters.insert(at, 0)
+        self._unknown += 1
         self.spent += tokens
-        return True
+        if known is not None:
+            self._know(at, known)
+        if len(self._places) > self.depth:
+            self._let_go_of_oldest()
 
-    def without_oldest(self) -> int:
-        """Characters that are not kept any more, of what is older than `depth`."""
-        freed = 0
-        while len(self.places) > self.depth:
-            self.whole = False
-            self.spent -= self.tokens.pop(0)
-            gone = self.turns.pop(self.places.pop(0), None)
-            freed += gone.characters if gone is not None else 0
-        return freed
+    def learn(self, known: Mapping[int, KnownTurn]) -> None:
+        """What some of its turns say, by place."""
+        for at, place in enumerate(self._places):
+            if self._turns[at] is None and place in known:
+                self._know(at, known[place])
+
+    def learn_from(self, earlier: "KnownConversation") -> None:
+        """What was known of its turns before."""
+        turns = zip(earlier._places, earlier._turns, earlier._characters, strict=True)
+        self.learn({place: KnownTurn(turn, size) for place, turn, size in turns if turn is not None})
+
+    def forget_texts(self) -> None:
+        self._turns = [None] * len(self._places)
+        self._characters = [0] * len(self._places)
+        self._unknown = len(self._places)
+        self.characters = _OF_A_CONVERSATION
+
+    def _know(self, at: int, known: KnownTurn) -> None:
+        self._turns[at], self._characters[at] = known
+        self._unknown -= 1
+        self.characters += known.characters
+
+    def _let_go_of_oldest(self) -> None:
+        self.whole = False
+        self.spent -= self._tokens.pop(0)
+        self.characters -= self._characters.pop(0)
+        self._unknown -= self._turns.pop(0) is None
+        del self._places[0]
 
 
 class KnownConversations:
@@ -181,19 +214,17 @@ class KnownConversations:
             if before is not None:
                 self._characters -= before.characters
                 if before.key == conversation.key:
-                    conversation.turns = {at: before.turns[at] for at in conversation.places if at in before.turns}
+                    conversation.learn_from(before)
             self._known[conversation.name] = conversation
-            self._characters += conversation.characters
-            self._count(conversation, sum(turn.characters for turn in conversation.turns.values()))
+            self._count(conversation, 0)
 
     def learn(self, conversation: KnownConversation, turns: Mapping[int, KnownTurn]) -> None:
-        """The content of some of its newest turns, unless it was forgotten meanwhile."""
+        """What some of its newest turns say, unless it was forgotten meanwhile."""
         with self._lock:
-            if self._known.get(conversation.name) is not conversation:
-                return
-            new = {at: turn for at, turn in turns.items() if at in conversation.places and at not in conversation.turns}
-            conversation.turns |= new
-            self._count(conversation, sum(turn.characters for turn in new.values()))
+            if self._known.get(conversation.name) is conversation:
+                before = conversation.characters
+                conversation.learn(turns)
+                self._count(conversation, before)
 
     def begun(self, turn_id: str, intent: Intent) -> None:
         if intent.prompt is not None and len(intent.prompt.content) > _LONGEST_PROMPT:
@@ -220,13 +251,10 @@ class KnownConversations:
         self.has_news = True
         with self._lock:
             conversation = self._known.get(name)
-            if conversation is None or conversation.key != key or not conversation.answered(place, tokens):
-                return
-            more = -conversation.without_oldest()
-            if turn is not None and place >= conversation.places[0]:
-                conversation.turns[place] = turn
-                more += turn.characters
-            self._count(conversation, more)
+            if conversation is not None and conversation.key == key:
+                before = conversation.characters
+                conversation.answered(place, tokens, turn)
+                self._count(conversation, before)
 
     def renewed(self, turn_ids: Collection[str]) -> None:
         """Their leases are others now than when they began."""
@@ -245,13 +273,11 @@ class KnownConversations:
             self._characters = 0
             self._intents.clear()
 
-    def _count(self, conversation: KnownConversation, more: int) -> None:
-        conversation.characters += more
-        self._characters += more
+    def _count(self, conversation: KnownConversation, before: int) -> None:
+        """`before`: its characters, as they were counted."""
         if conversation.characters > self._most_characters // 4:  # One conversation is not worth all the others.
-            conversation.turns = {}
-            self._characters += _OF_A_CONVERSATION - conversation.characters
-            conversation.characters = _OF_A_CONVERSATION
+            conversation.forget_texts()
+        self._characters += conversation.characters - before
         while self._characters > self._most_characters:
             _, oldest = self._known.popitem(last=False)
             self._characters -= oldest.characters
