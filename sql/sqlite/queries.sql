@@ -49,12 +49,13 @@ SELECT turn_seq, tokens FROM chat_messages
  WHERE session_id = :session_id AND part = 1 AND outcome = 'answered' AND turn_seq < :place
  ORDER BY turn_seq DESC LIMIT :turns;
 
--- turn_at: the whole answered turn at a place
+-- turns_between: the whole turns that were answered, from one place to another
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
        q.lease_until, q.digest, q.after_place, q.deferred, q.metadata,
        a.content AS answer, a.body AS answer_body, a.outcome, a.tokens, a.created_at AS ended_at
   FROM chat_messages q JOIN chat_messages a ON a.id = q.id + 1
- WHERE q.id = (:session_id << 32) | (:place << 1);
+ WHERE q.id BETWEEN (:session_id << 32) | (:first << 1) AND (:session_id << 32) | (:last << 1) AND q.id & 1 = 0
+   AND a.outcome = 'answered';
 
 -- read_turns: a page of one conversation's turns, by place
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
