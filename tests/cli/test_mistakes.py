@@ -46,6 +46,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["tools"], "command or by its address"),
     (["tools", "--", "/nonexistent"], "/nonexistent"),
     (["run"], "Missing argument"),
+    (["run", "/nowhere/server.py"], "no file /nowhere/server.py"),
     (SEARCH, "question is empty"),
     ([*SEARCH, "  "], "question is empty"),
     ([*SEARCH, '"open'], "is never closed"),
