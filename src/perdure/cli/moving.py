@@ -26,7 +26,7 @@ def export_archive(runtime: Runtime, folder: Path, *, user: str | None) -> None:
     Raises:
         PerdureError: The folder is not empty, or something cannot be read.
     """
-    with _bar("Exporting conversations") as (bar, task):
+    with _bar("Exporting conversations") as (bar, task), _written_to(folder):
         manifest = export_to(
             folder,
             runtime.engine.store,
@@ -44,7 +44,7 @@ def export_transcripts(runtime: Runtime, folder: Path, *, user: str | None) -> N
     Raises:
         PerdureError: The folder is not empty, or something cannot be read.
     """
-    with _bar("Writing conversations") as (bar, task):
+    with _bar("Writing conversations") as (bar, task), _written_to(folder):
         done = write_transcripts(
             folder,
             runtime.engine.store,
@@ -105,6 +105,21 @@ def _counted(manifest: JsonObject) -> str:
         f"{count(manifest['conversations'], 'conversation')}, {count(manifest['turns'], 'turn')}"
         f" and {count(manifest['files'], 'file')} ({decimal(manifest['bytes'])})"
     )
+
+
+@contextmanager
+def _written_to(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        PerdureError: In place of what the system says of a file in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PerdureError(
+            f"{error.filename or folder} cannot be written: {error.strerror}. The export is not whole.",
+            remedy="free some space there, or name another folder.",
+        ) from error
 
 
 @contextmanager

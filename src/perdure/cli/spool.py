@@ -54,9 +54,8 @@ def flush_spool(runtime: Runtime, *, seconds: float) -> bool:
         console().print(f"{sent:,} sent.")
         if not left:
             return True
-        _warn(
-            f"{left:,} still {'waits' if left == 1 else 'wait'}. The store, {spool.destination}, does not take them now: try `perdure doctor`."
-        )
+        wait = "waits" if left == 1 else "wait"
+        _warn(f"{left:,} still {wait}. The store, {spool.destination}, takes nothing now: try `perdure doctor`.")
         return False
 
 

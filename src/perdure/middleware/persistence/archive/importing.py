@@ -96,7 +96,7 @@ def _check_lines(path: Path) -> None:
             if fault is not None:
                 raise PerdureError(
                     f"Line {number:,} of {path} cannot be imported: {fault}.",
-                    remedy="name a folder that `perdure export` wrote, and that nobody has edited. Nothing was imported.",
+                    remedy="export again, and edit nothing in it. Nothing was imported.",
                 )
 
 

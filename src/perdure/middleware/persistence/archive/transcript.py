@@ -68,8 +68,8 @@ def write_transcripts(
             target = folder / f"{name}.md"
             target.parent.mkdir(exist_ok=True, mode=0o700)
             index.write(
-                f"- [{_plain(line.continuation_id)}](<{name}.md>), {_plain(line.principal)}: {count(line.turns, 'turn')},"
-                f" last {_time(line.updated_at)}\n"
+                f"- [{_plain(line.continuation_id)}](<{name}.md>), {_plain(line.principal)}:"
+                f" {count(line.turns, 'turn')}, last {_time(line.updated_at)}\n"
             )
 
             def link(file: StoredFile) -> str:
