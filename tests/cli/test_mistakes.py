@@ -49,6 +49,10 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["tools", "--", "/nonexistent"], "/nonexistent"),
     (["run"], "Missing argument"),
     (["run", "/nowhere/server.py"], "no file /nowhere/server.py"),
+    (["run", ""], "no file ."),
+    (["conversations", "show", "red\x1b[31m\nnext\x9b"], "'red\\x1b[31m\\nnext\\x9b'"),
+    (["spool", "quarantine", "--discard", "\x1b]0;title\x07"], "\\x1b]0;title\\x07 is not in quarantine"),
+    (["import", "x" * 100_000], "File name too long"),
     (SEARCH, "question is empty"),
     ([*SEARCH, "  "], "question is empty"),
     ([*SEARCH, '"open'], "is never closed"),
@@ -96,6 +100,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["conversations", "delete", "c"], "--yes"),
     (["conversations", "delete", "--all", "--user", "nobody", "--yes"], "has nothing here"),
     (["purge", "--at-most", "0"], "--at-most"),
+    (["purge", "--at-most", "9" * 30], "--at-most"),
     (["purge", "now"], "now"),
     (["stats", "--nope"], "--nope"),
     (["files", "get", "storage://mcp-files/x/y"], "--output"),
@@ -131,6 +136,7 @@ def test_a_mistake_is_one_line_and_its_remedy_and_changes_nothing(
     assert what.startswith("perdure: ")
     assert [line[:8] for line in remedy] == ["Remedy: "]
     assert words in ran.err
+    assert len(ran.err) < 2_000
     assert _content(data.folder) == before
 
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
+from perdure.readable import UNPRINTABLE
+
 if TYPE_CHECKING:
     import typer
 
@@ -14,6 +16,9 @@ __all__ = ["main"]
 
 
 _INTERRUPTED = 130
+
+_LONGEST_LINE = 1000
+"""Characters of a message. What was wrong stands at its beginning or at its end."""
 
 
 def main() -> None:
@@ -103,8 +108,15 @@ def _end_of_misuse(error: "typer.BadParameter") -> NoReturn:
 
 
 def _end(what: str, remedy: str, *, code: int) -> NoReturn:
-    _say(f"perdure: {what}\n" + (f"Remedy: {remedy}\n" if remedy else ""))
+    _say(f"perdure: {_on_one_line(what)}\n" + (f"Remedy: {_on_one_line(remedy)}\n" if remedy else ""))
     raise SystemExit(code) from None
+
+
+def _on_one_line(text: str) -> str:
+    """Names that others chose stand in it: they shall neither act on the terminal nor fill it."""
+    if len(text) > _LONGEST_LINE:
+        text = f"{text[: _LONGEST_LINE // 2]} … {text[-_LONGEST_LINE // 2 :]}"
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text.replace("\n", "\\n"))
 
 
 def _say(text: str) -> None:

@@ -53,7 +53,7 @@ def _found(command: str) -> str:
 
 
 def _refuse_what_is_no_file(script: str, words: list[str]) -> None:
-    if Path(script).exists():
+    if script and Path(script).exists():
         return
     if shutil.which(script):
         raise PerdureError(

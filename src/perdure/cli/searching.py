@@ -1,5 +1,6 @@
 """`perdure conversations search`: what was said, by its words."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from rich.text import Text
@@ -14,6 +15,7 @@ from perdure.middleware.persistence.wiring import Runtime
 __all__ = ["search"]
 
 _PARTS = ("prompt", "answer")
+_SPACE = re.compile(r"[ \t\n]+")
 
 
 def search(
@@ -69,7 +71,7 @@ def _highlighted(hit: Hit) -> Text:
 
 
 def _on_one_line(text: str) -> Text:
-    return printable(text.replace("\n", " ").replace("\t", " "))
+    return printable(_SPACE.sub(" ", text))
 
 
 def _as_json(hit: Hit) -> JsonObject:

@@ -160,7 +160,17 @@ def _migration(settings: Settings) -> "Callable[[], str]":
 
 
 def _show(finding: Finding) -> None:
-    line = Text.assemble((f"{finding.verdict.value:<8}", _COLOURS[finding.verdict]), f"{finding.name}: {finding.what}")
-    console().print(line, soft_wrap=True)
+    verdict = Text.assemble((f"{finding.verdict.value:<8}", _COLOURS[finding.verdict]))
+    _show_beside(verdict, f"{finding.name}: {finding.what}")
     if finding.remedy and finding.verdict is not Verdict.OK:
-        console().print(Text(f"        Remedy: {finding.remedy}"), soft_wrap=True)
+        _show_beside(Text(f"{'':<8}"), f"Remedy: {finding.remedy}")
+
+
+def _show_beside(margin: Text, text: str) -> None:
+    """In a terminal its lines end between words; elsewhere it is one line, whatever its length."""
+    width = console().width - len(margin)
+    # A path stays in one piece, to be copied.
+    lines = Text(text).wrap(console(), width, overflow="ignore") if console().is_terminal else [Text(text)]
+    for line in lines:
+        console().print(margin + line, soft_wrap=True)
+        margin = Text(" " * len(margin))

@@ -63,7 +63,12 @@ def manifest_of(folder: Path) -> JsonObject:
             f"{folder} has no manifest.json: it is no archive, or its export did not come to its end.",
             remedy="run `perdure export` again, into a new folder.",
         ) from None
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+    except OSError as error:
+        raise PerdureError(
+            f"{folder / 'manifest.json'} cannot be read: {error.strerror}.",
+            remedy="name a folder that `perdure export` wrote.",
+        ) from error
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise PerdureError(
             f"{folder / 'manifest.json'} is not the manifest of an archive ({error}).",
             remedy="name a folder that `perdure export` wrote.",
