@@ -52,7 +52,8 @@ SELECT session_id, after, min(last_place, after + :turns - before)
 
 -- add_new_words: in ascending order, which costs an index of words far less than any other; so read, it needs no sorting
 INSERT INTO words (rowid, content)
-SELECT m.id, substr(m.content, 1, :searched)
+SELECT m.id, CASE WHEN length(CAST(m.content AS BLOB)) > :searched  -- its bytes, which need not be counted
+                  THEN substr(m.content, 1, :searched) ELSE m.content END
   FROM batch b CROSS JOIN kept.chat_messages m
     ON m.id > (b.session_id << 32) | (b.after << 1) | 1 AND m.id <= (b.session_id << 32) | (b.upto << 1) | 1
  ORDER BY b.session_id, m.id;

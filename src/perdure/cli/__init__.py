@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -17,6 +19,8 @@ __all__ = ["main"]
 
 _INTERRUPTED = 130
 
+_OBJECTS_BETWEEN_LOOKS = 100_000
+
 _LONGEST_LINE = 1000
 """Characters of a message. What was wrong stands at its beginning or at its end."""
 
@@ -28,7 +32,8 @@ def main() -> None:
     """
     _open_what_is_closed()
     try:
-        code = _code_of_the_command()
+        with _seldom_looking_for_garbage():
+            code = _code_of_the_command()
     except KeyboardInterrupt:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
@@ -80,6 +85,17 @@ def _end_of_what_the_system_refused(error: OSError) -> NoReturn:
         what = f"What was to be shown cannot be written: {reason}."
         _write_no_more()
     _end(what, "free some space." if error.errno == errno.ENOSPC else "look where it leads, and try again.", code=1)
+
+
+@contextlib.contextmanager
+def _seldom_looking_for_garbage() -> Iterator[None]:
+    """What is imported stays, and looking at it again and again took a quarter of a command's time."""
+    often = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*often)
 
 
 def _open_what_is_closed() -> None:
