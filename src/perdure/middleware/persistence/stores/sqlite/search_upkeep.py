@@ -1,7 +1,7 @@
 """Keeps a search index nearly up to date in the process that keeps turns, so that no search has much to add first.
 
 Only where somebody has searched before: whoever never does pays a count for each turn, and no space on the disk. After
-some hundred turns a thread adds them, a few milliseconds of work at a time with long rests, and ends. It reads the
+some hundred turns a thread adds them, some 10 ms of work at a time with long rests, and ends. It reads the
 database as anybody else does, and writes to the index alone, so that no turn waits for it.
 """
 
