@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.middleware.persisted_call import PersistedCall
-from perdure.middleware.persistence.history import enter_conversation, leave_conversation
+from perdure.middleware.persistence.history import conversation_here
 
 __all__ = ["ActiveCall", "active_call", "within"]
 
@@ -37,9 +37,9 @@ class within:  # noqa: N801 - read as a verb: `with within(active)`
     def __enter__(self) -> None:
         call = self._active.call
         self._token: Token[ActiveCall | None] = active_call.set(self._active)
-        self._conversation = None if call is None else enter_conversation(call.conversation)
+        self._conversation = None if call is None else conversation_here.set(call.conversation)
 
     def __exit__(self, *_: object) -> None:
         if self._conversation is not None:
-            leave_conversation(self._conversation)
+            conversation_here.reset(self._conversation)
         active_call.reset(self._token)

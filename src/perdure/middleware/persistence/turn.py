@@ -243,25 +243,21 @@ def new_turn_id(now: datetime) -> str:
     A few lines of our own, since the standard library has it only from Python 3.14 on.
     """
     milliseconds = f"{int(now.timestamp() * 1000) & _48_BITS:012x}"
-    return f"{milliseconds[:8]}-{milliseconds[8:]}-7{_random_id()[15:]}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-7{new_continuation_id()[15:]}"
 
 
 def new_continuation_id() -> str:
-    """A UUIDv4 (RFC 9562, section 5.4): 122 random bits."""
-    return _random_id()
-
-
-_48_BITS = (1 << 48) - 1
-
-
-def _random_id() -> str:
-    """A UUIDv4, of those that are made 32 at a time: to make one among other work takes far longer."""
+    """A UUIDv4 (RFC 9562, section 5.4): 122 random bits. Of those that are made 32 at a time: to make one among other
+    work takes far longer."""
     while True:
         try:
             return _random_ids.pop()  # no other thread gets the same
         except IndexError:
             random = os.urandom(32 * 16)
             _random_ids.extend(map(_as_version_4, (random[start : start + 16] for start in range(0, len(random), 16))))
+
+
+_48_BITS = (1 << 48) - 1
 
 
 def _as_version_4(random: bytes) -> str:

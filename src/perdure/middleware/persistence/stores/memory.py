@@ -125,7 +125,7 @@ class MemoryStore(MemoryUpkeep):
                 )
             if self._found(principal, new_id) is not None:
                 raise ForkRefused(f"There is a conversation {new_id!r} already.", remedy="choose another id.")
-            fork = self._made(principal, new_id, minted=minted)
+            fork = self._made(principal, new_id, self._clock.now(), minted=minted)
             fork.share(source, place)
             shared = {turn.id for turn in fork.turns}
             for owner, file in list(self._files):
@@ -222,11 +222,11 @@ class MemoryStore(MemoryUpkeep):
             if kept.principal != turn.principal or kept.digest != turn.digest:
                 raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
             return conversation, place, True
-        conversation = self._conversation(turn)
+        now = self._clock.now()
+        conversation = self._conversation(turn, now)
         place = len(conversation.turns) + 1
         if last is not None and place > last:
             raise ConversationFull(conversation.continuation_id, place - 1)
-        now = self._clock.now()
         conversation.updated_at = max(conversation.updated_at, now)
         if turn.expire_after is not None:
             conversation.expires_at = now + turn.expire_after
@@ -246,7 +246,7 @@ class MemoryStore(MemoryUpkeep):
         self._places[turn.id] = conversation, place
         return conversation, place, False
 
-    def _conversation(self, turn: Turn) -> "_Conversation":
+    def _conversation(self, turn: Turn, now: datetime) -> "_Conversation":
         conversation = self._found(turn.principal, turn.continuation_id)
         if conversation is not None and (turn.adopt or conversation.minted):
             return conversation
@@ -254,10 +254,9 @@ class MemoryStore(MemoryUpkeep):
         if not adopted and (fresh := self._found(turn.principal, turn.fresh_id)) is not None:
             return fresh
         wanted = turn.continuation_id if adopted else turn.fresh_id
-        return self._made(turn.principal, wanted, minted=turn.minted or not adopted)
+        return self._made(turn.principal, wanted, now, minted=turn.minted or not adopted)
 
-    def _made(self, principal: str, wanted: str, *, minted: bool) -> "_Conversation":
-        now = self._clock.now()
+    def _made(self, principal: str, wanted: str, now: datetime, *, minted: bool) -> "_Conversation":
         owned = self._conversations[principal]
         if (expired := owned.get(wanted)) is not None:
             expired.set_aside = True
