@@ -22,7 +22,7 @@ from perdure.middleware.meta_keys import (
     META_RETRY_AFTER,
     META_TURN_ID,
 )
-from perdure.middleware.persistence.history import NOTHING_BEFORE, Conversation, History
+from perdure.middleware.persistence.history import NOTHING_BEFORE, History
 from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.turn import Answer, JsonObject, Outcome
 from perdure.middleware.tool_plan import ToolPlan
@@ -55,11 +55,6 @@ class PersistedCall:
 
     def begin_async(self) -> Coroutine[Any, Any, None]:
         return TurnBeginning(self.kept, self.steps).run()
-
-    @property
-    def conversation(self) -> Conversation:
-        turn = self.kept.turn
-        return Conversation(turn.continuation_id, turn.id, self.kept.history)
 
     def arguments_for_tool(self) -> JsonObject:
         """The wire arguments as the tool gets them: without what it does not know, with its files and history.
@@ -187,11 +182,12 @@ class PersistedCall:
 
     def _meta(self) -> JsonObject:
         kept = self.kept
+        nothing_before = kept.history is NOTHING_BEFORE
         meta: JsonObject = {
             META_CONTINUATION_ID: kept.turn.continuation_id,
             META_TURN_ID: kept.turn.id,
             META_PERSISTED: kept.is_kept,
-            META_HISTORY: self._history_given(),
+            META_HISTORY: {"state": "new", "turns": 0, "omitted": 0} if nothing_before else self._history_given(),
         }
         if kept.waits:
             meta[META_DEFERRED] = True
@@ -207,8 +203,6 @@ class PersistedCall:
 
     def _history_given(self) -> JsonObject:
         history = self.kept.history
-        if history is NOTHING_BEFORE:
-            return {"state": "new", "turns": 0, "omitted": 0}
         given: JsonObject = {"state": history.state.value, "turns": len(history), "omitted": history.omitted}
         return {**given, "skipped": self._skipped} if self._skipped else given
 

@@ -17,29 +17,25 @@ async def end_turn(call: CallTurn, steps: CallSteps) -> None:
             return
         if call.asks:
             await _left_to_client(call, steps)
+            return
+        result = call.result
+        if result is not None and call.policy.files and may_name_files(result):
+            await _files_kept(call, steps, result)
+        if call.turn.place is None:
+            call.turn = call.turn.changed(deferred=True)
+        # A turn whose intent waits must not overtake those before it, and goes the same way.
+        if call.intent_waits or (call.policy.acknowledge is Acknowledge.SPOOL and call.engine.spool is not None):
+            await _spooled(call, steps)
+            if not call.waits:
+                await _finished(call, steps)  # Out of its order is better than not at all.
         else:
-            await _ended(call, steps)
+            await _finished(call, steps)
+            if call.finished is None and call.may_be_deferred:
+                await _spooled(call, steps)
+        if call.touched_files is not None and call.finished is not None and call.touched_files.are_to_be_signed:
+            await _files_signed(call, steps, call.touched_files)
     finally:
         call.held = None  # Its tool does not run any more, and nobody else has this.
-
-
-async def _ended(call: CallTurn, steps: CallSteps) -> None:
-    result = call.result
-    if result is not None and call.policy.files and may_name_files(result):
-        await _files_kept(call, steps, result)
-    if call.turn.place is None:
-        call.turn = call.turn.changed(deferred=True)
-    # A turn whose intent waits must not overtake those before it, and goes the same way.
-    if call.intent_waits or (call.policy.acknowledge is Acknowledge.SPOOL and call.engine.spool is not None):
-        await _spooled(call, steps)
-        if not call.waits:
-            await _finished(call, steps)  # Out of its order is better than not at all.
-    else:
-        await _finished(call, steps)
-        if call.finished is None and call.may_be_deferred:
-            await _spooled(call, steps)
-    if call.touched_files is not None and call.finished is not None and call.touched_files.are_to_be_signed:
-        await _files_signed(call, steps, call.touched_files)
 
 
 async def _finished(call: CallTurn, steps: CallSteps) -> None:

@@ -177,7 +177,7 @@ class MemoryStore(MemoryUpkeep):
                 self._places.pop(turn.id, None)
         if not conversation.forks and (parent := conversation.parent) is not None:
             conversation.parent = None
-            parent.forks.remove(conversation)
+            parent.forks = tuple(fork for fork in parent.forks if fork is not conversation)
             if parent.set_aside and parent not in self._everything:
                 self._release(parent)
 
@@ -291,14 +291,14 @@ class _Conversation:
     shared: int = 0
     """How many of the turns are those of what it was forked from."""
     parent: "_Conversation | None" = None
-    forks: "list[_Conversation]" = field(default_factory=list)
+    forks: "tuple[_Conversation, ...]" = ()
 
     def share(self, source: "_Conversation", place: int) -> None:
         """Have the turns of `source` up to `place`: as they are now, and as they end."""
         self.turns = [turn.changed(continuation_id=self.continuation_id) for turn in source.turns[:place]]
         self.answered = [answered for answered in source.answered if answered <= place]
         self.shared, self.parent, self.expires_at = place, source, source.expires_at
-        source.forks.append(self)
+        source.forks = (*source.forks, self)
 
     def settle(self, place: int, turn: Turn) -> None:
         is_own = turn.continuation_id == self.continuation_id
