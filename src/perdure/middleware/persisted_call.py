@@ -62,7 +62,6 @@ class PersistedCall:
         The very object of the request if it gets what the client sent.
         """
         arguments = self.kept.arguments
-        changes: JsonObject = {}
         if CONTINUATION_ID in arguments and not self._plan.shape.declares_id:
             arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
         if self.kept.history is NOTHING_BEFORE:
@@ -71,8 +70,8 @@ class PersistedCall:
         if argument is not None and isinstance(prompt := arguments.get(argument), str):
             longer = self.prompt_with_history(prompt)
             if longer is not prompt:
-                changes[argument] = longer
-        return {**arguments, **changes} if changes else arguments
+                return {**arguments, argument: longer}
+        return arguments
 
     @property
     def prompt_argument(self) -> str | None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RegisteredTool",
+    "called_tool",
     "caller_of",
     "context_type",
     "current_request",
