@@ -1,13 +1,13 @@
--- find_turn: where a turn stands, by its id; without the conversation's name if another has it by now
+-- find_turn: where a turn stands, by its id (?1); without the conversation's name if another has it by now
 SELECT s.id, s.user_id, CASE WHEN substr(s.continuation_id, 1, 1) <> char(31) THEN s.continuation_id END AS continuation_id,
-       s.created_at, s.expires_at, m.turn_seq, m.digest,
+       s.expires_at, m.turn_seq, m.digest,
        (SELECT outcome FROM chat_messages a WHERE a.id = m.id + 1) AS outcome,
        EXISTS (SELECT 1 FROM chat_forks f WHERE f.session_id = s.id) AS forked
   FROM chat_messages m JOIN chat_sessions s ON s.id = m.session_id
- WHERE m.turn_id = :turn_id AND m.part = 0;
+ WHERE m.turn_id = ?1 AND m.part = 0;
 
 -- find_session: a principal's conversation that has not expired; one that a client named only where it may
-SELECT id, last_place, continuation_id, created_at,
+SELECT id, last_place, continuation_id, minted, expires_at,
        EXISTS (SELECT 1 FROM chat_forks f WHERE f.session_id = chat_sessions.id) AS forked
   FROM chat_sessions
  WHERE user_id = :user_id AND continuation_id = :continuation_id AND (:adopt OR minted)
@@ -21,21 +21,21 @@ UPDATE chat_sessions SET continuation_id = char(31) || id
 INSERT INTO chat_sessions (user_id, continuation_id, minted, created_at, updated_at)
 VALUES (:user_id, :continuation_id, :minted, :now, :now);
 
--- take_place: the next place in a conversation, which a turn may give a new end
+-- take_place: ?2, the next place in the conversation ?1, at the time ?3; the turn may give it a new end (?4)
 UPDATE chat_sessions
-   SET last_place = :place, updated_at = max(updated_at, :now), expires_at = coalesce(:expires_at, expires_at)
- WHERE id = :id;
+   SET last_place = ?2, updated_at = max(updated_at, ?3), expires_at = coalesce(?4, expires_at)
+ WHERE id = ?1;
 
--- add_prompt: part 0 of a turn
+-- add_prompt: part 0 of a turn (?3) with its key (?1) in a conversation (?2), unless there is a turn with this id
 INSERT INTO chat_messages (id, session_id, turn_id, turn_seq, part, role, content, body, tool, digest, after_place,
                            deferred, lease_until, created_at, metadata)
-VALUES ((:session_id << 32) | (:place << 1), :session_id, :turn_id, :place, 0, 'user', :content, :body, :tool, :digest,
-        :after_place, :deferred, :lease_until, :created_at, :metadata);
+VALUES (?1, ?2, ?3, ?4, 0, 'user', ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+ON CONFLICT (turn_id) WHERE part = 0 DO NOTHING;
 
--- add_answer: part 1 of a turn, unless there is one
+-- add_answer: part 1 of a turn (?2), unless there is one; refused if part 0 with this digest (?3) has not the key ?1
 INSERT INTO chat_messages (id, session_id, turn_id, turn_seq, part, role, content, body, outcome, tokens, created_at)
-VALUES ((:session_id << 32) | (:place << 1) | 1, :session_id, :turn_id, :place, 1, 'assistant', :content, :body,
-        :outcome, :tokens, :created_at)
+VALUES (?1 | 1, (SELECT session_id FROM chat_messages WHERE id = ?1 AND turn_id = ?2 AND digest = ?3),
+        ?2, ?4, 1, 'assistant', ?5, ?6, ?7, ?8, ?9)
 ON CONFLICT (id) DO NOTHING;
 
 -- renew_turn: the lease of a principal's turn that has no answer, never to an earlier time
@@ -49,12 +49,13 @@ SELECT turn_seq, tokens FROM chat_messages
  WHERE session_id = :session_id AND part = 1 AND outcome = 'answered' AND turn_seq < :place
  ORDER BY turn_seq DESC LIMIT :turns;
 
--- turn_at: the whole answered turn at a place
+-- turns_between: the whole turns that were answered, from one place to another
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
        q.lease_until, q.digest, q.after_place, q.deferred, q.metadata,
        a.content AS answer, a.body AS answer_body, a.outcome, a.tokens, a.created_at AS ended_at
   FROM chat_messages q JOIN chat_messages a ON a.id = q.id + 1
- WHERE q.id = (:session_id << 32) | (:place << 1);
+ WHERE q.id BETWEEN (:session_id << 32) | (:first << 1) AND (:session_id << 32) | (:last << 1) AND q.id & 1 = 0
+   AND a.outcome = 'answered';
 
 -- read_turns: a page of one conversation's turns, by place
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,

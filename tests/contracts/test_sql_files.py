@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sql_parameters import parameters_of
 
 from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.migrations import sqlite as migrations
@@ -114,8 +114,7 @@ def _remember(folder: Path, environment: dict[str, str]) -> list[object]:
 def test_every_query_is_valid_against_the_schema(tmp_path: Path) -> None:
     with closing(_migrated(tmp_path / "perdure.db")) as connection:
         for name, query in named_queries("sqlite/queries.sql").items():
-            parameters = dict.fromkeys(re.findall(r":(\w+)", query))
-            assert connection.execute(f"EXPLAIN {query}", parameters).fetchall(), name
+            assert connection.execute(f"EXPLAIN {query}", parameters_of(query)).fetchall(), name
 
 
 def test_every_query_is_used() -> None:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from sql_parameters import parameters_of
 
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.sql_files import named_queries
@@ -121,12 +122,22 @@ def test_the_meter_sees_a_read_that_is_not_flat(sqlite: tuple[SqliteStore, Meter
 
 @pytest.mark.parametrize(
     "name",
-    ["find_turn", "find_session", "take_place", "window", "turn_at", "read_turns", "newest_version", "find_file"],
+    [
+        "find_turn",
+        "find_session",
+        "take_place",
+        "add_answer",
+        "window",
+        "turns_between",
+        "read_turns",
+        "newest_version",
+        "find_file",
+    ],
 )
 def test_no_query_of_a_turn_scans_a_table(sqlite: tuple[SqliteStore, Meter], name: str) -> None:
     query = named_queries("sqlite/queries.sql")[name]
     connection = sqlite3.connect(f"{sqlite[0].path.as_uri()}?mode=ro", uri=True)
-    plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", dict.fromkeys(re.findall(r":(\w+)", query), 1)).fetchall()
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters_of(query, 1)).fetchall()
     connection.close()
     steps = [step for *_, step in plan]
     assert any(step.startswith("SEARCH") for step in steps)

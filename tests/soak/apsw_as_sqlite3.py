@@ -6,7 +6,7 @@ Python's `sqlite3` has no way to put a VFS under itself, and a VFS of apsw is kn
 import contextlib
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -48,6 +48,14 @@ class Connection:
             sql = _SYNCHRONOUS.sub(rf"\g<1>{self._synchronous}", sql)
         with _translated():
             return Cursor(self.apsw, sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> "Cursor":
+        before = self.apsw.total_changes()
+        cursor = Cursor(self.apsw, "SELECT 0", ())
+        for row in rows:
+            cursor = self.execute(sql, row)
+        cursor.rowcount = self.apsw.total_changes() - before
+        return cursor
 
     def close(self) -> None:
         with _translated():

@@ -177,7 +177,8 @@ def _line(message: dict[str, str]) -> str:
 
 def estimate_tokens(text: str) -> int:
     """A rough count of a model's tokens: UTF-8 bytes / 4."""
-    return (len(text.encode("utf-8", "surrogatepass")) + 3) // 4
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return (size + 3) // 4
 
 
 TokenCounter: TypeAlias = Callable[[str], int]

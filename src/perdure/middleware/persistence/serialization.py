@@ -10,17 +10,21 @@ import json
 from typing import NamedTuple
 
 from perdure.middleware.persistence.common_bodies import shortened, written_out
+from perdure.middleware.persistence.folded_json import FoldedJson, unfold
+from perdure.middleware.persistence.json_text import compact_json, sorted_json
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 
 __all__ = [
     "Prompt",
     "StoredMessage",
+    "answer_and_copy",
     "decode_answer",
     "decode_prompt",
     "digest",
     "encode_answer",
     "encode_prompt",
     "exact_json",
+    "prompt_and_copy",
     "readable_json",
 ]
 
@@ -44,7 +48,13 @@ def encode_prompt(
 ) -> StoredMessage:
     """`metadata` for a store without another exact place for it. `self_contained`: `body` is all that reading needs."""
     value = {"arguments": arguments, "metadata": metadata} if metadata else {"arguments": arguments}
-    return _encode(prompt, value, self_contained=self_contained)
+    return _encode(prompt, value, self_contained=self_contained)[0]
+
+
+def prompt_and_copy(prompt: str, arguments: JsonObject) -> tuple[StoredMessage, JsonObject | None]:
+    """As `encode_prompt`; beside it the arguments as they will be read again, a copy; None where only reading tells."""
+    message, read = _encode(prompt, {"arguments": arguments})
+    return message, read["arguments"] if read is not None else None
 
 
 def decode_prompt(message: StoredMessage) -> Prompt:
@@ -53,7 +63,14 @@ def decode_prompt(message: StoredMessage) -> Prompt:
 
 
 def encode_answer(answer: Answer, *, self_contained: bool = False) -> StoredMessage:
-    return _encode(answer.text, {"result": answer.result, "error": answer.error}, self_contained=self_contained)
+    value = {"result": answer.result, "error": answer.error}
+    return _encode(answer.text, value, self_contained=self_contained)[0]
+
+
+def answer_and_copy(answer: Answer) -> tuple[StoredMessage, Answer | None]:
+    """As `encode_answer`; beside it the answer as it will be read again, a copy; None where only reading tells."""
+    message, read = _encode(answer.text, {"result": answer.result, "error": answer.error})
+    return message, Answer(text=answer.text, result=read["result"], error=read["error"]) if read is not None else None
 
 
 def decode_answer(message: StoredMessage) -> Answer:
@@ -63,17 +80,12 @@ def decode_answer(message: StoredMessage) -> Answer:
 
 def digest(tool: str, arguments: JsonObject) -> str:
     """SHA-256 over tool and arguments, the order of keys apart."""
-    return hashlib.sha256(_sorted_json([tool, arguments]).encode("ascii")).hexdigest()
+    return hashlib.sha256(sorted_json([tool, arguments]).encode("ascii")).hexdigest()
 
 
 def exact_json(value: Json) -> str:
     """JSON text in ASCII: NUL and lone surrogates as escapes, key order kept."""
-    return _compact_json(value)
-
-
-# Made once: `json.dumps` makes an encoder for each text that is not in its own style.
-_compact_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-_sorted_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
+    return compact_json(value)
 
 
 def readable_json(value: Json) -> Json:
@@ -89,17 +101,26 @@ def readable_json(value: Json) -> Json:
             return value
 
 
-def _encode(text: str, value: JsonObject, *, self_contained: bool) -> StoredMessage:
+def _encode(text: str, value: JsonObject, *, self_contained: bool = False) -> tuple[StoredMessage, JsonObject | None]:
+    """Beside the message, `value` as it will be read again, where that is sure."""
     content = _storable(text)
     if content != text and not self_contained:
-        return StoredMessage(content, exact_json({"value": value, "text": text}))
-    own = {"text": text} if self_contained else {}
-    if len(text) < _WORTH_FOLDING:
-        return StoredMessage(content, exact_json({"value": value, **own}))
-    places: list[tuple[str | int, ...]] = []
-    folded = _fold(value, text, (), places)
-    body = exact_json({"value": folded, **({"at": places} if places else {}), **own})
-    return StoredMessage(content, body if self_contained else shortened(body))
+        return StoredMessage(content, compact_json({"value": value, "text": text})), None
+    folded = FoldedJson(value, text if len(text) >= _WORTH_FOLDING else None)
+    whole = {"value": folded.value}
+    if folded.places:
+        whole["at"] = folded.places
+    if self_contained:
+        return StoredMessage(content, compact_json({**whole, "text": text})), None
+    body = compact_json(whole)
+    if not folded.is_plain or _ESCAPED_SURROGATE in body:
+        return StoredMessage(content, shortened(body)), None
+    unfold(folded.value, text, folded.places)
+    return StoredMessage(content, shortened(body)), folded.value
+
+
+_ESCAPED_SURROGATE = "\\ud"
+"""Two that stand side by side are read as one character, whatever they were."""
 
 
 def _decode(message: StoredMessage) -> tuple[str, JsonObject]:
@@ -108,31 +129,14 @@ def _decode(message: StoredMessage) -> tuple[str, JsonObject]:
     body = json.loads(written_out(message.body))
     text = body.get("text", message.content)
     value = body["value"]
-    for *path, last in body.get("at", ()):
-        holder = value
-        for key in path:
-            holder = holder[key]
-        holder[last] = text
+    unfold(value, text, body.get("at", ()))
     return text, value
-
-
-def _fold(value: Json, text: str, path: tuple[str | int, ...], places: list[tuple[str | int, ...]]) -> Json:
-    """`value` with None wherever it holds `text`; the paths to those go into `places`."""
-    # Not `match`, which takes four times as long: this goes over all that a tool was given and gave back.
-    if isinstance(value, str):
-        if value == text:
-            places.append(path)
-            return None
-        return value
-    if isinstance(value, dict):
-        return {key: _fold(item, text, (*path, key), places) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fold(item, text, (*path, index), places) for index, item in enumerate(value)]
-    return value
 
 
 def _storable(text: str) -> str:
     """`text` with NUL and lone surrogates, which Postgres and UTF-8 refuse, as U+FFFD."""
+    if text.isascii() and "\0" not in text:
+        return text
     if "\0" in text:
         text = text.replace("\0", "�")
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -40,6 +40,7 @@ class Database:
         self._schema = schema
         self._connect_to = connect
         self._turn = ProcessTurn.on(path.with_name(path.name + "-writer"))
+        self._writing = _Writing(self)
         self._writer: sqlite3.Connection | None = None
         self._file: _File | None = None
         self._lock = threading.Lock()
@@ -50,12 +51,16 @@ class Database:
 
     def writing(self) -> "_Writing":
         """The one connection that writes, while it is this process's turn. For one thread at a time."""
-        return _Writing(self)
+        return self._writing
 
     def _begin_writing(self) -> sqlite3.Connection:
         self._turn.take(self._make_folder)
         try:
-            return self._opened_writer()
+            writer = self._writer
+            if writer is None or self._file != self._identity():
+                self._turn.make_sure(self._make_folder)
+                writer = self._opened_writer()
+            return writer
         except BaseException:
             self._turn.give_back()
             raise
@@ -129,27 +134,25 @@ class Database:
         self._turn.close()
 
     def _opened_writer(self) -> sqlite3.Connection:
-        if self._writer is not None and self._file != self._identity():
-            # The file was moved or removed under us: what we would write to it, nobody would ever read.
-            self._close_writer()
-        if self._writer is None:
-            if not self.exists():
-                # Made by us first, so that it is never readable by others, not even for a moment.
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            connection = self._connect("rw")
-            try:
-                is_current(connection, str(self.path), self._schema)  # Before anything is set in what may not be ours.
-                # 8 KiB pages cost a quarter over the payload, the usual 4 KiB nearly as much again.
-                connection.execute("PRAGMA page_size = 8192")
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA foreign_keys = ON")
-                migrate_sqlite(connection, self._clock.now(), str(self.path), self._schema)
-            except BaseException:
-                connection.close()
-                raise
-            self._writer = connection
-            self._file = self._identity()
-        return self._writer
+        # If there is one, the file was moved or removed under us: what we would write to it, nobody would ever read.
+        self._close_writer()
+        if not self.exists():
+            # Made by us first, so that it is never readable by others, not even for a moment.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = self._connect("rw")
+        try:
+            is_current(connection, str(self.path), self._schema)  # Before anything is set in what may not be ours.
+            # 8 KiB pages cost a quarter over the payload, the usual 4 KiB nearly as much again.
+            connection.execute("PRAGMA page_size = 8192")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            migrate_sqlite(connection, self._clock.now(), str(self.path), self._schema)
+        except BaseException:
+            connection.close()
+            raise
+        self._file = self._identity()
+        self._writer = connection
+        return connection
 
     def _close_writer(self) -> None:
         if self._writer is not None:

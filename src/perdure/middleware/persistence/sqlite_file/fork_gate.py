@@ -24,7 +24,10 @@ class ForkGate:
         """`close` closes all connections. It is called while nobody is inside."""
         self._close = close
         self._make_locks()
-        self._inside = 0
+        self._users: set[object] = set()
+        """Those inside. To come and go takes no lock: who comes looks whether it is shut after having put itself here,
+        and who shuts it looks who is here after that."""
+        self._is_shut = False
         self._forking = False
         self._torn = False
         """In a child: somebody was inside when it was forked. Their connections must not be touched here."""
@@ -38,8 +41,21 @@ class ForkGate:
         """
         return _Inside(self)
 
-    def _enter(self) -> None:
-        with self._lock:
+    def enter(self, user: object) -> None:
+        """As `inside`, until `user`, an object of whoever comes, leaves."""
+        self._users.add(user)
+        if self._is_shut:
+            self.leave(user)
+            self._enter_once_open(user)
+
+    def leave(self, user: object) -> None:
+        self._users.discard(user)
+        if self._is_shut:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _enter_once_open(self, user: object) -> None:
+        with self._changed:
             if self._torn:
                 raise StoreUnavailable(
                     "This process was forked in the middle of a write to the database, and cannot use it.",
@@ -47,34 +63,29 @@ class ForkGate:
                 )
             while self._forking:
                 self._changed.wait()
-            self._inside += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._forking:
-                self._changed.notify_all()
+            self._users.add(user)
 
     def _make_locks(self) -> None:
-        self._lock = threading.RLock()  # closing goes through the gate again
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
 
     def _before(self) -> None:
         with self._changed:
-            self._forking = True
-            if self._changed.wait_for(lambda: self._inside == 0, _LONGEST_WAIT):
+            self._forking = self._is_shut = True
+            if self._changed.wait_for(lambda: not self._users, _LONGEST_WAIT):
                 self._close()
 
     def _in_parent(self) -> None:
         with self._changed:
             self._forking = False
+            self._is_shut = self._torn
             self._changed.notify_all()
 
     def _in_child(self) -> None:
         self._make_locks()
-        self._torn = self._torn or self._inside > 0
-        self._inside = 0
+        self._torn = self._torn or bool(self._users)
+        self._users = set()
         self._forking = False
+        self._is_shut = self._torn
 
 
 class _Inside:
@@ -85,10 +96,10 @@ class _Inside:
         self._gate = gate
 
     def __enter__(self) -> None:
-        self._gate._enter()
+        self._gate.enter(self)
 
     def __exit__(self, *_: object) -> None:
-        self._gate._leave()
+        self._gate.leave(self)
 
 
 def _before_fork() -> None:

@@ -8,23 +8,43 @@ processes a lock on a side file gives turns: SQLite's own busy waiting starves s
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["GroupWriter"]
+__all__ = ["GroupWriter", "Refused"]
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 _MOST_AT_ONCE = 64
 """Writes in one commit: more than this gains nothing and makes the first wait."""
 
 
-class GroupWriter:
-    """`writing` gives the connection, for one thread at a time."""
+class Refused(NamedTuple):
+    """In place of a result: a write is not done, and has changed nothing. Those beside it need not be done again."""
 
-    def __init__(self, writing: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> None:
+    error: Exception
+
+
+class GroupWriter:
+    """`writing` gives the connection, for one thread at a time.
+
+    What writes note for those after them can be kept right by two calls, within the thread that commits: `began`, when
+    a transaction has begun, and `taken_back`, when what was written in one was undone, of one write or of all.
+    """
+
+    def __init__(
+        self,
+        writing: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        *,
+        began: Callable[[], None] = lambda: None,
+        taken_back: Callable[[], None] = lambda: None,
+    ) -> None:
         self._writing = writing
+        self._began = began
+        self._taken_back = taken_back
         self._lock = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._leader: _Write[Any] | None = None
@@ -37,7 +57,15 @@ class GroupWriter:
         `durable` asks for a commit that outlives a power loss; without it, one that outlives the process. What `work`
         raises undoes that work alone. `work` may be done twice, so it changes nothing but the database.
         """
-        write = _Write(work, durable)
+        return self.write_together(work, _one_after_another, durable=durable)
+
+    def write_together(
+        self, work: W, all_done: Callable[[sqlite3.Connection, Sequence[W]], Sequence[T | Refused]], *, durable: bool
+    ) -> T:
+        """As `write`, for what is done more quickly for several at once: `all_done` does each of what it is given, and
+        gives the result of each. Those that are durable are done before the others.
+        """
+        write = _Write(work, all_done, durable)
         with self._lock:
             self._waiting.append(write)
             if self._leader is None:
@@ -45,7 +73,8 @@ class GroupWriter:
             leads = self._leader is write
         if not leads:
             try:
-                write.wake.acquire()
+                write.wait()
+                self._wake_next(write)
             except BaseException:
                 self._give_up(write)  # interrupted, as by Ctrl-C
                 raise
@@ -61,33 +90,74 @@ class GroupWriter:
         finally:
             with self._lock:
                 self._pass_on()
+            for write, following in pairwise(batch):
+                write.following = following
             for write in batch:
                 write.done = True
-                write.wake.release()
+            self._wake_next(batch[0])
+
+    def _wake_next(self, write: "_Write[Any]") -> None:
+        """Each whose write is done wakes the next: all at once would only stand in each other's way, at Python's own
+        lock, and each be put to sleep twice.
+        """
+        if write.following is None:
+            return
+        with self._lock:
+            following: _Write[Any] | None = write.following
+            while following is not None:
+                following.wake()
+                following = following.following if following.is_given_up else None
 
     def _pass_on(self) -> None:
         """Make whoever waits longest the next leader."""
         self._leader = self._waiting[0] if self._waiting else None
         if self._leader is not None:
-            self._leader.wake.release()
+            self._leader.wake()
 
     def _give_up(self, write: "_Write[Any]") -> None:
         with self._lock:
+            write.is_given_up = True
             if write in self._waiting:
                 self._waiting.remove(write)
             if self._leader is write:
                 self._pass_on()
+        if write.done:
+            self._wake_next(write)
 
     def _commit(self, batch: "list[_Write[Any]]") -> None:
         try:
             with self._writing() as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
                 self._set_synchronous(connection, "FULL" if any(write.durable for write in batch) else "NORMAL")
-                if not _committed(connection, batch, apart=False):
-                    _committed(connection, batch, apart=True)
+                if not self._committed(connection, batch, apart=False):
+                    self._committed(connection, batch, apart=True)
         except BaseException as error:  # noqa: BLE001 - every waiting thread must learn of it
             for write in batch:
                 write.error = error
+
+    def _committed(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]", *, apart: bool) -> bool:
+        """Commit all of `batch`. False if one of several failed by itself; nothing of them is done then.
+
+        `apart` lets those that fail fail alone, and costs each two statements more.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._began()
+            if not apart:
+                _done_together(connection, batch)
+            else:
+                for write in batch:
+                    if not write.is_done_apart(connection):
+                        self._taken_back()
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._taken_back()
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if len(batch) > 1 and not apart and _concerns_one(error):
+                return False
+            raise
+        return True
 
     def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
         on, now = self._synchronous
@@ -96,26 +166,25 @@ class GroupWriter:
             self._synchronous = (connection, level)
 
 
-def _committed(connection: sqlite3.Connection, batch: "list[_Write[Any]]", *, apart: bool) -> bool:
-    """Commit all of `batch`. False if one of several failed by itself; nothing of them is done then.
+def _one_after_another(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
+    return [work(connection) for work in works]
 
-    `apart` lets those that fail fail alone, and costs each two statements more.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for write in batch:
-            if apart:
-                write.run_apart(connection)
-            else:
-                write.run(connection)
-        connection.execute("COMMIT")
-    except BaseException as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        if len(batch) > 1 and not apart and _concerns_one(error):
-            return False
-        raise
-    return True
+
+def _done_together(connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
+    if len(batch) == 1:
+        batch[0].do(connection)
+        return
+    alike: dict[object, list[_Write[Any]]] = {}
+    for write in sorted(batch, key=_comes_later):
+        alike.setdefault(write.all_done, []).append(write)
+    for writes in alike.values():
+        results = writes[0].all_done(connection, [write.work for write in writes])
+        for write, result in zip(writes, results, strict=True):
+            write.result = result
+
+
+def _comes_later(write: "_Write[Any]") -> bool:
+    return not write.durable
 
 
 def _concerns_one(error: BaseException) -> bool:
@@ -133,22 +202,49 @@ _OF_ONE_WRITE = (
 
 
 class _Write(Generic[T]):
-    __slots__ = ("_result", "_work", "done", "durable", "error", "wake")
+    __slots__ = (
+        "_asleep",
+        "_is_woken",
+        "all_done",
+        "done",
+        "durable",
+        "error",
+        "following",
+        "is_given_up",
+        "result",
+        "work",
+    )
 
-    def __init__(self, work: Callable[[sqlite3.Connection], T], durable: bool) -> None:
-        self._work = work
-        self._result: tuple[T] | None = None
+    def __init__(
+        self, work: Any, all_done: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T | Refused]], durable: bool
+    ) -> None:
+        self.work = work
+        self.all_done = all_done
+        self.result: T | Refused | None = None
         self.durable = durable
         self.error: BaseException | None = None
         self.done = False
-        self.wake = threading.Lock()
+        self.following: _Write[Any] | None = None
+        """Whom to wake next, once it is done."""
+        self.is_given_up = False
+        self._asleep = threading.Lock()
         """Free once there is something to do for whoever waits: its work is done, or it is the leader."""
-        self.wake.acquire()
+        self._asleep.acquire()
+        self._is_woken = False
 
-    def run(self, connection: sqlite3.Connection) -> None:
-        self._result = (self._work(connection),)
+    def wait(self) -> None:
+        self._asleep.acquire()
 
-    def run_apart(self, connection: sqlite3.Connection) -> None:
+    def wake(self) -> None:
+        """For one thread at a time."""
+        if not self._is_woken:
+            self._is_woken = True
+            self._asleep.release()
+
+    def do(self, connection: sqlite3.Connection) -> None:
+        (self.result,) = self.all_done(connection, [self.work])
+
+    def is_done_apart(self, connection: sqlite3.Connection) -> bool:
         """Do the work, or undo it alone.
 
         Raises:
@@ -156,17 +252,20 @@ class _Write(Generic[T]):
         """
         connection.execute("SAVEPOINT one")
         try:
-            self.run(connection)
+            self.do(connection)
         except Exception as error:
             if not _concerns_one(error):
                 raise
             connection.execute("ROLLBACK TO one")
             self.error = error
         connection.execute("RELEASE one")
+        return self.error is None
 
     def outcome(self) -> T:
         if self.error is not None:
             raise self.error
-        if self._result is None:
-            raise AssertionError("a write that is over has either failed or a result")
-        return self._result[0]
+        result: Any = self.result
+        if isinstance(result, Refused):
+            raise result.error
+        done: T = result
+        return done

@@ -20,6 +20,9 @@ _LONGEST_WAIT = 3.0
 """Seconds: less than a call waits for its store, so that the reason is said and not only that it took too long."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.005
 
+_LOOK_EVERY = 1.0
+"""Seconds: whether the side file was removed. Who has the turn nevertheless knows that the database was, too."""
+
 
 class ProcessTurn:
     """A record lock on a side file, and a lock among the threads of this process.
@@ -35,6 +38,9 @@ class ProcessTurn:
         self._path = path
         self._name = str(path)
         self._descriptor: int | None = None
+        self._file: os.stat_result | None = None
+        """Which file it is that is open, where its system has such locks."""
+        self._looked_at = -_LOOK_EVERY
         self._among_threads = threading.Lock()
 
     @classmethod
@@ -60,21 +66,33 @@ class ProcessTurn:
             StoreTimeout: Whoever has the turn did not give it back within 3 seconds.
             OSError: The side file cannot be opened.
         """
-        deadline = time.monotonic() + _LONGEST_WAIT
-        if not self._among_threads.acquire(timeout=_LONGEST_WAIT):
+        now = time.monotonic()
+        if not self._among_threads.acquire(blocking=False) and not self._among_threads.acquire(timeout=_LONGEST_WAIT):
             raise self._too_long()
         try:
             if sys.platform == "win32":
                 if make_folder is not None:
                     make_folder()
                 return  # Among processes SQLite's own lock has to do.
-            descriptor = self._lock(deadline, make_folder)
-            while not self._is_the_file_that_others_see(descriptor):
-                self._close()  # Removed with its folder: others take turns on the new one.
-                descriptor = self._lock(deadline, make_folder)
+            self._lock(now + _LONGEST_WAIT, make_folder)
+            if now - self._looked_at >= _LOOK_EVERY:
+                self.make_sure(make_folder)
         except BaseException:
             self._among_threads.release()
             raise
+
+    def make_sure(self, make_folder: Callable[[], None] | None = None) -> None:
+        """For who has the turn: that it is on the file that others see. It may have been removed with its folder.
+
+        Raises:
+            StoreTimeout, OSError: As `take`.
+        """
+        if sys.platform == "win32":
+            return
+        self._looked_at = time.monotonic()
+        while not self._is_the_file_that_others_see():
+            self._close()
+            self._lock(self._looked_at + _LONGEST_WAIT, make_folder)
 
     def give_back(self) -> None:
         try:
@@ -98,11 +116,12 @@ class ProcessTurn:
             remedy="look for a process of this server that hangs or is stopped, and end it.",
         )
 
-    def _lock(self, deadline: float, make_folder: Callable[[], None] | None) -> int:
+    def _lock(self, deadline: float, make_folder: Callable[[], None] | None) -> None:
         if self._descriptor is None:
             if make_folder is not None:
                 make_folder()
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._file = os.fstat(self._descriptor)
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -113,11 +132,11 @@ class ProcessTurn:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                return self._descriptor
+                return
 
-    def _is_the_file_that_others_see(self, descriptor: int) -> bool:
+    def _is_the_file_that_others_see(self) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._name))  # noqa: PTH116 - see Database
+            return self._file is not None and os.path.samestat(self._file, os.stat(self._name))  # noqa: PTH116 - see Database
         except FileNotFoundError:
             return False
 

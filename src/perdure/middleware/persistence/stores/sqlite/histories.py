@@ -1,8 +1,4 @@
-"""Reads what was said before a turn.
-
-Which turns these are is asked of the database each time; what they say, only of those that are not known here from an
-earlier call. Once anybody else has written to the file (another process, an operator by hand), nothing counts as known.
-"""
+"""Reads what was said before a turn: of what stands in the window only that which is not known here already."""
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -10,107 +6,104 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from perdure.middleware.persistence.copied_turns import CopiedTurns
-from perdure.middleware.persistence.stores.known_turns import KnownTurn, KnownTurns
+from perdure.middleware.persistence.stores.faults import decoded
+from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation, KnownConversations
 from perdure.middleware.persistence.stores.sqlite.rows import turn_of
+from perdure.middleware.persistence.stores.sqlite.written_rows import KnownTurn
 from perdure.middleware.persistence.turn import Turn, Window
 
-__all__ = ["Histories", "HistoryPlan", "Session"]
+__all__ = ["Histories", "HistoryPlan"]
 
 _READ_AT_ONCE = 2
 """Turns that are read within the write itself, where their pages are at hand; more would make other writers wait."""
 
-_TEXTS = ("prompt", "prompt_body", "answer", "answer_body", "metadata")
+_TEXTS = (2, 3, 10, 11, 12)
+"""Where a row has prompt, answer, the exact form of each, and metadata."""
 
 
 class HistoryPlan(NamedTuple):
-    session: "Session"
+    """Which turns are a history."""
+
+    conversation: KnownConversation
     places: list[int]
     """Oldest first."""
-    known: Mapping[int, KnownTurn]
-    generation: int
+    turns: list[Turn | None]
+    """In the same order; None of what is to be read."""
+    is_known: bool
+    """All of it."""
     rows: Mapping[int, sqlite3.Row]
-    """Of the turns that are not known, if these are few."""
-
-    def __bool__(self) -> bool:
-        return bool(self.places)
-
-
-class Session(NamedTuple):
-    """Which conversation. Not the key alone: the database gives that of a deleted one away again."""
-
-    key: int
-    principal: str
-    continuation_id: str
-    created_at: str
+    """By place, of the turns that are not known, if these are few."""
 
 
 class Histories:
     """`reading` gives a connection to read by, whatever has been committed."""
 
     def __init__(
-        self, sql: Mapping[str, str], reading: Callable[[], AbstractContextManager[sqlite3.Connection]]
+        self,
+        sql: Mapping[str, str],
+        known: KnownConversations,
+        reading: Callable[[], AbstractContextManager[sqlite3.Connection]],
+        where: object,
     ) -> None:
+        """`where` names the database, for who reads what is wrong with it."""
+        self._where = where
         self._sql = sql
+        self._known = known
         self._reading = reading
-        self._known: KnownTurns[Session] = KnownTurns()
-        self._as_of: tuple[sqlite3.Connection | None, int] = (None, 0)
 
-    def plan(self, connection: sqlite3.Connection, session: Session, place: int, window: Window) -> HistoryPlan:
-        """Which turns stand before `place` within the budget, in the transaction that gives a turn that place."""
-        wanted = {"session_id": session.key, "place": place, "turns": window.turns}
-        places: list[int] = []
-        left = window.tokens
-        for before, tokens in connection.execute(self._sql["window"], wanted).fetchall():
-            left -= tokens
-            if left < 0:
-                break
-            places.append(before)
-        places.reverse()
-        self._forget_if_others_wrote(connection)
-        known, generation = self._known.of(session), self._known.generation
-        missing = [before for before in places if before not in known]
-        rows = self._rows(connection, session, missing) if len(missing) <= _READ_AT_ONCE else {}
-        return HistoryPlan(session, places, known, generation, rows)
+    def newest(self, connection: sqlite3.Connection, key: int, place: int, turns: int) -> dict[int, int]:
+        """What each of the newest answered turns before `place` costs, by place, oldest first."""
+        if place == 1:
+            return {}
+        found = connection.execute(self._sql["window"], {"session_id": key, "place": place, "turns": turns}).fetchall()
+        return {row[0]: row[1] for row in reversed(found)}
+
+    def plan(self, connection: sqlite3.Connection, conversation: KnownConversation, window: Window) -> HistoryPlan:
+        """Which turns come before the next one, in the transaction that gives it its place."""
+        places, turns, is_known = conversation.window(window)
+        rows: Mapping[int, sqlite3.Row] = {}
+        if not is_known:
+            missing = _missing(places, turns)
+            if len(missing) <= _READ_AT_ONCE:
+                rows = self._rows(connection, conversation.key, missing)
+        return HistoryPlan(conversation, places, turns, is_known, rows)
 
     def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
         """
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: A row holds what perdure did not write.
+            StoreUnavailable: A row holds what perdure did not write.
         """
-        session, known, rows = plan.session, plan.known, plan.rows
-        missing = [place for place in plan.places if place not in known and place not in rows]
-        if missing:
+        turns = plan.turns if plan.is_known else self._read(plan)
+        return CopiedTurns([turn for turn in turns if turn is not None]) if turns else ()
+
+    def _read(self, plan: HistoryPlan) -> list[Turn | None]:
+        """None of what was deleted meanwhile."""
+        rows, conversation = plan.rows, plan.conversation
+        if not rows:
             with self._reading() as reader:
-                rows = self._rows(reader, session, missing)
-        window: dict[int, KnownTurn] = {}
-        for place in plan.places:
-            if place in known:
-                window[place] = known[place]
-            elif (row := rows.get(place)) is not None:  # else it was deleted meanwhile
-                turn = turn_of(row, session.principal, session.continuation_id)
-                window[place] = KnownTurn(turn, _characters(row))
-        if rows:
-            self._known.keep(session, window, plan.generation)
-        return CopiedTurns([known.turn for known in window.values()])
+                rows = self._rows(reader, conversation.key, _missing(plan.places, plan.turns))
+        with decoded(self._where):
+            read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
+        self._known.learn(conversation, read)
+        turns = dict(zip(plan.places, plan.turns, strict=True)) | {place: known.turn for place, known in read.items()}
+        return list(turns.values())
 
-    def forget_all(self) -> None:
-        self._known.forget_all()
-
-    def _forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
-        # https://sqlite.org/pragma.html#pragma_data_version: it stays as it is for what this connection commits.
-        as_of = connection, connection.execute("PRAGMA data_version").fetchone()[0]
-        if as_of != self._as_of:
-            self._known.forget_all()
-            self._as_of = as_of
-
-    def _rows(self, connection: sqlite3.Connection, session: Session, places: Sequence[int]) -> dict[int, sqlite3.Row]:
-        found = {}
-        for place in places:
-            row = connection.execute(self._sql["turn_at"], {"session_id": session.key, "place": place}).fetchone()
-            if row is not None:
-                found[place] = row
-        return found
+    def _rows(self, connection: sqlite3.Connection, key: int, places: Sequence[int]) -> dict[int, sqlite3.Row]:
+        """By place, those that are there."""
+        first, last = places[0], places[-1]
+        # Mostly they stand side by side; not where many turns between them have failed, or were never answered.
+        spans = [(first, last)] if last - first < 2 * len(places) else [(place, place) for place in places]
+        rows: list[sqlite3.Row] = []
+        for first, last in spans:
+            wanted = {"session_id": key, "first": first, "last": last}
+            rows += connection.execute(self._sql["turns_between"], wanted)
+        wanted_places = set(places)
+        return {row["turn_seq"]: row for row in rows if row["turn_seq"] in wanted_places}
 
 
 def _characters(row: sqlite3.Row) -> int:
-    return sum(len(row[name] or "") for name in _TEXTS)
+    return sum(len(row[at] or "") for at in _TEXTS)
+
+
+def _missing(places: Sequence[int], turns: Sequence[Turn | None]) -> list[int]:
+    return [place for place, turn in zip(places, turns, strict=True) if turn is None]

@@ -14,7 +14,7 @@ from perdure.middleware.persistence.sqlite_file.database import Database, explai
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded
 from perdure.middleware.persistence.stores.sqlite.forks import needed_of, parent_that_is_gone, trim
-from perdure.middleware.persistence.stores.sqlite.histories import Histories
+from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversations
 from perdure.middleware.persistence.stores.sqlite.search_index import SearchIndex
 from perdure.middleware.persistence.upkeep import FileName, Hit, HitPosition, Removed, Statistics
 
@@ -31,7 +31,7 @@ class SqliteUpkeep:
     _clock: Clock
     _database: Database
     _writer: GroupWriter
-    _histories: Histories
+    _known: KnownConversations
     _index: SearchIndex
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
@@ -91,7 +91,6 @@ class SqliteUpkeep:
                 turns += removed.turns
                 files += removed.files
             if ids:
-                self._histories.forget_all()  # What is gone is gone from the memory, too.
                 self._index.discard()
         return Removed(conversations=conversations, turns=turns, files=tuple(files))
 
@@ -127,6 +126,7 @@ class SqliteUpkeep:
 
     def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def thoroughly(connection: sqlite3.Connection) -> T:
+            self._known.forget_all()  # What is gone is gone from the memory, too.
             connection.execute("PRAGMA secure_delete = ON")  # What is gone leaves nothing in the free pages.
             try:
                 return work(connection)
