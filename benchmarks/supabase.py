@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -116,12 +117,13 @@ class _Recorder:
 
     def __init__(self, functions: SqlFunctions) -> None:
         self.where = functions.where
+        self.timeout = functions.timeout
         self.given: list[dict[str, Json]] = []
         self._functions = functions
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
         self.given.append({name: value for name, value in arguments.items() if value is not None})
-        return self._functions.call(function, arguments)
+        return self._functions.call(function, arguments, **how)
 
     def close(self) -> None:
         self._functions.close()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from postgres.databases import Database
@@ -34,9 +35,9 @@ class Overheard(PostgresFunctions):
         super().__init__(url, timeout=5, max_connections=1)
         self.calls: list[tuple[str, frozenset[str]]] = []
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
         self.calls.append((function, frozenset(arguments)))
-        return super().call(function, arguments)
+        return super().call(function, arguments, **how)
 
 
 def test_every_argument_that_the_store_names_is_an_argument_of_that_function(migrated: Database) -> None:

@@ -84,11 +84,11 @@ def test_a_turn_is_two_requests_and_its_history_comes_with_the_first(
     store: SupabaseStore, stack: SupabaseStack
 ) -> None:
     keep(store, "first")
-    assert asked(stack) == ["POST begin_turn_in_line", "POST finish_turn"], "the very first makes no others either"
+    assert asked(stack) == ["POST begin_turns", "POST finish_turns"], "the very first makes no others either"
     keep(store, "second")
     asked(stack)
     assert keep(store, "third") == ["first", "second"]
-    assert asked(stack) == ["POST begin_turn_in_line", "POST finish_turn"]
+    assert asked(stack) == ["POST begin_turns", "POST finish_turns"]
 
 
 def tools(folder: Path) -> MCPServer:

@@ -27,11 +27,16 @@ class SqlFunctions(Protocol):
 
     where: str
     """Names the database to people, without a secret in it."""
+    timeout: float
+    """Seconds that a call may take, trying again included."""
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(
+        self, function: str, arguments: Mapping[str, Json], *, deadline: float | None = None, again: bool = True
+    ) -> Json:
         """What `function` returned. Arguments are JSON values, times in ISO 8601; None leaves one at its default.
 
-        Calling again is harmless, and is done where a reply was lost.
+        Calling again is harmless, and is done where a reply was lost, unless `again` is false. `deadline`: on
+        `time.monotonic()`; after `timeout` if none is given.
 
         Raises:
             StoreError: It was refused. What it would have written is not there.
