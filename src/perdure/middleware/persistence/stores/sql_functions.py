@@ -95,10 +95,10 @@ class SqlFunctionStore(SqlUpkeep):
             ending = self._ending(turn)
         reply: Json = None
         if turn.place is not None:  # It has its prompt there too: that need not travel again.
-            if not turn.files:
-                reply = self._together("finish_turns", self._endings, ending, deadline)
-            if reply is None:
+            if turn.files or self._is_missing("finish_turns"):
                 reply = self._functions.call("finish_turn", ending, deadline=deadline)
+            else:
+                reply = self._together("finish_turns", self._endings, ending, deadline)
         if reply is None or (isinstance(reply, dict) and reply.get("status") == "unknown"):
             with encoded(turn.id):
                 whole = ending | self._whole(turn)
