@@ -27,8 +27,12 @@ _MOST_CHARACTERS = 256_000
 _LARGE = 64_000
 """Characters of what goes alone: others would wait for its way through the network."""
 
-_PATIENCE = 0.1
-"""Seconds that anybody waits for what is under way. After that it counts no more."""
+_PATIENCE = 0.02
+"""Seconds that anybody waits for what is under way: it may hang, or the way to the database may be long."""
+
+_A_MOMENT = 0.0005
+_LONGEST_GATHERING = 0.005
+"""Seconds. Nobody waits who went alone the last time."""
 
 _all: "weakref.WeakSet[GroupedCalls]" = weakref.WeakSet()
 
@@ -77,8 +81,11 @@ class GroupedCalls:
         return self._send([call.given], deadline=call.deadline, again=True).get(call.given["turn_id"])
 
     def _lead(self, call: "_Call") -> None:
+        if self._lately > 1:
+            self._gather()
         with self._lock:
             group = self._group_of(call)
+            self._lately = len(group)
         try:
             if len(group) == 1:
                 call.reply = self._alone(call)
@@ -100,6 +107,14 @@ class GroupedCalls:
         for call in group:
             call.reply = replies.get(call.given["turn_id"])
             call.failed = False
+
+    def _gather(self) -> None:
+        """Wait while more come: those who went together go on at about the same time, and one of them is the first."""
+        until = time.monotonic() + _LONGEST_GATHERING
+        here, before = len(self._waiting), -1
+        while before < here < self._lately - 1 and time.monotonic() < until:
+            time.sleep(_A_MOMENT)
+            here, before = len(self._waiting), here
 
     def _group_of(self, call: "_Call") -> "list[_Call]":
         group, characters = [call], call.characters
@@ -149,6 +164,8 @@ class GroupedCalls:
         self._lock = threading.Lock()
         self._waiting: deque[_Call] = deque()
         self._under_way = 0
+        self._lately = 0
+        """How many went together last."""
 
 
 class _Call:
