@@ -8,12 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import MakeDatabase
-from perdure.testing.clocks import FrozenClock
 
 from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.turn import Json, Window
+from perdure.testing.clocks import FrozenClock
 from perdure.testing.turns import a_turn, answered
 
 WIDE = Window(turns=10, tokens=100_000)
