@@ -46,6 +46,9 @@ class Send(Protocol):
 class GroupedCalls:
     """For any number of threads. `under_way`: how many may be sent at a time; more make smaller groups."""
 
+    _lately: int
+    """How many went together last."""
+
     def __init__(self, send: Send, *, under_way: int) -> None:
         self._send = send
         self._most_under_way = under_way
@@ -165,7 +168,6 @@ class GroupedCalls:
         self._waiting: deque[_Call] = deque()
         self._under_way = 0
         self._lately = 0
-        """How many went together last."""
 
 
 class _Call:

@@ -6,13 +6,13 @@ from typing import Any
 from perdure.middleware.persistence.serialization import StoredMessage, decode_answer, decode_prompt
 from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Outcome, StoredFile, Turn
 
-__all__ = ["characters_of", "file_of", "summary_of", "turn_of"]
+__all__ = ["characters_of", "file_of", "summary_of", "time_of", "turn_of"]
 
 
 def turn_of(line: JsonObject, principal: str, continuation_id: str) -> Turn:
     prompt = decode_prompt(StoredMessage(line["prompt"], line["prompt_body"]))
     answered = line["outcome"] is not None
-    started_at = _time(line["started_at"])
+    started_at = time_of(line["started_at"])
     return Turn(
         id=line["turn_id"],
         principal=principal,
@@ -21,10 +21,10 @@ def turn_of(line: JsonObject, principal: str, continuation_id: str) -> Turn:
         prompt=prompt.text,
         arguments=prompt.arguments,
         started_at=started_at,
-        lease_until=_time(line["lease_until"]) if line["lease_until"] else started_at,
+        lease_until=time_of(line["lease_until"]) if line["lease_until"] else started_at,
         outcome=Outcome(line["outcome"] or Outcome.RUNNING),
         answer=decode_answer(StoredMessage(line["answer"], line["answer_body"])) if answered else None,
-        ended_at=_time(line["ended_at"]) if answered else None,
+        ended_at=time_of(line["ended_at"]) if answered else None,
         place=line["place"],
         after_place=line["after_place"],
         deferred=line["deferred"],
@@ -45,10 +45,10 @@ def summary_of(line: JsonObject) -> ConversationSummary:
         principal=line["user_id"],
         continuation_id=line["continuation_id"],
         turns=line["last_place"],
-        created_at=_time(line["created_at"]),
-        updated_at=_time(line["updated_at"]),
+        created_at=time_of(line["created_at"]),
+        updated_at=time_of(line["updated_at"]),
         minted=line["minted"],
-        expires_at=_time(line["expires_at"]) if line["expires_at"] else None,
+        expires_at=time_of(line["expires_at"]) if line["expires_at"] else None,
     )
 
 
@@ -63,9 +63,9 @@ def file_of(line: JsonObject) -> StoredFile:
         version=line["version"],
         turn_id=line["turn_id"],
         continuation_id=line["continuation_id"],
-        created_at=_time(line["created_at"]),
+        created_at=time_of(line["created_at"]),
     )
 
 
-def _time(text: Any) -> datetime:
+def time_of(text: Any) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)

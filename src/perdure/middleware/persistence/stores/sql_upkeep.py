@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from perdure.errors import ForkRefused, StoreUnavailable
 from perdure.middleware.persistence.excerpts import Excerpt, marked
@@ -11,6 +10,7 @@ from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.question import Question, Term
 from perdure.middleware.persistence.stores.faults import decoded
 from perdure.middleware.persistence.stores.known_turns import KnownTurns
+from perdure.middleware.persistence.stores.sql_lines import time_of
 from perdure.middleware.persistence.turn import Json, JsonObject, Outcome
 from perdure.middleware.persistence.upkeep import FileName, Hit, HitPosition, Removed, Statistics
 
@@ -117,8 +117,8 @@ class SqlUpkeep:
                 files=counted["files"],
                 file_bytes=counted["bytes"],
                 expired=counted["expired"],
-                oldest=_time(counted["oldest"]) if counted["oldest"] else None,
-                newest=_time(counted["newest"]) if counted["newest"] else None,
+                oldest=time_of(counted["oldest"]) if counted["oldest"] else None,
+                newest=time_of(counted["newest"]) if counted["newest"] else None,
             )
 
     def _removed(self, function: str, **arguments: Json) -> Removed:
@@ -173,10 +173,6 @@ def _hit(line: JsonObject, *, has_words: bool) -> Hit:
         part=line["part"],
         tool=line["tool"],
         outcome=Outcome(line["outcome"]),
-        created_at=_time(line["created_at"]),
+        created_at=time_of(line["created_at"]),
         excerpt=marked(excerpt, _FOUND, _END) if has_words else Excerpt(excerpt),
     )
-
-
-def _time(text: Any) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
