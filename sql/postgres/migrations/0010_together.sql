@@ -20,8 +20,10 @@ if exists (select from public.perdure_migrations where version = 10) then return
 -- an ending that is acknowledged waits for the disk, and takes all beginnings before it along.
 create function public.begin_turns(beginnings json) returns json
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms'
--- One plan for all, made when the tables may be empty: by the indexes, conversation by conversation.
+-- One plan for all, made when the tables may be empty: by the indexes, conversation by conversation. What is off counts as dear
+-- before Postgres 18, and what is dear would be compiled.
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off
 as $function$
 #variable_conflict use_column
 declare
@@ -145,7 +147,7 @@ end $function$;
 -- finish_turn: it is unknown, another's, or has an ending.
 create function public.finish_turns(endings json) returns json
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms'
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $function$
 #variable_conflict use_column
 declare
@@ -200,6 +202,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (10, 'together', 'c09ffe1237130eeba996f277f68c2cc15a9a18d91b2585b2b1b91ad94ceaac47');
+insert into public.perdure_migrations (version, name, checksum) values (10, 'together', 'a3a57477c780bc3ca37851696454263a5d52e8773d4b772d144fa4df9d4117f2');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;
