@@ -85,7 +85,7 @@ def complaints(way: str, folder: Path, store: Store, url: str) -> Iterator[str]:
             yield f"the acknowledged turn {turn_id} is there {times[turn_id]} times"
     left_open = {turn.id: turn.outcome for turn in kept}.get((folder / "open").read_text())
     if left_open not in (Outcome.RUNNING, Outcome.CANCELLED):
-        yield f"the turn whose tool ran is {left_open}"
+        yield f"the turn whose tool ran is {left_open}; it said {(folder / 'stderr').read_text()[-2000:]}"
 
 
 def send_what_waits(folder: Path, store: Store, url: str) -> None:

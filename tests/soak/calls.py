@@ -18,6 +18,9 @@ PRINCIPAL = "local"
 
 Json = dict[str, Any]
 
+_IN_CODE = ToolSettings()
+"""One, as a decorated tool has: the runtime remembers what policy each of them comes to."""
+
 
 def call(
     runtime: Runtime, prompt: str, conversation: str | None, body: Callable[[], None] = lambda: None
@@ -44,7 +47,7 @@ async def call_async(runtime: Runtime, prompt: str, conversation: str | None) ->
 def _started(runtime: Runtime, prompt: str, conversation: str | None) -> PersistedCall:
     arguments = {"prompt": prompt} | ({"continuation_id": conversation} if conversation else {})
     request = ToolRequest(tool="chat", arguments=arguments)
-    return PersistedCall(runtime, request, ToolPlan(runtime, runtime.policy("chat", ToolSettings()), ToolShape()))
+    return PersistedCall(runtime, request, ToolPlan(runtime, runtime.policy("chat", _IN_CODE), ToolShape()))
 
 
 def _answered(started: PersistedCall, prompt: str) -> Json:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from perdure.errors import SettingsError, StoreError
@@ -43,6 +42,8 @@ def _of_somebody_else(factory: str, clock: Clock, folder: Path, local: FileStore
     Raises:
         SettingsError: There is no such thing, or it fails.
     """
+    from pkgutil import resolve_name  # noqa: PLC0415 - only for a backend of somebody else's
+
     try:
         made = resolve_name(factory)(clock, folder)
     except StoreError:

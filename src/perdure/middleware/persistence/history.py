@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias, overload
@@ -18,10 +18,9 @@ __all__ = [
     "HistoryState",
     "Message",
     "MessageStyle",
+    "conversation_here",
     "current_conversation",
-    "enter_conversation",
     "estimate_tokens",
-    "leave_conversation",
     "transcripts_in",
     "without_transcripts",
 ]
@@ -123,8 +122,9 @@ _CLOSE = "</conversation_history>"
 _HEADING = "Earlier turns of this conversation"
 _MAY_EXIST = "Earlier turns of this conversation may exist, but they could not be read just now"
 
-_LINE_BREAK = re.compile(r"\n|\\+n")
-_OURS = re.compile(f"{_OPEN}(?:{_LINE_BREAK.pattern}){_HEADING}")
+# Compiled, by `re` itself, when a transcript is first met.
+_LINE_BREAK = r"\n|\\+n"
+_OURS = f"{_OPEN}(?:{_LINE_BREAK}){_HEADING}"
 
 
 def without_transcripts(text: str) -> str:
@@ -146,20 +146,21 @@ def transcripts_in(text: str) -> list[tuple[int, int]]:
     """Where transcripts of ours begin and end in `text`, with the line breaks after them. In linear time."""
     found: list[tuple[int, int]] = []
     at = 0
-    for start in _OURS.finditer(text):
+    line_break = re.compile(_LINE_BREAK)
+    for start in re.finditer(_OURS, text):
         if start.start() < at:
             continue  # It stands within the one before.
         end = text.find(_CLOSE, start.end())
         if end < 0:
             break
         at = end + len(_CLOSE)
-        while (line_break := _LINE_BREAK.match(text, at)) is not None:
-            at = line_break.end()
+        while (broken := line_break.match(text, at)) is not None:
+            at = broken.end()
         found.append((start.start(), at))
     return found
 
 
-_ESCAPED = re.compile(
+_ESCAPED = (
     "[<"
     "\uff1c\ufe64"  # what becomes "<" where a program normalizes text (NFKC)
     "\x7f-\x9f\u2028\u2029"  # control characters, and line breaks for some programs; JSON has escaped those below 32
@@ -171,7 +172,7 @@ _ESCAPED = re.compile(
 
 def _line(message: dict[str, str]) -> str:
     text = json.dumps(message, ensure_ascii=False)
-    return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1] if found[0] != "<" else "\\u003c", text)
+    return re.sub(_ESCAPED, lambda found: json.dumps(found[0])[1:-1] if found[0] != "<" else "\\u003c", text)
 
 
 def estimate_tokens(text: str) -> int:
@@ -191,18 +192,10 @@ class Conversation:
     history: History = field(default_factory=History)
 
 
-_current: ContextVar[Conversation | None] = ContextVar("perdure_conversation", default=None)
+conversation_here: ContextVar[Conversation | None] = ContextVar("perdure_conversation", default=None)
+"""Set by whoever serves a call, around its tool's body."""
 
 
 def current_conversation() -> Conversation | None:
     """The conversation of the tool call that is running here; None outside a persisted call."""
-    return _current.get()
-
-
-def enter_conversation(conversation: Conversation) -> "Token[Conversation | None]":
-    """What is called from here on belongs to `conversation`, until `leave_conversation` is given what this returns."""
-    return _current.set(conversation)
-
-
-def leave_conversation(entered: "Token[Conversation | None]") -> None:
-    _current.reset(entered)
+    return conversation_here.get()

@@ -94,7 +94,7 @@ class Redactor:
             redacted = self._in_json_text(
                 _pattern(_SECRET_MEMBER, re.IGNORECASE | re.DOTALL).sub(_without_value, redacted)
             )
-        if redacted is text:
+        if redacted is text and len(text) <= _SHORT:
             _remember(text, self._harmless)
         return redacted
 
@@ -143,7 +143,10 @@ class Redactor:
         if self._enabled and any(map(self._is_a_secrets_name, names - self._plain_names)):
             return False
         texts |= names
-        return all(self.text(text) == text for text in texts - self._harmless)
+        for text in texts - self._harmless:  # noqa: SIM110 - a generator is another function, in every call
+            if self.text(text) != text:
+                return False
+        return True
 
     def _object(self, value: dict[str, Any], redact: Callable[[str], str]) -> Json:
         found: dict[str, Json] = {}

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from perdure.middleware.persistence.excerpts import Excerpt
-from perdure.middleware.persistence.question import Question
 from perdure.middleware.persistence.turn import ConversationSummary, Outcome
+
+if TYPE_CHECKING:  # Most servers are never searched.
+    from perdure.middleware.persistence.excerpts import Excerpt
+    from perdure.middleware.persistence.question import Question
 
 __all__ = ["FileName", "Hit", "HitPosition", "Removed", "Statistics", "Upkeep"]
 
@@ -27,7 +29,7 @@ class Hit:
     tool: str
     outcome: Outcome
     created_at: datetime
-    excerpt: Excerpt
+    excerpt: "Excerpt"
 
     @property
     def position(self) -> HitPosition:
@@ -74,7 +76,7 @@ class Statistics:
 class Upkeep(Protocol):
     """Every method raises `StoreUnavailable` when it cannot say or do it; none does half of it."""
 
-    def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
+    def search(self, question: "Question", *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         """Messages that answer `question`, newest first; `before` is the position of the last one already seen."""
         ...
 

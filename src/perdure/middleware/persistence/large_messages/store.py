@@ -6,6 +6,7 @@ The other store is given a readable head of such a message, and says in its exac
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
@@ -13,7 +14,6 @@ from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.large_messages.bodies import Bodies
 from perdure.middleware.persistence.large_messages.size import is_larger
 from perdure.middleware.persistence.ports import Store
-from perdure.middleware.persistence.question import Question
 from perdure.middleware.persistence.serialization import (
     StoredMessage,
     decode_answer,
@@ -33,6 +33,9 @@ from perdure.middleware.persistence.turn import (
     Window,
 )
 from perdure.middleware.persistence.upkeep import Hit, HitPosition, Removed, Statistics
+
+if TYPE_CHECKING:  # Most servers are never searched.
+    from perdure.middleware.persistence.question import Question
 
 __all__ = ["LargeMessages"]
 
@@ -99,7 +102,7 @@ class LargeMessages:
                 return list(given_out[:limit])
             asked *= 2  # Bodies took the places of files.
 
-    def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
+    def search(self, question: "Question", *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         return self._store.search(question, before=before, limit=limit)
 
     def delete(self, principal: str, continuation_id: str) -> Removed:

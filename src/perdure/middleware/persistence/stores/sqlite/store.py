@@ -16,6 +16,8 @@ from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.sqlite.forks import add_fork, history_of, turns_of
 from perdure.middleware.persistence.stores.sqlite.histories import Histories, HistoryPlan, Session
 from perdure.middleware.persistence.stores.sqlite.rows import file_of, summary_of, turn_of
+from perdure.middleware.persistence.stores.sqlite.search_index import SearchIndex
+from perdure.middleware.persistence.stores.sqlite.search_upkeep import SearchUpkeep
 from perdure.middleware.persistence.stores.sqlite.upkeep import SqliteUpkeep
 from perdure.middleware.persistence.turn import (
     Answer,
@@ -59,6 +61,8 @@ class SqliteStore(SqliteUpkeep):
         self._database = Database(self.path, self._clock, connect=connect)
         self._writer = GroupWriter(self._database.writing)
         self._histories = Histories(self._sql, self._database.reading)
+        self._index = SearchIndex(self.path)
+        self._index_upkeep = SearchUpkeep(self._index, self._database.gate)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         def work(connection: sqlite3.Connection) -> tuple[_Place, HistoryPlan | None]:
@@ -92,7 +96,9 @@ class SqliteStore(SqliteUpkeep):
 
     def finish(self, turn: Turn) -> FinishedTurn:
         with self._database.gate.inside(), explained(self.path), encoded(turn.id):
-            return self._writer.write(lambda connection: self._finish(connection, turn), durable=True)
+            finished = self._writer.write(lambda connection: self._finish(connection, turn), durable=True)
+        self._index_upkeep.count_turn()
+        return finished
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         wanted = [
@@ -183,6 +189,7 @@ class SqliteStore(SqliteUpkeep):
         return self._read(self._sql["list_files"], wanted, lambda rows: [file_of(row) for row in rows])
 
     def close(self) -> None:
+        self._index_upkeep.stop()
         with self._database.gate.inside():
             self._database.close()
 
