@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -97,15 +98,25 @@ class _BareRequests:
             base_url=f"{project.url}/rest/v1/rpc/", headers=headers, transport=transport, timeout=None
         )
         self._begin, self._finish = _recorded(project)
+        self._known: dict[str, dict[int, int]] = {}
+        """Versions of turns by place, by conversation: what is known need not travel here either."""
 
     def two(self, continuation_id: str) -> None:
         turn_id, answer_id = str(uuid.uuid4()), str(uuid.uuid4())
-        self._call("begin_turn", {**self._begin, "turn_id": turn_id, "continuation_id": continuation_id})
-        self._call("finish_turn", {**self._finish, "turn_id": turn_id, "answer_id": answer_id})
+        known = self._known.get(continuation_id, {})
+        told = {"turn_id": turn_id, "continuation_id": continuation_id, "known": list(known.values())}
+        (begun,) = self._call("begin_turns", {"beginnings": [{**self._begin, **told}]})
+        self._known[continuation_id] = {
+            (line if isinstance(line, int) else line["place"]): (
+                known[line] if isinstance(line, int) else line["version"]
+            )
+            for line in begun["history"]
+        }
+        self._call("finish_turns", {"endings": [{**self._finish, "turn_id": turn_id, "answer_id": answer_id}]})
 
-    def _call(self, function: str, arguments: dict[str, object]) -> None:
+    def _call(self, function: str, arguments: dict[str, object]) -> list[Json]:
         with within(time.monotonic() + 30):
-            self._http.post(function, json=arguments).raise_for_status().json()
+            return list(self._http.post(function, json=arguments).raise_for_status().json()["turns"])
 
     def close(self) -> None:
         self._http.close()
@@ -116,12 +127,13 @@ class _Recorder:
 
     def __init__(self, functions: SqlFunctions) -> None:
         self.where = functions.where
+        self.timeout = functions.timeout
         self.given: list[dict[str, Json]] = []
         self._functions = functions
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
         self.given.append({name: value for name, value in arguments.items() if value is not None})
-        return self._functions.call(function, arguments)
+        return self._functions.call(function, arguments, **how)
 
     def close(self) -> None:
         self._functions.close()
@@ -133,7 +145,7 @@ def _recorded(project: SupabaseStack) -> tuple[dict[str, Json], dict[str, Json]]
     with closing(SqlFunctionStore(recorder)) as store:
         one_turn(wiring.build(Settings(), store=store), redactor_for(True, ()), "recorded", 1)
     begin, finish = recorder.given
-    return begin, finish
+    return begin["beginnings"][0], finish["endings"][0]
 
 
 def _cost(bare: _BareRequests, kept: KeptTurns) -> Comparison:

@@ -122,7 +122,7 @@ def test_a_project_as_it_must_be_is_found_well_and_nothing_is_left_behind(stack:
     assert lines[-1] == "All is well."
     assert left_behind(stack) == 0
     asked = {request.path for request in stack.requests}
-    assert {f"{RPC}begin_turn_in_line", f"{RPC}finish_turn", f"{RPC}delete_conversation"} <= asked
+    assert {f"{RPC}begin_turns", f"{RPC}finish_turn", f"{RPC}delete_conversation"} <= asked
 
 
 def test_programs_are_told_the_same(stack: SupabaseStack) -> None:

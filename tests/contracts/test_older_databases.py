@@ -1,6 +1,7 @@
 """A store over a database that an older perdure migrated: it uses what functions are there, at little cost."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from conftest import MakeDatabase
@@ -23,20 +24,21 @@ class Overheard(PostgresFunctions):
         super().__init__(url, timeout=30.0, max_connections=1)
         self.called: list[str] = []
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
         self.called.append(function)
-        return super().call(function, arguments)
+        return super().call(function, arguments, **how)
 
 
 class Refusing:
     """Its key is wrong."""
 
     where = "somewhere"
+    timeout = 5.0
 
     def __init__(self) -> None:
         self.called: list[str] = []
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
         self.called.append(function)
         raise StoreMisconfigured("The project refused the key.", remedy="mend it.")
 
@@ -53,7 +55,7 @@ def test_a_function_that_is_missing_is_asked_for_once_in_a_while_and_turns_are_k
     make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = make_database()
-    without(url, "begin_turn_up_to", "begin_turn_in_line", "read_turns_in_line")
+    without(url, "begin_turns", "begin_turn_up_to", "begin_turn_in_line", "read_turns_in_line", "finish_turns")
     heard = Overheard(url)
     store = SqlFunctionStore(heard)
     for place in (1, 2, 3):
@@ -61,7 +63,8 @@ def test_a_function_that_is_missing_is_asked_for_once_in_a_while_and_turns_are_k
         assert store.begin(turn, WITHIN).place == place
         store.finish(answered(turn))
     assert len(store.turns("alice", "c")) == 3
-    assert heard.called.count("begin_turn_up_to") == heard.called.count("begin_turn_in_line") == 1
+    newer = ("begin_turns", "begin_turn_up_to", "begin_turn_in_line")
+    assert [heard.called.count(function) for function in newer] == [1, 1, 1]
     assert heard.called.count("begin_turn") == 3
     monkeypatch.setattr(sql_functions, "_ASK_AGAIN_AFTER", 0.0)
     store.begin(a_turn("x", continuation_id="c"), WITHIN)
@@ -72,14 +75,14 @@ def test_a_function_that_is_missing_is_asked_for_once_in_a_while_and_turns_are_k
 def test_one_that_is_there_again_is_used(make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     url = make_database()
     with connect(url, autocommit=True) as connection:
-        connection.execute("alter function public.begin_turn_up_to rename to away")
+        connection.execute("alter function public.begin_turns rename to away")
         heard = Overheard(url)
         store = SqlFunctionStore(heard)
         store.begin(a_turn("x", continuation_id="c"), WITHIN)
-        connection.execute("alter function public.away rename to begin_turn_up_to")
+        connection.execute("alter function public.away rename to begin_turns")
     monkeypatch.setattr(sql_functions, "_ASK_AGAIN_AFTER", 0.0)
     store.begin(a_turn("x", continuation_id="c"), WITHIN)
-    assert heard.called == ["begin_turn_up_to", "begin_turn_in_line", "begin_turn_up_to"]
+    assert heard.called == ["begin_turns", "begin_turn_up_to", "begin_turns"]
     store.close()
 
 
@@ -91,12 +94,12 @@ def test_what_is_refused_for_another_reason_is_not_asked_again() -> None:
             store.begin(a_turn("x", continuation_id="c"), WITHIN)
         with pytest.raises(StoreMisconfigured):
             store.turns("alice", "c")
-    assert refusing.called == ["begin_turn_up_to", "read_turns_in_line"] * 2
+    assert refusing.called == ["begin_turns", "read_turns_in_line"] * 2
 
 
 def test_where_there_are_none_at_all_it_is_said_that_somebody_must_migrate(make_database: MakeDatabase) -> None:
     url = make_database()
-    without(url, "begin_turn_up_to", "begin_turn_in_line", "begin_turn")
+    without(url, "begin_turns", "begin_turn_up_to", "begin_turn_in_line", "begin_turn")
     store = SqlFunctionStore(Overheard(url))
     with pytest.raises(FunctionMissing) as refused:
         store.begin(a_turn("x", continuation_id="c"), WITHIN)

@@ -46,7 +46,7 @@ def test_64_threads_share_the_connections_that_a_process_may_have(
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        at_once(lambda n: store.begin(a_turn(f"{n}", continuation_id=f"c{n % 8}"), WINDOW), range(64))
+        at_once(lambda n: store.finish(answered(a_turn(f"{n}", continuation_id=f"c{n % 8}"))), range(64))
     finally:
         over.set()
         watching.join()

@@ -48,7 +48,7 @@ def store(cluster: PostgresCluster) -> Iterator[PostgresStore]:
 
 def open_connections(store: PostgresStore, cluster: PostgresCluster, *, number: int = 4) -> None:
     with cluster_busy(cluster):
-        at_once(lambda n: store.begin(a_turn("q", continuation_id=f"{n}"), WINDOW), range(number))
+        at_once(lambda n: store.finish(answered(a_turn("q", continuation_id=f"{n}"))), range(number))
     assert len(backends(cluster)) == number
 
 

@@ -5,6 +5,7 @@ The programs there say how the same is run in full.
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,8 @@ from soak.postgres_writers import Crowd, write_all
 
 from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.stores.memory import MemoryStore
-from perdure.middleware.persistence.turn import Turn
+from perdure.middleware.persistence.stores.postgres import PostgresStore
+from perdure.middleware.persistence.turn import Outcome, Turn, Window
 from perdure.testing.turns import a_turn, answered
 
 
@@ -50,6 +52,33 @@ def test_what_was_acknowledged_outlives_killed_servers_and_killed_writers(killab
     found = kill_again_and_again(killable, url, victims, seed=7)
     assert list(found.violations) == []
     assert found.finished > 10 * 20 / 2
+
+
+def test_a_beginning_that_went_with_its_server_costs_its_place_and_nothing_else() -> None:
+    window = Window(20, 8_000)
+    with PostgresCluster(settings={"wal_writer_delay": "10s"}) as cluster:  # so that a beginning stays in memory
+        url = cluster.url(cluster.create_database("killed"))
+        migrations.apply(url, "killed", lambda _: None)
+        with closing(PostgresStore(url, timeout=30)) as store:
+            known = a_turn("known", continuation_id="c")
+            known = replace(known, place=store.begin(known, window).place)
+            store.finish(answered(a_turn("waits for the disk", continuation_id="d")))
+            lost = a_turn("lost", continuation_id="c")
+            assert store.begin(lost, window).place == 2
+            cluster.kill()
+            cluster.start()
+            assert [turn.prompt for turn in store.turns("alice", "c")] == ["known"], (
+                "which went to the disk with another"
+            )
+            store.finish(answered(a_turn("meanwhile", continuation_id="c")))
+            assert store.finish(answered(replace(lost, place=2), "kept")).place == 3
+            assert store.finish(answered(known)).place == 1
+            kept = store.turns("alice", "c")
+    assert [(turn.place, turn.prompt, turn.outcome) for turn in kept] == [
+        (1, "known", Outcome.ANSWERED),
+        (2, "meanwhile", Outcome.ANSWERED),
+        (3, "lost", Outcome.ANSWERED),
+    ]
 
 
 @pytest.mark.parametrize(

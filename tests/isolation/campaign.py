@@ -94,6 +94,8 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
         "metadata minted adopt fresh_id after_place deferred max_turns max_tokens expires_at",
     ),
     "read_turns_in_line": ("user_id continuation_id", "after_place max_turns"),
+    "begin_turns": ("beginnings", ""),
+    "finish_turns": ("endings", ""),
     "fork_conversation": ("user_id continuation_id fork_place new_id", "minted"),
     "remove_expired": ("", "max_conversations dry_run at"),
     "remove_conversation": ("user_id continuation_id", ""),
@@ -443,6 +445,13 @@ class Campaign:
             case "turns":
                 name = pick((victim.name, "mallory")) if anybody else "mallory"
                 return json.dumps({name: victim.known_turn_ids})
+            case "beginnings" | "endings":
+                always, sometimes = FUNCTIONS["begin_turn_up_to" if name == "beginnings" else "finish_turn"]
+                names = [*always.split(), *sometimes.split()]
+                listed = [
+                    {one: self._argument(one, victim, anybody=anybody) for one in names} for _ in range(pick((1, 1, 2)))
+                ]
+                return json.dumps(listed, default=str)
             case "lease_until":
                 return pick((moment, "2400-01-01Z"))
             case "started_at" | "ended_at" | "kept_at" | "since" | "until" | "at" | "moment" | "expires_at":

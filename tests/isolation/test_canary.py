@@ -45,6 +45,7 @@ OPENED = {
             "find_messages",
             "begin_turn_up_to",
             "begin_turn_in_line",
+            "begin_turns",
             "read_turns_in_line",
             "chat_turns",
         )
@@ -60,6 +61,18 @@ UNBOUND = {
     ),
     "begin_turn repeats anybody's turn": ("begin_turn", "or q.user_id <> principal", ""),
     "finish_turn ends anybody's turn": ("finish_turn", "or q.user_id <> principal", ""),
+    "begin_turns finds anybody's conversation": (
+        "begin_turns",
+        "x.continuation_id = w.continuation_id and x.user_id = w.user_id", "x.continuation_id = w.continuation_id",
+        "g.user_id = x.user_id and", "",
+    ),
+    "begin_turns reads anybody's history": (
+        "begin_turns",
+        "x.continuation_id = w.continuation_id and x.user_id = w.user_id", "x.continuation_id = w.continuation_id",
+        "g.user_id = x.user_id and", "",
+        "and m.user_id = b.user_id", "",
+    ),
+    "finish_turns ends anybody's turn": ("finish_turns", "and m.user_id = t.user_id", ""),
     "read_turns reads anybody's": ("read_turns", "and x.user_id = principal", ""),
     "list_conversations lists anybody's": ("list_conversations", "where x.user_id = principal and", "where"),
     "list_conversations looks up anybody's": (

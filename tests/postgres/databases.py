@@ -113,12 +113,13 @@ class Functions:
 
     def __init__(self, database: Database, role: str, principal: str) -> None:
         self.where = database.name
+        self.timeout = 60.0
         self.role = role
         self.principal = principal
         self.connection = as_role(database.connect(), role, json.dumps({"sub": principal}))
         self.store = SqlFunctionStore(self)
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(self, function: str, arguments: Mapping[str, Json], **_how: Any) -> Json:
         given = {name: _as_text(value) for name, value in arguments.items() if value is not None}
         (answer,) = self.connection.execute(_statement(function, tuple(given)), given).fetchone() or (None,)
         return answer

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from postgres.databases import Database
@@ -34,9 +35,9 @@ class Overheard(PostgresFunctions):
         super().__init__(url, timeout=5, max_connections=1)
         self.calls: list[tuple[str, frozenset[str]]] = []
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
         self.calls.append((function, frozenset(arguments)))
-        return super().call(function, arguments)
+        return super().call(function, arguments, **how)
 
 
 def test_every_argument_that_the_store_names_is_an_argument_of_that_function(migrated: Database) -> None:
@@ -51,7 +52,7 @@ def test_every_argument_that_the_store_names_is_an_argument_of_that_function(mig
     called = {function for function, _ in heard.calls}
     expected = {"begin_turn_in_line", "finish_turn", "renew_turns", "list_conversations_with_ends", "list_files"}
     expected |= {"find_messages", "remove_expired", "remove_conversation", "forget_user", "store_statistics"}
-    expected |= {"read_turns_in_line", "fork_conversation", "begin_turn_up_to"}
+    expected |= {"read_turns_in_line", "fork_conversation", "begin_turn_up_to", "begin_turns", "finish_turns"}
     assert expected <= called <= declared.keys()
     for function, arguments in heard.calls:
         assert arguments <= set(declared[function]), function
@@ -85,10 +86,12 @@ def _do_everything(store: SqlFunctionStore) -> None:
         files=(StoredFile(key="k", bucket="b", name="n", sha256="0" * 64, size=1, media_type="text/plain"),),
     )
     begun = store.begin(turn, Window(turns=1, tokens=1))
-    store.begin(turn, Window(turns=1, tokens=1, last_place=1))
+    store.begin(turn, Window(turns=1, tokens=1, last_place=1))  # again: an older function has to answer
+    store.begin(replace(turn, place=begun.place), Window(turns=1, tokens=1))
     store.renew({"alice": [turn.id]}, turn.lease_until)
     ending = answered(turn, "hello")
     store.finish(replace(ending, place=begun.place))  # the ending alone
+    store.finish(replace(ending, place=begun.place, files=()))  # and as one of several
     store.finish(ending)  # whole
     (found,) = store.turns("alice", "c", after=0, limit=1)
     assert found.prompt == "hello"

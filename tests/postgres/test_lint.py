@@ -134,6 +134,8 @@ def test_in_the_database_every_function_is_bound_and_every_table_has_row_securit
         "forget_user",
         "begin_turn_up_to",
         "begin_turn_in_line",
+        "begin_turns",
+        "finish_turns",
         "fork_conversation",
     }
     assert {name for name, _, settings in functions if "lock_timeout=1500ms" in settings} == writes

@@ -52,8 +52,7 @@ def test_a_member_of_the_owners_role_is_served_and_others_are_told_to_become_one
     with pytest.raises(StoreUnavailable) as refused:
         _tell(tenant, "let me in")
     assert (
-        "does not let this user use perdure's tables (permission denied for function begin_turn_in_line)"
-        in refused.value.what
+        "does not let this user use perdure's tables (permission denied for function begin_turns)" in refused.value.what
     )
     assert refused.value.remedy == "connect as the user who migrated it, or as a member of that role."
     owned.cluster.execute("grant landlord to tenant")

@@ -26,6 +26,8 @@ OWN_CONVERSATIONS = {
     "find_messages",
     "begin_turn_up_to",
     "begin_turn_in_line",
+    "begin_turns",
+    "finish_turns",
     "read_turns_in_line",
     "chat_heir",
     "chat_line",

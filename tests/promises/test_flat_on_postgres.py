@@ -253,9 +253,10 @@ def test_a_reply_is_no_larger_in_a_long_conversation(metered: Metered) -> None:
 
     class Heard:
         where = "here"
+        timeout = 60.0
 
-        def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
-            replies.append(metered.functions.call(function, arguments))
+        def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
+            replies.append(metered.functions.call(function, arguments, **how))
             return replies[-1]
 
         def close(self) -> None: ...

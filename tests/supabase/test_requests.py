@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def keep(store: SupabaseStore, prompt: str, name: str = "c") -> list[str]:
     """Keep a turn; the prompts of the history that it was given."""
     turn = a_turn(prompt, continuation_id=name)
     begun = store.begin(turn, WINDOW)
-    store.finish(answered(turn, f"answer to {prompt}"))
+    store.finish(answered(replace(turn, place=begun.place), f"answer to {prompt}"))
     return [earlier.prompt for earlier in begun.history]
 
 
@@ -84,11 +85,11 @@ def test_a_turn_is_two_requests_and_its_history_comes_with_the_first(
     store: SupabaseStore, stack: SupabaseStack
 ) -> None:
     keep(store, "first")
-    assert asked(stack) == ["POST begin_turn_in_line", "POST finish_turn"], "the very first makes no others either"
+    assert asked(stack) == ["POST begin_turns", "POST finish_turns"], "the very first makes no others either"
     keep(store, "second")
     asked(stack)
     assert keep(store, "third") == ["first", "second"]
-    assert asked(stack) == ["POST begin_turn_in_line", "POST finish_turn"]
+    assert asked(stack) == ["POST begin_turns", "POST finish_turns"]
 
 
 def tools(folder: Path) -> MCPServer:
@@ -160,7 +161,7 @@ def test_one_client_is_shared_by_all_threads(stack: SupabaseStack) -> None:
     for number in range(5):
         keep(store, f"again {number}")
     assert ports_to(stack.url) - of_the_test == before, "connections are used again"
-    assert len(asked(stack)) == 2 * (16 + 5)
+    assert len(asked(stack)) <= 2 * (16 + 5), "what begins at once may go together"
     store.close()
     assert ports_to(stack.url) == of_the_test
 
@@ -178,7 +179,7 @@ def test_a_child_uses_connections_of_its_own_and_its_end_leaves_its_parents_alon
     assert len(said["of the child"]) == 1
     assert not set(said["of the child"]) & set(said["of the parent"])
     assert prompts(stack) == {"parent 0", "parent 1", "parent 2", "parent 3", "child", "again", "parent afterwards"}
-    assert len(asked(stack)) == 2 * 7, "nobody had to ask twice"
+    assert len(asked(stack)) <= 2 * 7, "nobody had to ask twice"
 
 
 def test_a_child_that_is_forked_while_another_thread_is_in_a_call_is_not_left_hanging(stack: SupabaseStack) -> None:

@@ -20,8 +20,8 @@ class KnownTurn(NamedTuple):
     """Shared: nobody may change the JSON in it."""
     characters: int
     """Of its row."""
-    row: object = None
-    """What it was made of, where that is still to be compared."""
+    made_of: object = None
+    """The version of its row, or the row itself, where that is still to be compared."""
 
 
 class KnownTurns(Generic[C]):

@@ -5,22 +5,17 @@ A direct connection and PostgREST call the same functions by the same names of a
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from functools import partial
 
 from perdure.errors import ConversationFull, FunctionMissing, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
-from perdure.middleware.persistence.serialization import (
-    StoredMessage,
-    decode_answer,
-    decode_prompt,
-    encode_answer,
-    encode_prompt,
-    readable_json,
-)
+from perdure.middleware.persistence.serialization import encode_answer, encode_prompt, readable_json
 from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.grouped_calls import GroupedCalls
 from perdure.middleware.persistence.stores.known_turns import KnownTurn, KnownTurns
+from perdure.middleware.persistence.stores.sql_lines import characters_of, file_of, summary_of, turn_of
 from perdure.middleware.persistence.stores.sql_upkeep import SqlFunctions, SqlUpkeep, not_an_answer
 from perdure.middleware.persistence.turn import (
     Answer,
@@ -43,6 +38,11 @@ _LAST_PLACE = (1 << 63) - 1
 _ASK_AGAIN_AFTER = 60.0
 """Seconds for which a function that was missing is not called: then somebody may have migrated."""
 
+_UNDER_WAY = 1
+"""Groups of turns that begin, and of turns that end, at a time: more at a time are smaller, and cost more in all."""
+
+_TEXTS = ("content", "body", "answer", "answer_body")
+
 
 class SqlFunctionStore(SqlUpkeep):
     blocking = True
@@ -55,34 +55,54 @@ class SqlFunctionStore(SqlUpkeep):
         self._missing: dict[str, float] = {}
         """Functions that the database has not, and when it said so."""
         self._known: KnownTurns[tuple[str, str]] = KnownTurns()
+        self._beginnings = GroupedCalls(partial(self._sent, "begin_turns", "beginnings"), under_way=_UNDER_WAY)
+        self._endings = GroupedCalls(partial(self._sent, "finish_turns", "endings"), under_way=_UNDER_WAY)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        deadline = time.monotonic() + self._functions.timeout
+        conversation = turn.principal, turn.continuation_id
+        known, generation = self._known.of(conversation), self._known.generation
         with encoded(turn.id):
             arguments = self._whole(turn) | {"max_turns": window.turns, "max_tokens": window.tokens}
-        known = [("begin_turn_in_line", arguments), ("begin_turn", arguments)]
-        if window.last_place is not None and _is_new(turn):
-            known.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | arguments))
-        reply = self._acknowledged(turn, self._called(*known))
+        reply: Json = None
+        if _is_new(turn):
+            versions = [found.made_of for found in known.values() if isinstance(found.made_of, int)]
+            beginning = arguments | {"last_place": window.last_place, "known": versions}
+            reply = self._together("begin_turns", self._beginnings, beginning, deadline)
+        if reply is None:
+            older = [("begin_turn_in_line", arguments), ("begin_turn", arguments)]
+            if window.last_place is not None and _is_new(turn):
+                older.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | arguments))
+            reply = self._called(*older, deadline=deadline)
+        reply = self._acknowledged(turn, reply)
         with decoded(self._functions.where):
             continuation_id = reply["continuation_id"]
+            if continuation_id != turn.continuation_id:
+                conversation, known = (turn.principal, continuation_id), {}
+            window_now = _window(reply["history"], known, turn.principal, continuation_id)
+            self._known.keep(conversation, window_now, generation)
             return BegunTurn(
                 continuation_id=continuation_id,
                 place=reply["place"],
                 replay=reply["status"] == "replay",
                 outcome=Outcome(reply["outcome"] or Outcome.RUNNING),
-                history=self._history(reply["history"], turn.principal, continuation_id),
+                history=CopiedTurns([found.turn for found in window_now.values()]),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
+        deadline = time.monotonic() + self._functions.timeout
         with encoded(turn.id):
             ending = self._ending(turn)
-        reply: Json = {"status": "unknown"}
+        reply: Json = None
         if turn.place is not None:  # It has its prompt there too: that need not travel again.
-            reply = self._functions.call("finish_turn", ending)
-        if isinstance(reply, dict) and reply.get("status") == "unknown":
+            if turn.files or self._is_missing("finish_turns"):
+                reply = self._functions.call("finish_turn", ending, deadline=deadline)
+            else:
+                reply = self._together("finish_turns", self._endings, ending, deadline)
+        if reply is None or (isinstance(reply, dict) and reply.get("status") == "unknown"):
             with encoded(turn.id):
                 whole = ending | self._whole(turn)
-            reply = self._functions.call("finish_turn", whole)
+            reply = self._functions.call("finish_turn", whole, deadline=deadline)
         reply = self._acknowledged(turn, reply)
         with decoded(self._functions.where):
             # No id: the conversation has expired meanwhile, and is found under none any more.
@@ -94,7 +114,7 @@ class SqlFunctionStore(SqlUpkeep):
                 # Each once: a fork of this conversation names them, too.
                 files=tuple(
                     dict.fromkeys(
-                        _file({**line, "turn_id": turn.id, "continuation_id": continuation_id})
+                        file_of({**line, "turn_id": turn.id, "continuation_id": continuation_id})
                         for line in reply["files"]
                     )
                 ),
@@ -117,7 +137,7 @@ class SqlFunctionStore(SqlUpkeep):
         reply = self._called(("read_turns_in_line", arguments), ("read_turns", arguments))
         lines = self._lines("read_turns", "turns", reply)
         with decoded(self._functions.where):
-            return [_turn(line, principal, continuation_id) for line in lines]
+            return [turn_of(line, principal, continuation_id) for line in lines]
 
     def conversations(
         self,
@@ -139,7 +159,7 @@ class SqlFunctionStore(SqlUpkeep):
             max_lines=limit,
         )
         with decoded(self._functions.where):
-            return [_summary(line) for line in lines]
+            return [summary_of(line) for line in lines]
 
     def fork(
         self, principal: str, continuation_id: str, place: int, new_id: str, *, minted: bool = False
@@ -150,7 +170,7 @@ class SqlFunctionStore(SqlUpkeep):
     def file(self, principal: str, key: str) -> StoredFile | None:
         lines = self._read("list_files", "files", user_id=principal, key=key, max_lines=1)
         with decoded(self._functions.where):
-            return _file(lines[0]) if lines else None
+            return file_of(lines[0]) if lines else None
 
     def files(
         self, principal: str, continuation_id: str | None = None, name: str | None = None, *, limit: int = 1000
@@ -159,40 +179,51 @@ class SqlFunctionStore(SqlUpkeep):
             "list_files", "files", user_id=principal, continuation_id=continuation_id, name=name, max_lines=limit
         )
         with decoded(self._functions.where):
-            return [_file(line) for line in lines]
+            return [file_of(line) for line in lines]
 
     def close(self) -> None:
         self._functions.close()
-
-    def _history(self, lines: Sequence[JsonObject], principal: str, continuation_id: str) -> Sequence[Turn]:
-        """A line that is as it was when this conversation was read last is not taken apart again."""
-        conversation = principal, continuation_id
-        known, generation = self._known.of(conversation), self._known.generation
-        window: dict[int, KnownTurn] = {}
-        for line in lines:
-            place = line["place"]
-            found = known.get(place)
-            if found is None or found.row != line:
-                found = KnownTurn(_turn(line, principal, continuation_id), _characters(line), line)
-            window[place] = found
-        self._known.keep(conversation, window, generation)
-        return CopiedTurns([found.turn for found in window.values()])
 
     def _read(self, function: str, what: str, **arguments: Json) -> list[JsonObject]:
         reply = self._functions.call(function, arguments | {"at": self._clock.now().isoformat()})
         return self._lines(function, what, reply)
 
-    def _called(self, *newest_first: tuple[str, JsonObject]) -> Json:
+    def _together(
+        self, function: str, calls: GroupedCalls, arguments: JsonObject, deadline: float
+    ) -> JsonObject | None:
+        """What `function` answers to these arguments, among those of others. None: another function has to be asked."""
+        if self._is_missing(function):
+            return None
+        given = {name: value for name, value in arguments.items() if value is not None}
+        characters = sum(len(given.get(name, "")) for name in _TEXTS)
+        try:
+            return calls.call(given, characters, deadline)
+        except FunctionMissing:
+            self._missing[function] = time.monotonic()
+            return None
+
+    def _sent(
+        self, function: str, argument: str, given: Sequence[JsonObject], *, deadline: float, again: bool
+    ) -> Mapping[str, JsonObject]:
+        reply = self._functions.call(function, {argument: given}, deadline=deadline, again=again)
+        lines = self._lines(function, "turns", reply)
+        with decoded(self._functions.where):
+            return {line["turn_id"]: line for line in lines}
+
+    def _called(self, *newest_first: tuple[str, JsonObject], deadline: float | None = None) -> Json:
         """What the first of these functions answers, with its arguments, that the database has been migrated to."""
         *newer, (oldest, arguments) = newest_first
         for function, given in newer:
-            if time.monotonic() - self._missing.get(function, -_ASK_AGAIN_AFTER) < _ASK_AGAIN_AFTER:
+            if self._is_missing(function):
                 continue
             try:
-                return self._functions.call(function, given)
+                return self._functions.call(function, given, deadline=deadline)
             except FunctionMissing:
                 self._missing[function] = time.monotonic()
-        return self._functions.call(oldest, arguments)
+        return self._functions.call(oldest, arguments, deadline=deadline)
+
+    def _is_missing(self, function: str) -> bool:
+        return time.monotonic() - self._missing.get(function, -_ASK_AGAIN_AFTER) < _ASK_AGAIN_AFTER
 
     def _lines(self, function: str, what: str, reply: Json) -> list[JsonObject]:
         if not isinstance(reply, dict) or not isinstance(lines := reply.get(what), list):
@@ -274,62 +305,22 @@ def _is_new(turn: Turn) -> bool:
     return turn.place is None and turn.id[14:15] == "7"
 
 
-def _turn(line: JsonObject, principal: str, continuation_id: str) -> Turn:
-    prompt = decode_prompt(StoredMessage(line["prompt"], line["prompt_body"]))
-    answered = line["outcome"] is not None
-    started_at = _time(line["started_at"])
-    return Turn(
-        id=line["turn_id"],
-        principal=principal,
-        continuation_id=continuation_id,
-        tool=line["tool"],
-        prompt=prompt.text,
-        arguments=prompt.arguments,
-        started_at=started_at,
-        lease_until=_time(line["lease_until"]) if line["lease_until"] else started_at,
-        outcome=Outcome(line["outcome"] or Outcome.RUNNING),
-        answer=decode_answer(StoredMessage(line["answer"], line["answer_body"])) if answered else None,
-        ended_at=_time(line["ended_at"]) if answered else None,
-        place=line["place"],
-        after_place=line["after_place"],
-        deferred=line["deferred"],
-        tokens=line["tokens"] or 0,
-        digest=line["digest"],
-        metadata=prompt.metadata or line["metadata"] or {},
-        stored_form=True,
-    )
+def _window(
+    history: Sequence[int | JsonObject], known: Mapping[int, KnownTurn], principal: str, continuation_id: str
+) -> dict[int, KnownTurn]:
+    """Turns by place: `history` has the place alone of one that is known, and the whole line of any other.
 
-
-def _characters(line: JsonObject) -> int:
-    return sum(len(line[name] or "") for name in ("prompt", "prompt_body", "answer", "answer_body"))
-
-
-def _summary(line: JsonObject) -> ConversationSummary:
-    return ConversationSummary(
-        principal=line["user_id"],
-        continuation_id=line["continuation_id"],
-        turns=line["last_place"],
-        created_at=_time(line["created_at"]),
-        updated_at=_time(line["updated_at"]),
-        minted=line["minted"],
-        expires_at=_time(line["expires_at"]) if line["expires_at"] else None,
-    )
-
-
-def _file(line: JsonObject) -> StoredFile:
-    return StoredFile(
-        key=line["key"],
-        bucket=line["bucket"],
-        name=line["name"],
-        sha256=line["sha256"],
-        size=line["size"],
-        media_type=line["media_type"],
-        version=line["version"],
-        turn_id=line["turn_id"],
-        continuation_id=line["continuation_id"],
-        created_at=_time(line["created_at"]),
-    )
-
-
-def _time(text: Any) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+    A line without a version, as older functions send it, is not taken apart again where it is as it was.
+    """
+    window: dict[int, KnownTurn] = {}
+    for line in history:
+        if isinstance(line, int):
+            window[line] = known[line]
+            continue
+        place = line["place"]
+        found = known.get(place)
+        made_of = line.get("version", line)
+        if found is None or found.made_of != made_of:
+            found = KnownTurn(turn_of(line, principal, continuation_id), characters_of(line), made_of)
+        window[place] = found
+    return window

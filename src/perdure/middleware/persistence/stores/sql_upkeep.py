@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from perdure.errors import ForkRefused, StoreUnavailable
 from perdure.middleware.persistence.excerpts import Excerpt, marked
@@ -11,6 +10,7 @@ from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.question import Question, Term
 from perdure.middleware.persistence.stores.faults import decoded
 from perdure.middleware.persistence.stores.known_turns import KnownTurns
+from perdure.middleware.persistence.stores.sql_lines import time_of
 from perdure.middleware.persistence.turn import Json, JsonObject, Outcome
 from perdure.middleware.persistence.upkeep import FileName, Hit, HitPosition, Removed, Statistics
 
@@ -27,11 +27,16 @@ class SqlFunctions(Protocol):
 
     where: str
     """Names the database to people, without a secret in it."""
+    timeout: float
+    """Seconds that a call may take, trying again included."""
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(
+        self, function: str, arguments: Mapping[str, Json], *, deadline: float | None = None, again: bool = True
+    ) -> Json:
         """What `function` returned. Arguments are JSON values, times in ISO 8601; None leaves one at its default.
 
-        Calling again is harmless, and is done where a reply was lost.
+        Calling again is harmless, and is done where a reply was lost, unless `again` is false. `deadline`: on
+        `time.monotonic()`; after `timeout` if none is given.
 
         Raises:
             StoreError: It was refused. What it would have written is not there.
@@ -112,8 +117,8 @@ class SqlUpkeep:
                 files=counted["files"],
                 file_bytes=counted["bytes"],
                 expired=counted["expired"],
-                oldest=_time(counted["oldest"]) if counted["oldest"] else None,
-                newest=_time(counted["newest"]) if counted["newest"] else None,
+                oldest=time_of(counted["oldest"]) if counted["oldest"] else None,
+                newest=time_of(counted["newest"]) if counted["newest"] else None,
             )
 
     def _removed(self, function: str, **arguments: Json) -> Removed:
@@ -168,10 +173,6 @@ def _hit(line: JsonObject, *, has_words: bool) -> Hit:
         part=line["part"],
         tool=line["tool"],
         outcome=Outcome(line["outcome"]),
-        created_at=_time(line["created_at"]),
+        created_at=time_of(line["created_at"]),
         excerpt=marked(excerpt, _FOUND, _END) if has_words else Excerpt(excerpt),
     )
-
-
-def _time(text: Any) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)

@@ -20,8 +20,8 @@ _FIRST_PAUSE = 0.1
 _spread = random.Random()  # noqa: S311 - spreads load; the module's own would change what an application has seeded
 
 
-def asked(api: SupabaseApi, work: Callable[[], T], *, deadline: float) -> T:
-    """What `work`, which makes requests, returned by `deadline` (on `time.monotonic()`).
+def asked(api: SupabaseApi, work: Callable[[], T], *, deadline: float, again: bool = True) -> T:
+    """What `work`, which makes requests, returned by `deadline` (on `time.monotonic()`). Once only, unless `again`.
 
     Raises:
         StoreError: As the table in `faults` sorts it.
@@ -39,7 +39,7 @@ def asked(api: SupabaseApi, work: Callable[[], T], *, deadline: float) -> T:
                     raise
                 wait = max(pause * _spread.uniform(0.5, 1.0), fault.retry_after or 0.0)
                 left = deadline - time.monotonic()
-                if fault.treatment is not Treatment.RETRY or attempt == _ATTEMPTS or wait >= left:
+                if not again or fault.treatment is not Treatment.RETRY or attempt == _ATTEMPTS or wait >= left:
                     raise fault.error from error
         time.sleep(wait)
         pause *= 2

@@ -5,12 +5,10 @@ connecting here says at once what is wrong; it writes two log lines for each fai
 survive a fork.
 """
 
-import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import psycopg
@@ -53,15 +51,16 @@ class Connections:
         self._free = threading.BoundedSemaphore(most)
         _all_pools.add(self)
 
-    @contextlib.contextmanager
-    def one(self, deadline: float) -> Iterator[Connection]:
-        """A connection that nobody else uses meanwhile. It is closed if it is not fit to be used again.
+    def one(self, deadline: float) -> "_Borrowed":
+        """A connection that nobody else uses meanwhile, in a `with`. It is closed if it is not fit to be used again.
 
         Raises:
             StoreTimeout: All were in use until the deadline.
             psycopg.Error: A new one could not be made.
         """
-        free = self._free
+        return _Borrowed(self, deadline)
+
+    def _borrow(self, free: threading.BoundedSemaphore, deadline: float) -> Connection:
         if not free.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
             raise StoreTimeout(
                 f"All {self._most} connections to the database were in use.",
@@ -72,12 +71,10 @@ class Connections:
             connection.deadline = deadline
             if not self.prepare:
                 connection.prepare_threshold = None
-            try:
-                yield connection
-            finally:
-                self._put_back(connection)
-        finally:
+        except BaseException:
             free.release()
+            raise
+        return connection
 
     def drop_idle(self, *, silent_since: float | None = None) -> None:
         """Close those that nobody uses: where one was cut off, the others were as well.
@@ -124,6 +121,28 @@ class Connections:
         self._lock = threading.Lock()
         self._idle = []
         self._free = threading.BoundedSemaphore(self._most)
+
+
+class _Borrowed:
+    # Not a generator: this stands around every call.
+    __slots__ = ("_connection", "_connections", "_deadline", "_free")
+
+    _connection: Connection
+
+    def __init__(self, connections: Connections, deadline: float) -> None:
+        self._connections = connections
+        self._deadline = deadline
+        self._free = connections._free  # a child of a fork has another one
+
+    def __enter__(self) -> Connection:
+        self._connection = self._connections._borrow(self._free, self._deadline)
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._connections._put_back(self._connection)
+        finally:
+            self._free.release()
 
 
 def is_direct(connection: Connection) -> bool:

@@ -1,8 +1,6 @@
 """What Postgres and the way to it say, sorted by what may be done about it, in words that name the remedy."""
 
-import contextlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -10,6 +8,7 @@ import psycopg
 from perdure.errors import (
     FunctionMissing,
     PerdureError,
+    StoreError,
     StoreMisconfigured,
     StoreTimeout,
     StoreUnavailable,
@@ -76,18 +75,23 @@ class CutOff(psycopg.OperationalError):
         self.sqlstate = error.sqlstate or "08006"
 
 
-@contextlib.contextmanager
-def cut_off_noticed(connection: psycopg.Connection[Any]) -> Iterator[None]:
+class cut_off_noticed:  # noqa: N801 - read as a word in a `with`; no generator, since it stands around every call
     """
     Raises:
         CutOff: In place of the error with which `connection` was lost.
     """
-    try:
-        yield
-    except psycopg.Error as error:
-        if connection.broken:
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, psycopg.Error) and self._connection.broken:
             raise CutOff(error) from error
-        raise
 
 
 def may_pass(error: psycopg.Error) -> bool:
@@ -99,8 +103,7 @@ def speaks_of_preparing(error: psycopg.Error) -> bool:
     return error.sqlstate in _OF_PREPARING or (error.sqlstate == "08P01" and "prepared statement" in str(error))
 
 
-@contextlib.contextmanager
-def explained(where: str) -> Iterator[None]:
+class explained:  # noqa: N801
     """
     Raises:
         TurnRefused: In place of what the turn itself brings about: text that Postgres cannot hold.
@@ -109,33 +112,43 @@ def explained(where: str) -> Iterator[None]:
         StoreMisconfigured: In place of what else waits for an operator: rights, the schema, the address.
         StoreUnavailable: In place of any other `psycopg.Error` or `OSError`.
     """
-    try:
-        yield
-    except PerdureError:
-        raise
-    except (psycopg.Error, OSError, UnicodeEncodeError) as error:
-        state = getattr(error, "sqlstate", None) or _refusal(str(error))
-        if isinstance(error, psycopg.DataError | UnicodeEncodeError) or state.startswith(_NEVER):
-            raise TurnRefused(
-                f"The database {where} cannot hold something in this turn ({_first_line(error)}).",
-                remedy="report this with the tool's result.",
-            ) from error
-        what, remedy = (
-            _KNOWN.get(state)
-            or _KNOWN.get(state[:2])
-            or (
-                "cannot be used" if state else "cannot be reached",
-                "look at the database; `perdure conversations list` tries it."
-                if state
-                else "look whether the server runs, and at the address in PERDURE_DATABASE_URL.",
-            )
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, psycopg.Error | OSError | UnicodeEncodeError) and not isinstance(error, PerdureError):
+            raise _explanation(error, self._where) from error
+
+
+def _explanation(error: psycopg.Error | OSError | UnicodeEncodeError, where: str) -> StoreError:
+    state = getattr(error, "sqlstate", None) or _refusal(str(error))
+    if isinstance(error, psycopg.DataError | UnicodeEncodeError) or state.startswith(_NEVER):
+        return TurnRefused(
+            f"The database {where} cannot hold something in this turn ({_first_line(error)}).",
+            remedy="report this with the tool's result.",
         )
-        kind = StoreMisconfigured if state.startswith(_FOR_AN_OPERATOR) else StoreUnavailable
-        if state == "55P03":
-            kind = StoreTimeout
-        elif state == "42883":
-            kind = FunctionMissing
-        raise kind(f"The database {where} {what} ({_first_line(error)}).", remedy=remedy) from error
+    what, remedy = (
+        _KNOWN.get(state)
+        or _KNOWN.get(state[:2])
+        or (
+            "cannot be used" if state else "cannot be reached",
+            "look at the database; `perdure conversations list` tries it."
+            if state
+            else "look whether the server runs, and at the address in PERDURE_DATABASE_URL.",
+        )
+    )
+    kind = StoreMisconfigured if state.startswith(_FOR_AN_OPERATOR) else StoreUnavailable
+    if state == "55P03":
+        kind = StoreTimeout
+    elif state == "42883":
+        kind = FunctionMissing
+    return kind(f"The database {where} {what} ({_first_line(error)}).", remedy=remedy)
 
 
 def _refusal(said: str) -> str:

@@ -27,13 +27,18 @@ _ATTEMPTS = 4
 class PostgresFunctions:
     def __init__(self, url: str, *, timeout: float, max_connections: int) -> None:
         self.where = database_name(url)
-        self._timeout = timeout
+        self.timeout = timeout
         self._connections = Connections(url, most=max_connections)
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(
+        self, function: str, arguments: Mapping[str, Json], *, deadline: float | None = None, again: bool = True
+    ) -> Json:
         given = {name: _as_text(value) for name, value in arguments.items() if value is not None}
         statement = _statement(function, tuple(given))
-        deadline = time.monotonic() + self._timeout
+        if deadline is None:
+            deadline = time.monotonic() + self.timeout
+        elif time.monotonic() >= deadline:
+            raise self._timed_out()  # used up among the turns that travel together
         locked: psycopg.Error | None = None
         with explained(self.where):
             for attempt in range(1, _ATTEMPTS + 1):
@@ -43,9 +48,9 @@ class PostgresFunctions:
                 except psycopg.Error as error:
                     if time.monotonic() >= deadline:
                         # Another way to the server, if there is one: this one may be dead without a word.
-                        self._connections.drop_idle(silent_since=deadline - self._timeout)
+                        self._connections.drop_idle(silent_since=deadline - self.timeout)
                         raise locked or self._timed_out() from error  # a lock says more than the time it took
-                    if attempt == _ATTEMPTS or not self._may_try_again(error):
+                    if not again or attempt == _ATTEMPTS or not self._may_try_again(error):
                         raise
                     locked = error if may_pass(error) else None
         raise AssertionError("the last attempt returns or raises")
@@ -66,7 +71,7 @@ class PostgresFunctions:
 
     def _timed_out(self) -> StoreTimeout:
         return StoreTimeout(
-            f"The database {self.where} did not answer within {self._timeout:g} s.",
+            f"The database {self.where} did not answer within {self.timeout:g} s.",
             remedy="look at what the database is busy with, or waits for; the setting operation_timeout is that time, "
             "in seconds.",
         )

@@ -14,9 +14,11 @@ class SupabaseFunctions:
     def __init__(self, api: SupabaseApi, *, timeout: float) -> None:
         self.where = api.where
         self._api = api
-        self._timeout = timeout
+        self.timeout = timeout
 
-    def call(self, function: str, arguments: Mapping[str, Json]) -> Json:
+    def call(
+        self, function: str, arguments: Mapping[str, Json], *, deadline: float | None = None, again: bool = True
+    ) -> Json:
         given = {name: value for name, value in arguments.items() if value is not None}
 
         def answer() -> Json:
@@ -25,7 +27,9 @@ class SupabaseFunctions:
                 raise ValueError(type(data).__name__)
             return data
 
-        return asked(self._api, answer, deadline=time.monotonic() + self._timeout)
+        if deadline is None:
+            deadline = time.monotonic() + self.timeout
+        return asked(self._api, answer, deadline=deadline, again=again)
 
     def close(self) -> None:
         self._api.close()

@@ -1,0 +1,195 @@
+"""Sends together what many threads ask of a database at once: one round trip, one transaction, one commit.
+
+Whoever comes while nothing is under way sends at once, alone. What arrives meanwhile waits, and goes together, led by
+the one that waits longest, in whose thread it is sent: no thread of our own, nothing to shut down. What fails together
+is sent one by one, so that nobody is given another's error; and nobody waits long for those before him: one of them
+may hang.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from perdure.middleware.persistence.turn import JsonObject
+
+__all__ = ["GroupedCalls", "Send"]
+
+_MOST_TOGETHER = 64
+"""More gain nothing, and make the first wait."""
+
+_MOST_CHARACTERS = 256_000
+"""Of what goes together."""
+
+_LARGE = 64_000
+"""Characters of what goes alone: others would wait for its way through the network."""
+
+_PATIENCE = 0.02
+"""Seconds that anybody waits for what is under way: it may hang, or the way to the database may be long."""
+
+_A_MOMENT = 0.0005
+_LONGEST_GATHERING = 0.005
+"""Seconds. Nobody waits who went alone the last time."""
+
+_all: "weakref.WeakSet[GroupedCalls]" = weakref.WeakSet()
+
+
+class Send(Protocol):
+    def __call__(self, given: Sequence[JsonObject], *, deadline: float, again: bool) -> Mapping[str, JsonObject]:
+        """Replies by `turn_id`. `deadline` is on `time.monotonic()`; `again`: whether what fails may be tried again."""
+        ...
+
+
+class GroupedCalls:
+    """For any number of threads. `under_way`: how many may be sent at a time; more make smaller groups."""
+
+    _lately: int
+    """How many went together last."""
+
+    def __init__(self, send: Send, *, under_way: int) -> None:
+        self._send = send
+        self._most_under_way = under_way
+        self._forget()
+        _all.add(self)
+
+    def call(self, given: JsonObject, characters: int, deadline: float) -> JsonObject | None:
+        """The reply to `given`, which names its `turn_id` and is of so many characters.
+
+        None: there is none to this one; or the time was over before it was known.
+
+        Raises:
+            Exception: What `send` raised for `given` alone.
+        """
+        call = _Call(given, characters, deadline)
+        if characters > _LARGE:
+            return self._alone(call)
+        with self._lock:
+            leads = self._under_way < self._most_under_way
+            if leads:
+                self._under_way += 1
+            else:
+                call.wake = threading.Lock()
+                call.wake.acquire()
+                self._waiting.append(call)
+        if leads or self._is_to_lead(call):
+            self._lead(call)
+        if call.failed:
+            return self._alone(call)
+        return call.reply
+
+    def _alone(self, call: "_Call") -> JsonObject | None:
+        return self._send([call.given], deadline=call.deadline, again=True).get(call.given["turn_id"])
+
+    def _lead(self, call: "_Call") -> None:
+        if self._lately > 1:
+            self._gather()
+        with self._lock:
+            group = self._group_of(call)
+            self._lately = len(group)
+        try:
+            if len(group) == 1:
+                call.reply = self._alone(call)
+            else:
+                self._send_together(group)
+        finally:
+            with self._lock:
+                self._pass_on()
+            for other in group[1:]:
+                other.wake.release()
+
+    def _send_together(self, group: "Sequence[_Call]") -> None:
+        for call in group:
+            call.failed = True
+        try:
+            replies = self._send([call.given for call in group], deadline=group[0].deadline, again=False)
+        except Exception:  # noqa: BLE001 - each asks by itself now, and is told what is wrong
+            return
+        for call in group:
+            call.reply = replies.get(call.given["turn_id"])
+            call.failed = False
+
+    def _gather(self) -> None:
+        """Wait while more come: those who went together go on at about the same time, and one of them is the first."""
+        until = time.monotonic() + _LONGEST_GATHERING
+        here, before = len(self._waiting), -1
+        while before < here < self._lately - 1 and time.monotonic() < until:
+            time.sleep(_A_MOMENT)
+            here, before = len(self._waiting), here
+
+    def _group_of(self, call: "_Call") -> "list[_Call]":
+        group, characters = [call], call.characters
+        while self._waiting and len(group) < _MOST_TOGETHER:
+            characters += self._waiting[0].characters
+            if characters > _MOST_CHARACTERS:
+                break
+            group.append(self._waiting.popleft())
+        return group
+
+    def _pass_on(self) -> None:
+        """Make whoever waits longest a leader, or let the next that comes be one."""
+        if self._waiting and self._under_way <= self._most_under_way:
+            next_one = self._waiting.popleft()
+            next_one.leads = True
+            next_one.wake.release()
+        else:
+            self._under_way -= 1
+
+    def _is_to_lead(self, call: "_Call") -> bool:
+        """Once there is something to do for `call`: whether it leads. If not, it was sent, or its time is over."""
+        try:
+            woken = call.wake.acquire(timeout=max(min(_PATIENCE, call.deadline - time.monotonic()), 0.0))
+            if not woken and not self._takes_the_lead(call):
+                call.wake.acquire(timeout=max(call.deadline - time.monotonic(), 0.0))
+        except BaseException:  # interrupted, as by Ctrl-C
+            self._give_up(call)
+            raise
+        return call.leads
+
+    def _takes_the_lead(self, call: "_Call") -> bool:
+        with self._lock:
+            if call in self._waiting:
+                self._waiting.remove(call)
+                self._under_way += 1
+                call.leads = True
+            return call.leads
+
+    def _give_up(self, call: "_Call") -> None:
+        with self._lock:
+            if call in self._waiting:
+                self._waiting.remove(call)
+            elif call.leads:
+                self._pass_on()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[_Call] = deque()
+        self._under_way = 0
+        self._lately = 0
+
+
+class _Call:
+    __slots__ = ("characters", "deadline", "failed", "given", "leads", "reply", "wake")
+
+    wake: threading.Lock
+    """Of one that waits. Free once there is something to do for it."""
+
+    def __init__(self, given: JsonObject, characters: int, deadline: float) -> None:
+        self.given = given
+        self.characters = characters
+        self.deadline = deadline
+        self.leads = False
+        self.failed = False
+        """With the others of its group."""
+        self.reply: JsonObject | None = None
+
+
+def _after_fork_in_child() -> None:
+    for calls in list(_all):
+        calls._forget()  # whoever led or waited is in the parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
