@@ -64,7 +64,7 @@ class Histories:
         if not is_known:
             missing = _missing(places, turns)
             if len(missing) <= _READ_AT_ONCE:
-                rows = self._rows(connection, conversation.key, missing)
+                rows = self._rows(connection, conversation, missing)
         return HistoryPlan(conversation, places, turns, is_known, rows)
 
     def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
@@ -80,17 +80,21 @@ class Histories:
         rows, conversation = plan.rows, plan.conversation
         if not rows:
             with self._reading() as reader:
-                rows = self._rows(reader, conversation.key, _missing(plan.places, plan.turns))
+                rows = self._rows(reader, conversation, _missing(plan.places, plan.turns))
         with decoded(self._where):
             read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
         self._known.learn(conversation, read)
         turns = dict(zip(plan.places, plan.turns, strict=True)) | {place: known.turn for place, known in read.items()}
         return list(turns.values())
 
-    def _rows(self, connection: sqlite3.Connection, key: int, places: Sequence[int]) -> dict[int, sqlite3.Row]:
+    def _rows(
+        self, connection: sqlite3.Connection, conversation: KnownConversation, places: Sequence[int]
+    ) -> dict[int, sqlite3.Row]:
+        principal, continuation_id = conversation.name
+        of_it = {"session_id": conversation.key, "user_id": principal, "continuation_id": continuation_id}
         found = {}
         for place in places:
-            row = connection.execute(self._sql["turn_at"], {"session_id": key, "place": place}).fetchone()
+            row = connection.execute(self._sql["turn_at"], {**of_it, "place": place}).fetchone()
             if row is not None:
                 found[place] = row
         return found

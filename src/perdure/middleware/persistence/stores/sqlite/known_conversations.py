@@ -25,7 +25,7 @@ _MOST_INTENTS = 1000
 """Of turns that have not ended. More than that do not run at once; those that never end must not fill the memory."""
 
 _LONGEST_PROMPT = 100_000
-"""Characters, of one that is kept in mind."""
+"""Characters, of one that is kept in mind, with its arguments."""
 
 
 class Intent(NamedTuple):
@@ -48,7 +48,6 @@ class KnownConversation:
         "_places",
         "_tokens",
         "_turns",
-        "_unknown",
         "characters",
         "depth",
         "expires_at",
@@ -87,7 +86,6 @@ class KnownConversation:
         self._tokens = list(newest.values())
         self._turns: list[Turn | None] = [None] * len(newest)
         self._characters = [0] * len(newest)
-        self._unknown = len(newest)
 
     def takes(self, turn: Turn, now: str, window: Window) -> bool:
         """Whether it is sure that `turn` may be the next one, and which turns come before it."""
@@ -109,8 +107,9 @@ class KnownConversation:
             oldest, left = max(first - window.turns, 0), window.tokens
             while first > oldest and (left := left - self._tokens[first - 1]) >= 0:
                 first -= 1
+        # Told of these alone, not of a count: a reader may learn some, or too much be forgotten, between the two.
         turns = self._turns[first:]
-        return self._places[first:], turns, not self._unknown or all(turn is not None for turn in turns)
+        return self._places[first:], turns, all(turns)
 
     def moved_on(self, place: int, expires_at: str | None) -> None:
         """Its newest turn is at `place` now; `expires_at` if that has changed."""
@@ -128,7 +127,6 @@ class KnownConversation:
         self._tokens.insert(at, tokens)
         self._turns.insert(at, None)
         self._characters.insert(at, 0)
-        self._unknown += 1
         self.spent += tokens
         if known is not None:
             self._know(at, known)
@@ -149,19 +147,17 @@ class KnownConversation:
     def forget_texts(self) -> None:
         self._turns = [None] * len(self._places)
         self._characters = [0] * len(self._places)
-        self._unknown = len(self._places)
         self.characters = _OF_A_CONVERSATION
 
     def _know(self, at: int, known: KnownTurn) -> None:
         self._turns[at], self._characters[at] = known
-        self._unknown -= 1
         self.characters += known.characters
 
     def _let_go_of_oldest(self) -> None:
         self.whole = False
         self.spent -= self._tokens.pop(0)
         self.characters -= self._characters.pop(0)
-        self._unknown -= self._turns.pop(0) is None
+        del self._turns[0]
         del self._places[0]
 
 
@@ -227,7 +223,7 @@ class KnownConversations:
                 self._count(conversation, before)
 
     def begun(self, turn_id: str, intent: Intent) -> None:
-        if intent.prompt is not None and len(intent.prompt.content) > _LONGEST_PROMPT:
+        if intent.prompt is not None and intent.prompt.characters > _LONGEST_PROMPT:
             intent = intent._replace(prompt=None)
         if len(self._intents) >= _MOST_INTENTS:
             del self._intents[next(iter(self._intents))]
@@ -240,11 +236,11 @@ class KnownConversations:
             return None
         return intent
 
-    def begun_elsewhere(self, name: tuple[str, str], key: int, place: int) -> None:
-        """The conversation has a turn at `place` now, of which nothing is noted."""
+    def begun_elsewhere(self, name: tuple[str, str], key: int, place: int, expires_at: str | None) -> None:
+        """The conversation has its newest turn at `place`, of which nothing is noted, and its end at `expires_at`."""
         self.has_news = True
         if (conversation := self._known.get(name)) is not None and conversation.key == key:
-            conversation.last_place = max(conversation.last_place, place)
+            conversation.moved_on(place, expires_at)
 
     def answered(self, name: tuple[str, str], key: int, place: int, tokens: int, turn: KnownTurn | None = None) -> None:
         """A turn has its answer; `turn` if its content is known."""

@@ -226,7 +226,7 @@ class TurnWriting:
         else:
             session = self._placing.placed(connection, prompt_row(turn), now, None)
             key, continuation_id, place = session.key, session.continuation_id, session.last_place
-            self._known.begun_elsewhere((turn.principal, continuation_id), key, place)
+            self._known.begun_elsewhere((turn.principal, continuation_id), key, place, session.expires_at)
         added = connection.execute(self._sql["add_answer"], answer.values(key, place)).rowcount > 0
         if added and turn.outcome is Outcome.ANSWERED:
             self._known.answered((turn.principal, continuation_id), key, place, turn.tokens)
