@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from perdure.errors import ConversationFull, TurnConflict
+from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation
 from perdure.middleware.persistence.stores.sqlite.written_rows import KnownTurn, prompt_row
@@ -341,3 +341,14 @@ def test_what_is_learned_or_forgotten_meanwhile_leaves_no_gap_in_a_history() -> 
     conversation._turns = LearnsMeanwhile([None])
     _, turns, is_known = conversation.window(WIDE)
     assert (turns, is_known) == ([None], False)
+
+
+def test_what_is_known_wrongly_stands_in_the_way_of_one_turn_and_no_more(store: SqliteStore) -> None:
+    for number in range(3):
+        say(store, f"{number}")
+    known = store._known.of("alice", "c")
+    assert known is not None
+    known.last_place = 1
+    with pytest.raises(StoreUnavailable):
+        begin(store)
+    assert prompts(begin(store)) == ["0", "1", "2"]

@@ -173,15 +173,13 @@ class KnownConversations:
         self._as_of: tuple[sqlite3.Connection | None, int] = (None, 0)
         self._is_sure = False
         """Nobody else has written, nor can: it was looked at in the transaction that goes on."""
-        self.has_news = False
-        """Of what is written in the transaction that goes on."""
 
     def transaction_began(self) -> None:
-        self._is_sure = self.has_news = False
+        self._is_sure = False
 
     def transaction_taken_back(self) -> None:
-        if self.has_news:
-            self.forget_all()
+        # Whatever it had noted; and if what is known here was wrong, and the database refused it, that must end, too.
+        self.forget_all()
 
     def forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         """Within a transaction. What is asked for thereafter is as it stands in the database."""
@@ -204,7 +202,6 @@ class KnownConversations:
 
     def keep(self, conversation: KnownConversation) -> None:
         """In place of what was known of it."""
-        self.has_news = True
         with self._lock:
             before = self._known.pop(conversation.name, None)
             if before is not None:
@@ -238,13 +235,11 @@ class KnownConversations:
 
     def begun_elsewhere(self, name: tuple[str, str], key: int, place: int, expires_at: str | None) -> None:
         """The conversation has its newest turn at `place`, of which nothing is noted, and its end at `expires_at`."""
-        self.has_news = True
         if (conversation := self._known.get(name)) is not None and conversation.key == key:
             conversation.moved_on(place, expires_at)
 
     def answered(self, name: tuple[str, str], key: int, place: int, tokens: int, turn: KnownTurn | None = None) -> None:
         """A turn has its answer; `turn` if its content is known."""
-        self.has_news = True
         with self._lock:
             conversation = self._known.get(name)
             if conversation is not None and conversation.key == key:
