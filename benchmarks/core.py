@@ -14,7 +14,7 @@ from anyio.from_thread import BlockingPortal
 from benchmarks.content import answer_to, prompt_of, result_of
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
 from perdure import Outcome
-from perdure.middleware.call_files import Report
+from perdure.middleware.call_files import Reporter
 from perdure.middleware.call_reader import Caller, ToolRequest, ToolShape
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persisted_server import PersistedServer
@@ -120,7 +120,7 @@ class _Server:
     def caller(self, request: IncomingRequest) -> Caller:
         return Caller()
 
-    def report(self, request: IncomingRequest) -> Report | None:
+    def reporter(self, request: IncomingRequest) -> Reporter | None:
         return None
 
 

@@ -1,23 +1,26 @@
 -- make_words: of each message its words, and nothing more: the texts stay where they are
-CREATE VIRTUAL TABLE words USING fts5(content, content = '', tokenize = "unicode61 remove_diacritics 0");
+CREATE VIRTUAL TABLE words USING fts5(
+    content, content = '', columnsize = 0, tokenize = "unicode61 remove_diacritics 0"
+);
 
 -- faster: 32 MB of memory, while words are added, for what would be written in many small pieces and merged again
 INSERT INTO words (words, rank) VALUES ('hashsize', 33554432);
 
--- make_messages: what a search needs of a message before it reads it
-CREATE TABLE messages (
-    id       INTEGER PRIMARY KEY,  -- as in chat_messages
-    turn_id  TEXT NOT NULL,
-    tool     TEXT NOT NULL,
-    outcome  TEXT,
-    at       TEXT NOT NULL
+-- make_turns: what a search needs of a message before it reads it
+CREATE TABLE turns (
+    id           INTEGER PRIMARY KEY,  -- of its prompt, as in chat_messages; that of its answer is the next
+    turn_id      TEXT NOT NULL,
+    tool         TEXT NOT NULL,
+    outcome      TEXT,
+    at           TEXT NOT NULL,
+    answered_at  TEXT
 ) STRICT;
+
+-- make_unanswered: finds those whose answer was not there when they were indexed
+CREATE INDEX unanswered ON turns (id) WHERE answered_at IS NULL;
 
 -- make_conversations: up to which place each conversation is indexed, and the turn that stands there
 CREATE TABLE conversations (session_id INTEGER PRIMARY KEY, place INTEGER NOT NULL, turn_id TEXT NOT NULL) STRICT;
-
--- make_unanswered: the prompts whose answer was not there when they were indexed
-CREATE TABLE unanswered (id INTEGER PRIMARY KEY) STRICT;
 
 -- is_stale: whether something that was indexed is not there any more, or is something else by now
 SELECT EXISTS (
@@ -30,64 +33,67 @@ SELECT EXISTS (
 SELECT EXISTS (SELECT 1 FROM kept.chat_sessions s LEFT JOIN conversations c ON c.session_id = s.id
                 WHERE s.last_place > coalesce(c.place, 0)
                   AND s.last_place > coalesce((SELECT place FROM kept.chat_forks k WHERE k.session_id = s.id), 0))
-    OR EXISTS (SELECT 1 FROM unanswered u JOIN kept.chat_messages a ON a.id = u.id + 1);
+    OR EXISTS (SELECT 1 FROM turns t JOIN kept.chat_messages a ON a.id = t.id + 1 WHERE t.answered_at IS NULL);
 
--- add_new_words: in ascending order, which costs an index of words far less than any other
+-- make_batch: which turns are indexed now: of each conversation those after one place and up to another
+CREATE TEMP TABLE batch (session_id INTEGER PRIMARY KEY, after INTEGER NOT NULL, upto INTEGER NOT NULL);
+
+-- fill_batch: with at most so many that are not indexed yet
+INSERT INTO batch (session_id, after, upto)
+SELECT session_id, after, min(last_place, after + :turns - before)
+  FROM (SELECT *, coalesce(sum(last_place - after) OVER earlier, 0) AS before
+          FROM (SELECT s.id AS session_id, s.last_place, max(coalesce(c.place, 0), coalesce(k.place, 0)) AS after
+                  FROM kept.chat_sessions s
+                  LEFT JOIN conversations c ON c.session_id = s.id
+                  LEFT JOIN kept.chat_forks k ON k.session_id = s.id)
+         WHERE last_place > after
+        WINDOW earlier AS (ORDER BY session_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
+ WHERE before < :turns;
+
+-- add_new_words: in ascending order, which costs an index of words far less than any other; so read, it needs no sorting
 INSERT INTO words (rowid, content)
-SELECT m.id, substr(m.content, 1, :searched)
-  FROM kept.chat_sessions s
-  LEFT JOIN conversations c ON c.session_id = s.id
-  JOIN kept.chat_messages m ON m.id > (s.id << 32) | (coalesce(c.place, 0) << 1) | 1 AND m.id < (s.id + 1) << 32
- WHERE s.last_place > coalesce(c.place, 0)
- ORDER BY m.id;
+SELECT m.id, CASE WHEN length(CAST(m.content AS BLOB)) > :searched  -- its bytes, which need not be counted
+                  THEN substr(m.content, 1, :searched) ELSE m.content END
+  FROM batch b CROSS JOIN kept.chat_messages m
+    ON m.id > (b.session_id << 32) | (b.after << 1) | 1 AND m.id <= (b.session_id << 32) | (b.upto << 1) | 1
+ ORDER BY b.session_id, m.id;
 
--- add_new_messages: the same messages
-INSERT INTO messages (id, turn_id, tool, outcome, at)
-SELECT m.id, m.turn_id, q.tool, a.outcome, m.created_at
-  FROM kept.chat_sessions s
-  LEFT JOIN conversations c ON c.session_id = s.id
-  JOIN kept.chat_messages m ON m.id > (s.id << 32) | (coalesce(c.place, 0) << 1) | 1 AND m.id < (s.id + 1) << 32
-  JOIN kept.chat_messages q ON q.id = m.id & ~1
-  LEFT JOIN kept.chat_messages a ON a.id = m.id | 1
- WHERE s.last_place > coalesce(c.place, 0);
-
--- add_new_unanswered: those of them whose answer is not there
-INSERT INTO unanswered (id)
-SELECT q.id
-  FROM kept.chat_sessions s
-  LEFT JOIN conversations c ON c.session_id = s.id
-  JOIN messages q ON q.id > (s.id << 32) | (coalesce(c.place, 0) << 1) | 1 AND q.id < (s.id + 1) << 32 AND q.id & 1 = 0
- WHERE s.last_place > coalesce(c.place, 0) AND q.outcome IS NULL;
+-- add_new_turns: those that have these messages
+INSERT INTO turns (id, turn_id, tool, outcome, at, answered_at)
+SELECT q.id, q.turn_id, q.tool, a.outcome, q.created_at, a.created_at
+  FROM batch b CROSS JOIN kept.chat_messages q
+    ON q.id > (b.session_id << 32) | (b.after << 1) | 1 AND q.id <= (b.session_id << 32) | (b.upto << 1) | 1
+   AND q.id & 1 = 0
+  LEFT JOIN kept.chat_messages a ON a.id = q.id + 1;
 
 -- note_places: after which all of these are known
 INSERT INTO conversations (session_id, place, turn_id)
-SELECT s.id, s.last_place, m.turn_id
-  FROM kept.chat_sessions s
-  JOIN kept.chat_messages m ON m.id = (s.id << 32) | (s.last_place << 1)
-  LEFT JOIN conversations c ON c.session_id = s.id
- WHERE s.last_place > coalesce(c.place, 0)
+SELECT b.session_id, b.upto, q.turn_id
+  FROM batch b CROSS JOIN kept.chat_messages q ON q.id = (b.session_id << 32) | (b.upto << 1)
+ WHERE true
 ON CONFLICT (session_id) DO UPDATE SET place = excluded.place, turn_id = excluded.turn_id;
 
 -- add_late_words: of answers that came after their prompt was indexed
 INSERT INTO words (rowid, content)
 SELECT a.id, substr(a.content, 1, :searched)
-  FROM unanswered u JOIN kept.chat_messages a ON a.id = u.id + 1 ORDER BY a.id;
+  FROM turns t JOIN kept.chat_messages a ON a.id = t.id + 1
+ WHERE t.answered_at IS NULL ORDER BY a.id;
 
--- add_late_messages: the same answers
-INSERT INTO messages (id, turn_id, tool, outcome, at)
-SELECT a.id, a.turn_id, q.tool, a.outcome, a.created_at
-  FROM unanswered u JOIN kept.chat_messages a ON a.id = u.id + 1 JOIN messages q ON q.id = u.id;
+-- note_late_outcomes: of the same turns
+UPDATE turns SET outcome = a.outcome, answered_at = a.created_at
+  FROM kept.chat_messages a WHERE a.id = turns.id + 1 AND turns.answered_at IS NULL;
 
--- note_late_outcomes: at their prompts, too
-UPDATE messages SET outcome = (SELECT a.outcome FROM messages a WHERE a.id = messages.id + 1)
- WHERE id IN (SELECT u.id FROM unanswered u JOIN messages a ON a.id = u.id + 1);
-
--- forget_answered: what has its answer waits no more
-DELETE FROM unanswered WHERE id IN (SELECT u.id FROM unanswered u JOIN messages a ON a.id = u.id + 1);
-
--- found: messages with the words, each once, under a conversation that one of the next two names
+-- found: messages, each once, under a conversation that one of `under_…` names
 SELECT f.id, f.turn_id, f.tool, f.outcome, f.at, s.user_id, s.continuation_id
-  FROM words JOIN messages f ON f.id = words.rowid
+
+-- with_words: those that have them
+  FROM (SELECT words.rowid AS id, t.turn_id, t.tool, t.outcome,
+               CASE words.rowid & 1 WHEN 0 THEN t.at ELSE t.answered_at END AS at
+          FROM words JOIN turns t ON t.id = words.rowid & ~1
+         WHERE words MATCH :words) f
+
+-- without_words: the prompts of all turns
+  FROM turns f
 
 -- under_any: its own; where that is gone, the fork of it that was used last
   LEFT JOIN kept.chat_sessions o ON o.id = f.id >> 32 AND (o.expires_at IS NULL OR o.expires_at > :now)
@@ -110,8 +116,7 @@ SELECT f.id, f.turn_id, f.tool, f.outcome, f.at, s.user_id, s.continuation_id
   JOIN kept.chat_sessions s ON s.id = l.id
 
 -- asked_for: what else is asked of them; newest first
- WHERE words MATCH :words
-   AND (:principal IS NULL OR s.user_id = :principal)
+ WHERE (:principal IS NULL OR s.user_id = :principal)
    AND (:continuation_id IS NULL OR s.continuation_id = :continuation_id)
    AND (s.expires_at IS NULL OR s.expires_at > :now) AND substr(s.continuation_id, 1, 1) <> char(31)
    AND (:tool IS NULL OR f.tool = :tool)

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cli.conftest import Ran as CommandRan
+from cli.kept_data import Data
 from servers.gateway_faults import hang, html, trickle
 from servers.postgres_cluster import PostgresCluster
 from servers.supabase_stack import SupabaseStack
@@ -375,3 +378,17 @@ def test_a_postgres_that_is_away_or_unnamed_has_a_remedy_and_tells_no_password()
     away = run("--json", secrets=["hunter2"], PERDURE_BACKEND="postgres", PERDURE_DATABASE_URL=address)
     assert away.failed == {"schema"}
     assert run("--json", PERDURE_BACKEND="postgres").failed == {"database"}
+
+
+def test_in_a_terminal_lines_end_between_words_and_elsewhere_nowhere(
+    data: Data, perdure: Callable[..., CommandRan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = perdure("doctor").out
+    assert f"{data.folder} can be written.\n" in piped
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", perdure("doctor").out)
+    assert shown.split() == piped.split()
+    lines = [line for line in shown.splitlines() if str(data.folder) not in line]
+    assert max(map(len, lines)) <= 60
+    assert all(line.startswith(("ok      ", "        ", "All")) for line in shown.splitlines() if line)

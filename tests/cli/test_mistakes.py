@@ -1,5 +1,6 @@
 """Whatever is written wrongly is answered with one clear line and a remedy, and changes nothing."""
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.conftest import Ran
@@ -46,6 +48,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["tools"], "command or by its address"),
     (["tools", "--", "/nonexistent"], "/nonexistent"),
     (["run"], "Missing argument"),
+    (["run", "/nowhere/server.py"], "no file /nowhere/server.py"),
+    (["run", ""], "no file ."),
+    (["conversations", "show", "red\x1b[31m\nnext\x9b"], "'red\\x1b[31m\\nnext\\x9b'"),
+    (["spool", "quarantine", "--discard", "\x1b]0;title\x07"], "\\x1b]0;title\\x07 is not in quarantine"),
+    (["import", "x" * 100_000], "File name too long"),
     (SEARCH, "question is empty"),
     ([*SEARCH, "  "], "question is empty"),
     ([*SEARCH, '"open'], "is never closed"),
@@ -93,6 +100,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["conversations", "delete", "c"], "--yes"),
     (["conversations", "delete", "--all", "--user", "nobody", "--yes"], "has nothing here"),
     (["purge", "--at-most", "0"], "--at-most"),
+    (["purge", "--at-most", "9" * 30], "--at-most"),
     (["purge", "now"], "now"),
     (["stats", "--nope"], "--nope"),
     (["files", "get", "storage://mcp-files/x/y"], "--output"),
@@ -128,6 +136,7 @@ def test_a_mistake_is_one_line_and_its_remedy_and_changes_nothing(
     assert what.startswith("perdure: ")
     assert [line[:8] for line in remedy] == ["Remedy: "]
     assert words in ran.err
+    assert len(ran.err) < 2_000
     assert _content(data.folder) == before
 
 
@@ -138,7 +147,7 @@ def test_an_interrupt_is_one_line_too(perdure: Callable[..., Ran], monkeypatch: 
     monkeypatch.setattr("perdure.cli.app.show_statistics", interrupted)
     ran = perdure("stats")
     assert (ran.code, ran.out) == (130, "")
-    assert "Traceback" not in ran.err
+    assert ran.err == "perdure: Stopped before its end. What was done until then stays.\n"
 
 
 @pytest.mark.parametrize(
@@ -147,15 +156,47 @@ def test_an_interrupt_is_one_line_too(perdure: Callable[..., Ran], monkeypatch: 
     ids=" ".join,
 )
 def test_a_reader_that_has_seen_enough_is_no_failure(data: Data, arguments: list[str]) -> None:
-    program = "from perdure.cli import main; main()"
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
-        ran = subprocess.run(
-            [sys.executable, "-c", program, "conversations", *arguments],
-            env={**os.environ, "PERDURE_DATA_DIR": str(data.folder)}, stdout=pipe, stderr=subprocess.PIPE, check=False,
-        )  # fmt: skip
+        ran = _run(data, ["conversations", *arguments], stdout=pipe)
     assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+EVERY_WAY_TO_SHOW = [["conversations", "list"], ["stats", "--json"], ["conversations", "show", "c", "--markdown"]]
+"""By rich, by `write_json`, and as bytes."""
+
+
+@pytest.mark.parametrize("arguments", EVERY_WAY_TO_SHOW, ids=" ".join)
+def test_what_cannot_be_shown_is_said_in_one_line(data: Data, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        ran = _run(data, arguments, stdout=full)
+    said = "What was to be shown cannot be written: No space left on device.\nRemedy: free some space.\n"
+    assert (ran.returncode, ran.stderr.decode()) == (1, f"perdure: {said}")
+
+
+@pytest.mark.parametrize("arguments", EVERY_WAY_TO_SHOW, ids=" ".join)
+def test_who_closed_stdout_wants_to_see_nothing(data: Data, arguments: list[str]) -> None:
+    ran = _run(data, arguments, stdout=None, preexec_fn=lambda: os.close(1))
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_a_mistake_is_an_exit_code_where_nothing_can_be_said(data: Data) -> None:
+    with open("/dev/full", "wb") as full:
+        assert _run(data, ["burn"], stderr=full).returncode == 2
+    assert _run(data, ["burn"], stderr=None, preexec_fn=lambda: os.close(2)).returncode == 2
+
+
+def test_a_disk_that_is_full_ends_an_export_in_one_line(
+    perdure: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("perdure.cli.moving.export_to", full)
+    ran = perdure("export", str(tmp_path / "out"))
+    assert (ran.code, ran.out) == (1, "")
+    assert f"{tmp_path / 'out'} cannot be written: No space left on device. The export is not whole." in ran.err
 
 
 @pytest.mark.parametrize("group", [[], ["conversations"], ["files"], ["spool"]])
@@ -163,6 +204,13 @@ def test_a_group_without_a_command_says_which_there_are(perdure: Callable[..., R
     ran = perdure(*group)
     assert (ran.code, ran.out) == (2, "")
     assert "Commands:" in ran.err
+
+
+def _run(data: Data, arguments: list[str], **given: Any) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [sys.executable, "-c", "from perdure.cli import main; main()", *arguments],
+        env={**os.environ, "PERDURE_DATA_DIR": str(data.folder)}, check=False, **{"stderr": subprocess.PIPE, **given},
+    )  # fmt: skip
 
 
 def _content(folder: Path) -> dict[str, str]:

@@ -156,7 +156,7 @@ async def test_what_supabase_has_moves_into_an_embedded_database(here: Side, clo
     before = cloud.kept()
     assert len(before[0]) == 2
     folder = str(tmp_path / "archive")
-    assert "1 conversations, 2 turns and 2 files" in cloud.moved("export", folder)
+    assert "1 conversation, 2 turns and 2 files" in cloud.moved("export", folder)
     assert here.moved("import", folder) == "2 turns and 2 files imported into sqlite.\n"
     assert here.kept() == before
 
@@ -170,7 +170,7 @@ async def test_importing_again_says_what_was_here_and_goes_on_with_what_was_not(
     await here.talk("dinner")
     here.moved("export", str(tmp_path / "second"))
     said = cloud.moved("import", str(tmp_path / "second"))
-    assert said == "1 turns and 1 files imported into supabase, 1 turns were here already.\n"
+    assert said == "1 turn and 1 file imported into supabase, 1 turn was here already.\n"
     assert cloud.kept() == here.kept()
     before = cloud.kept()
     said = cloud.moved("import", str(tmp_path / "second"))
@@ -180,7 +180,7 @@ async def test_importing_again_says_what_was_here_and_goes_on_with_what_was_not(
 
 async def test_one_user_is_exported_alone(here: Side, cloud: Side, tmp_path: Path) -> None:
     await here.talk("lunch")
-    assert "1 conversations, 1 turns" in here.moved("export", str(tmp_path / "all"), "--user", "local")
+    assert "1 conversation, 1 turn and" in here.moved("export", str(tmp_path / "all"), "--user", "local")
     assert "0 conversations, 0 turns and 0 files" in here.moved("export", str(tmp_path / "bob"), "--user", "bob")
     assert cloud.moved("import", str(tmp_path / "bob")) == "0 turns and 0 files imported into supabase.\n"
 
@@ -190,7 +190,7 @@ async def test_a_bucket_of_another_name_is_pointed_out(here: Side, cloud: Side, 
     here.moved("export", str(tmp_path / "archive"))
     elsewhere = embedded(tmp_path / "elsewhere")
     ran = elsewhere.run("import", str(tmp_path / "archive"), PERDURE_BUCKET="our-files")
-    assert (ran.returncode, ran.stdout) == (0, "1 turns and 1 files imported into sqlite.\n")
+    assert (ran.returncode, ran.stdout) == (0, "1 turn and 1 file imported into sqlite.\n")
     assert "storage://mcp-files/" in ran.stderr
     assert "Set the bucket to mcp-files" in ran.stderr
 
@@ -292,7 +292,7 @@ async def test_an_export_that_failed_may_be_tried_again_into_the_same_folder(clo
     await cloud.talk("lunch")
     folder = str(tmp_path / "archive")
     refused(cloud.run("export", folder, SUPABASE_KEY="sb_secret_wrong"), "SUPABASE_KEY")
-    assert "1 conversations, 1 turns" in cloud.moved("export", folder)
+    assert "1 conversation, 1 turn and" in cloud.moved("export", folder)
 
 
 async def test_content_that_is_gone_is_named_and_the_rest_moves(here: Side, cloud: Side, tmp_path: Path) -> None:
@@ -301,4 +301,4 @@ async def test_content_that_is_gone_is_named_and_the_rest_moves(here: Side, clou
     ran = here.run("export", str(tmp_path / "archive"))
     assert ran.returncode == 0
     assert uri in ran.stderr
-    assert cloud.moved("import", str(tmp_path / "archive")) == "1 turns and 0 files imported into supabase.\n"
+    assert cloud.moved("import", str(tmp_path / "archive")) == "1 turn and 0 files imported into supabase.\n"

@@ -30,6 +30,11 @@ def test_people_see_where_the_words_stand(told: Data, perdure: Perdure) -> None:
     assert ran.out.splitlines()[1] == "  the «table» for «two» is booked"
 
 
+def test_an_excerpt_is_prose_whatever_the_lines_it_came_from(data: Data, perdure: Perdure) -> None:
+    data.turn("needle:\n\n    if x:\n\treturn")
+    assert perdure("conversations", "search", "needle").out.splitlines()[1] == "  «needle»: if x: return"
+
+
 @pytest.mark.parametrize(
     ("arguments", "prompts"),
     [

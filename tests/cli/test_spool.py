@@ -79,7 +79,7 @@ def test_status_says_what_waits_for_which_store_without_its_password(away: Machi
     away.wait("one", "two")
     ran = away.run("spool", "status")
     assert ran.returncode == 0, ran.stderr
-    assert "2 turns of 1 conversations" in ran.stdout
+    assert "2 turns of 1 conversation" in ran.stdout
     assert "127.0.0.1" in ran.stdout
     assert "secret-word" not in ran.stdout + ran.stderr
     told = json.loads(away.run("spool", "status", "--json").stdout)
@@ -100,9 +100,9 @@ def test_flush_to_a_store_that_is_away_loses_nothing_and_says_so(away: Machine) 
     away.wait("one")
     ran = away.run("spool", "flush", "--seconds", "3")
     assert ran.returncode == 1
-    assert "1 still wait" in ran.stderr
+    assert "1 still waits" in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert "1 turns" in away.run("spool", "status").stdout
+    assert "1 turn of 1 conversation" in away.run("spool", "status").stdout
 
 
 def test_turns_that_wait_for_another_store_are_named_and_not_sent(away: Machine, machine: Machine) -> None:
@@ -110,7 +110,7 @@ def test_turns_that_wait_for_another_store_are_named_and_not_sent(away: Machine,
     ran = away.run("spool", "status", url=machine.url)
     assert "These settings name another store" in ran.stdout
     assert away.run("spool", "flush", url=machine.url).stdout.strip() == "Nothing waits."
-    assert "1 turns" in away.run("spool", "status").stdout
+    assert "1 turn of 1 conversation" in away.run("spool", "status").stdout
 
 
 def test_what_was_refused_is_listed_tried_again_and_thrown_away(machine: Machine) -> None:
@@ -153,6 +153,6 @@ def test_a_backend_without_a_spool_says_so(machine: Machine) -> None:
 
 def test_doctor_says_what_waits(away: Machine, machine: Machine) -> None:
     machine.wait("one")
-    assert "spool: 1 turns and files wait." in machine.run("doctor").stdout
+    assert "spool: Turns and files that wait: 1." in machine.run("doctor").stdout
     machine.run("spool", "flush")
     assert "spool: Nothing waits." in machine.run("doctor").stdout

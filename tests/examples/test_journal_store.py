@@ -116,7 +116,7 @@ def test_the_command_line_reads_it_and_the_doctor_looks_at_it(tmp_path: Path) ->
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
     assert "my-project" in perdure("conversations", "list")
-    assert "journal_store:open_store answers: 1 conversations." in perdure("doctor")
+    assert "journal_store:open_store answers: 1 conversation." in perdure("doctor")
 
 
 def both(clock: Clock, folder: Path) -> tuple[Store, FileStore]:

@@ -93,6 +93,29 @@ def test_a_file_that_is_no_database_is_named_and_left_as_it_is(tmp_path: Path, o
 
 
 @every_operation
+def test_a_database_of_somebody_elses_is_named_and_left_as_it_is(tmp_path: Path, operation: str) -> None:
+    path = tmp_path / "perdure.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    before = path.read_bytes()
+    store = SqliteStore(path)
+    error = refusal(store, operation)
+    store.close()
+    assert f"{path} is there already and is not one of perdure's" in error.what
+    assert "PERDURE_DATA_DIR" in error.remedy
+    assert path.read_bytes() == before
+
+
+@every_operation
+def test_a_directory_in_its_place_is_named(tmp_path: Path, operation: str) -> None:
+    path = tmp_path / "perdure.db"
+    path.mkdir()
+    error = refusal(SqliteStore(path), operation)
+    assert f"{path} is a directory" in error.what
+    assert error.remedy
+
+
+@every_operation
 def test_a_damaged_database_is_named_and_left_as_it_is(store: SqliteStore, path: Path, operation: str) -> None:
     store.close()
     with path.open("r+b") as file:

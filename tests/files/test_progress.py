@@ -213,7 +213,7 @@ async def test_any_token_that_the_protocol_admits_asks_for_progress(place: Place
     for name in ("progress_token", "progressToken"):
         request: Any = Request()
         request.meta = {name: token}
-        assert reporter(IncomingRequest(request.session, {}, None, request), lambda: None) is not None
+        assert reporter(IncomingRequest(request.session, {}, None, request)) is not None
 
 
 @both_eras

@@ -128,7 +128,7 @@ def test_the_meter_sees_a_read_that_is_not_flat(sqlite: tuple[SqliteStore, Meter
         "take_place",
         "add_answer",
         "window",
-        "turn_at",
+        "turns_between",
         "read_turns",
         "newest_version",
         "find_file",

@@ -76,7 +76,7 @@ MODULES: Mapping[str, Module] = {
             "leases": ["what_waits"],
             "database": ["what_waits", "data_directory", "turns_that_wait"],
             "spool": ["spool_at_rest", "letting_go", "turns_that_wait", "files_that_wait"],
-            "delivery": ["turns_that_wait", "files_that_wait", "breaker"],
+            "delivery": ["delivery", "breaker"],
             "drainer": ["turns_that_wait", "files_that_wait", "breaker"],
         }.items()
     },

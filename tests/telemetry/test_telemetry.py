@@ -139,8 +139,7 @@ async def test_what_is_open_here_of_another_trace_is_linked_to(seen: Seen, activ
     telemetry = activate().engine.telemetry
     callers_meta.set({"traceparent": CALLER})
     with trace.get_tracer("http").start_as_current_span("POST /mcp") as http:
-        with telemetry.operation("begin_turn", a_turn("a", continuation_id="c")):
-            pass
+        telemetry.around("begin_turn", a_turn("a", continuation_id="c"), lambda: None)
     [span] = seen.spans("begin_turn")
     assert _parents(seen) == {"begin_turn": (TRACE, SPAN)}
     assert [link.context.span_id for link in span.links] == [http.get_span_context().span_id]

@@ -189,7 +189,9 @@ def import_command(
 def purge_command(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    at_most: Annotated[int | None, typer.Option(min=1, help="At most so many conversations.")] = None,
+    at_most: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000_000, help="At most so many conversations.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Delete for good what has expired, with the files that nothing else needs."""

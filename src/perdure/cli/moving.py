@@ -26,7 +26,7 @@ def export_archive(runtime: Runtime, folder: Path, *, user: str | None) -> None:
     Raises:
         PerdureError: The folder is not empty, or something cannot be read.
     """
-    with _bar("Exporting conversations") as (bar, task):
+    with _bar("Exporting conversations") as (bar, task), _written_to(folder):
         manifest = export_to(
             folder,
             runtime.engine.store,
@@ -44,7 +44,7 @@ def export_transcripts(runtime: Runtime, folder: Path, *, user: str | None) -> N
     Raises:
         PerdureError: The folder is not empty, or something cannot be read.
     """
-    with _bar("Writing conversations") as (bar, task):
+    with _bar("Writing conversations") as (bar, task), _written_to(folder):
         done = write_transcripts(
             folder,
             runtime.engine.store,
@@ -79,8 +79,9 @@ def import_archive(settings: Settings, folder: Path) -> None:
             clock,
             progress=lambda turns: bar.update(task, completed=turns),
         )
-    known = f", {done.known:,} turns were here already" if done.known else ""
-    _tell(f"{done.turns:,} turns and {done.files:,} files imported into {settings.backend}{known}.")
+    were = "was" if done.known == 1 else "were"
+    known = f", {count(done.known, 'turn')} {were} here already" if done.known else ""
+    _tell(f"{count(done.turns, 'turn')} and {count(done.files, 'file')} imported into {settings.backend}{known}.")
     for turn_id in done.conflicts:
         _warn(f"The turn {turn_id} was left out: its id is here for another call.")
     for bucket in manifest["buckets"]:
@@ -93,18 +94,32 @@ def import_archive(settings: Settings, folder: Path) -> None:
 
 def _say_what_is_not_in_it(runtime: Runtime, missing: Iterable[str]) -> None:
     if runtime.spool is not None and (waiting := sum(line.turns for line in runtime.spool.status())):
-        _warn(
-            f"{waiting:,} turns still wait for their store and are not in it: `perdure spool flush`, and export again."
-        )
+        wait = "waits for its store and is" if waiting == 1 else "wait for their store and are"
+        _warn(f"{count(waiting, 'turn')} still {wait} not in it: `perdure spool flush`, and export again.")
     for uri in missing:
         _warn(f"The content of {uri} is not there any more: the export names it, and has no copy.")
 
 
 def _counted(manifest: JsonObject) -> str:
     return (
-        f"{manifest['conversations']:,} conversations, {manifest['turns']:,} turns and {manifest['files']:,} files"
-        f" ({decimal(manifest['bytes'])})"
+        f"{count(manifest['conversations'], 'conversation')}, {count(manifest['turns'], 'turn')}"
+        f" and {count(manifest['files'], 'file')} ({decimal(manifest['bytes'])})"
     )
+
+
+@contextmanager
+def _written_to(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        PerdureError: In place of what the system says of a file in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PerdureError(
+            f"{error.filename or folder} cannot be written: {error.strerror}. The export is not whole.",
+            remedy="free some space there, or name another folder.",
+        ) from error
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def run(words: list[str], *, config: Path | None = None) -> NoReturn:
         case ["-m", _, *_]:
             _become(sys.executable, [sys.executable, *words], config)
         case [script, *_] if not script.startswith("-"):
-            _refuse_a_command(script, words)
+            _refuse_what_is_no_file(script, words)
             _become(sys.executable, [sys.executable, *words], config)
         case _:
             raise PerdureError(
@@ -52,12 +52,17 @@ def _found(command: str) -> str:
     return program
 
 
-def _refuse_a_command(script: str, words: list[str]) -> None:
-    if not Path(script).exists() and shutil.which(script):
+def _refuse_what_is_no_file(script: str, words: list[str]) -> None:
+    if script and Path(script).exists():
+        return
+    if shutil.which(script):
         raise PerdureError(
             f"There is no file {script}, but a command of that name.",
             remedy=f"if that is the server: perdure run -- {' '.join(words)}",
         )
+    raise PerdureError(
+        f"There is no file {script}.", remedy="name the server's script, or its module: perdure run -m MODULE."
+    )
 
 
 def _become(program: str, argv: list[str], config: Path | None) -> NoReturn:

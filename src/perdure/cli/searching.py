@@ -1,6 +1,8 @@
 """`perdure conversations search`: what was said, by its words."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 from rich.text import Text
 
@@ -14,6 +16,7 @@ from perdure.middleware.persistence.wiring import Runtime
 __all__ = ["search"]
 
 _PARTS = ("prompt", "answer")
+_SPACE = re.compile(r"[ \t\n]+")
 
 
 def search(
@@ -40,21 +43,24 @@ def search(
         return bool(hits)
     if not hits:
         console().print("Nothing found." if before is None else "Nothing more found.")
-    for hit in hits:
-        line = Text.assemble(
-            (printable(hit.continuation_id).plain, "bold cyan"), f"  #{hit.place} {_PARTS[hit.part]}  "
-        )
-        line.append(f"{printable(hit.tool)}  ").append(hit.outcome.value, style=OUTCOME_COLOURS[hit.outcome])
-        line.append(f"  {ago(hit.created_at, now)}")
-        if question.principal is None:
-            line.append(f"  {printable(hit.principal)}", style="dim")
-        console().print(line, soft_wrap=True)
-        for piece in _highlighted(hit).wrap(console(), console().width - 2):
-            console().print(Text("  ").append_text(piece), soft_wrap=True)
-        console().print()
+    lines = [line for hit in hits for line in _lines(hit, now, with_user=question.principal is None)]
     if following is not None:
-        console().print(Text(f"There are more: --before {following}", style="dim"), soft_wrap=True)
+        lines.append(Text(f"There are more: --before {following}", style="dim"))
+    if lines:
+        console().print(Text("\n").join(lines), soft_wrap=True)  # at once: rich takes a while for each print
     return bool(hits)
+
+
+def _lines(hit: Hit, now: datetime, *, with_user: bool) -> Iterator[Text]:
+    line = Text.assemble((printable(hit.continuation_id).plain, "bold cyan"), f"  #{hit.place} {_PARTS[hit.part]}  ")
+    line.append(f"{printable(hit.tool)}  ").append(hit.outcome.value, style=OUTCOME_COLOURS[hit.outcome])
+    line.append(f"  {ago(hit.created_at, now)}")
+    if with_user:
+        line.append(f"  {printable(hit.principal)}", style="dim")
+    yield line
+    for piece in _highlighted(hit).wrap(console(), console().width - 2):
+        yield Text("  ").append_text(piece)
+    yield Text("")
 
 
 def _highlighted(hit: Hit) -> Text:
@@ -69,7 +75,7 @@ def _highlighted(hit: Hit) -> Text:
 
 
 def _on_one_line(text: str) -> Text:
-    return printable(text.replace("\n", " ").replace("\t", " "))
+    return printable(_SPACE.sub(" ", text))
 
 
 def _as_json(hit: Hit) -> JsonObject:

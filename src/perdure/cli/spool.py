@@ -11,7 +11,7 @@ from datetime import datetime
 from rich.filesize import decimal
 from rich.text import Text
 
-from perdure.cli.terminal import ago, console, excerpt, printable, write_json
+from perdure.cli.terminal import ago, console, count, excerpt, printable, write_json
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.ports import Waiting
 from perdure.middleware.persistence.spool import Spool
@@ -54,7 +54,8 @@ def flush_spool(runtime: Runtime, *, seconds: float) -> bool:
         console().print(f"{sent:,} sent.")
         if not left:
             return True
-        _warn(f"{left:,} still wait. The store, {spool.destination}, does not take them now: try `perdure doctor`.")
+        wait = "waits" if left == 1 else "wait"
+        _warn(f"{left:,} still {wait}. The store, {spool.destination}, takes nothing now: try `perdure doctor`.")
         return False
 
 
@@ -102,9 +103,9 @@ def _spool_of(runtime: Runtime) -> Iterator[Spool]:
 
 
 def _show(line: Waiting, now: datetime, *, current: bool) -> None:
-    waits = f"{line.turns:,} turns of {line.conversations:,} conversations"
+    waits = f"{count(line.turns, 'turn')} of {count(line.conversations, 'conversation')}"
     if line.files:
-        waits += f" and {line.files:,} files ({decimal(line.file_bytes)})"
+        waits += f" and {count(line.files, 'file')} ({decimal(line.file_bytes)})"
     text = Text.assemble(("Waiting for ", ""), (printable(line.destination).plain, "bold cyan"), f": {waits}")
     if line.oldest:
         text.append(f", the oldest from {ago(datetime.fromisoformat(line.oldest), now)}", style="dim")

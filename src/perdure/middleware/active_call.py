@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.middleware.persisted_call import PersistedCall
-from perdure.middleware.persistence.history import enter_conversation, leave_conversation
+from perdure.middleware.persistence.history import Conversation, conversation_here
 
 __all__ = ["ActiveCall", "active_call", "within"]
 
@@ -31,15 +31,21 @@ class within:  # noqa: N801 - read as a verb: `with within(active)`
 
     __slots__ = ("_active", "_conversation", "_token")
 
+    _conversation: "Token[Conversation | None] | None"
+
     def __init__(self, active: ActiveCall) -> None:
         self._active = active
 
     def __enter__(self) -> None:
         call = self._active.call
         self._token: Token[ActiveCall | None] = active_call.set(self._active)
-        self._conversation = None if call is None else enter_conversation(call.conversation)
+        self._conversation = None
+        if call is not None:
+            turn = call.kept.turn
+            here = Conversation(turn.continuation_id, turn.id, call.kept.history)
+            self._conversation = conversation_here.set(here)
 
     def __exit__(self, *_: object) -> None:
         if self._conversation is not None:
-            leave_conversation(self._conversation)
+            conversation_here.reset(self._conversation)
         active_call.reset(self._token)

@@ -15,10 +15,13 @@ from perdure.middleware.persistence.turn import Json, JsonObject, StoredFile
 from perdure.middleware.tool_schema import satisfies
 from perdure.settings import FileReference, Policy
 
-__all__ = ["CallFiles", "Report", "may_name_files", "stored_files_in"]
+__all__ = ["CallFiles", "Report", "Reporter", "may_name_files", "may_name_stored_files", "stored_files_in"]
 
 Report = Callable[[float, str], None]
 """Told how far the work on a file is, from 0 to 1, and in words. May be called from any thread."""
+
+Reporter = Callable[[], Report | None]
+"""Makes a report where a call is to have one: asked on the thread that serves it, and only in a call with files."""
 
 _WORTH_REPORTING = 8_000_000
 """Bytes: less is done before anybody looks."""
@@ -33,6 +36,11 @@ _MOST_NAMED = 20
 def stored_files_in(arguments: JsonObject) -> list[str]:
     """The storage URIs that are whole values of `arguments`."""
     return [uri for text in _strings(arguments) if (uri := storage_uri(text))]
+
+
+def may_name_stored_files(arguments: JsonObject) -> bool:
+    """Whether `stored_files_in` could find one: cheap, and never wrongly false."""
+    return "storage://" in "\0".join(_strings(arguments))
 
 
 def may_name_files(result: JsonObject) -> bool:

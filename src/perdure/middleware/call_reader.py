@@ -100,42 +100,59 @@ class Reading:
     turn: Turn
     continues: bool
     """The client named a conversation: there may be history."""
-    history_mode: HistoryMode
-    """Decided: never AUTO."""
     prompt_argument: str | None
-    idempotency_key: str | None = None
+    idempotency_key: str | None
     """Of a caller who is known: where anybody may call, anybody may know the key."""
+    shape: ToolShape
+    policy: Policy
+
+    @property
+    def history_mode(self) -> HistoryMode:
+        """Decided: never AUTO. Asked for only where there is a history."""
+        match self.policy.history:
+            case HistoryMode.AUTO if self.shape.takes_history:
+                return HistoryMode.PARAMETER
+            case HistoryMode.AUTO | HistoryMode.PROMPT:
+                return HistoryMode.PROMPT if self.prompt_argument is not None else HistoryMode.NONE
+            case mode:
+                return mode
 
 
 def read_call(request: ToolRequest, shape: ToolShape, policy: Policy, settings: Settings, now: datetime) -> Reading:
-    named = _named_id(request)
-    adopt = request.caller.subject is not None or not request.caller.remote or settings.shared_user
+    arguments, meta, caller = request.arguments, request.meta, request.caller
+    named: str | None = None
+    if CONTINUATION_ID in arguments or META_CONTINUATION_ID in meta:
+        named = _named_id(request)
+        if CONTINUATION_ID in arguments and (policy.strip_id or not shape.declares_id):
+            arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
+    adopt = caller.subject is not None or not caller.remote or settings.shared_user
     fresh = new_continuation_id() if named is None or not adopt else ""
-    arguments = request.arguments
-    if CONTINUATION_ID in arguments and (policy.strip_id or not shape.declares_id):
-        arguments = {name: value for name, value in arguments.items() if name != CONTINUATION_ID}
-    prompt_argument = _prompt_argument(arguments, policy)
+    name = policy.prompt_argument or "prompt"
+    prompt = arguments.get(name)
+    prompt_argument = name if isinstance(prompt, str) else None
+    version = request.protocol_version
     turn = Turn(
         id=new_turn_id(now),
-        principal=principal_of(request.caller, settings, policy.user_id),
+        principal=principal_of(caller, settings, policy.user_id),
         continuation_id=named or fresh,
         minted=named is None,
         adopt=adopt,
         fresh_id=fresh,
         tool=request.tool,
-        prompt=_prompt(arguments, prompt_argument),
+        prompt=prompt if isinstance(prompt, str) else _prompt(arguments),
         arguments=arguments,
         started_at=now,
         lease_until=now + timedelta(seconds=settings.lease_seconds),
         expire_after=policy.expire_after,
-        metadata={"protocol_version": request.protocol_version} if request.protocol_version else {},
+        metadata={"protocol_version": version} if version else {},
     )
     return Reading(
         turn=turn,
         continues=named is not None,
-        history_mode=_history_mode(shape, policy, prompt_argument),
         prompt_argument=prompt_argument,
-        idempotency_key=in_use(request.meta.get(META_IDEMPOTENCY_KEY)) if turn.adopt else None,
+        idempotency_key=in_use(meta[META_IDEMPOTENCY_KEY]) if adopt and META_IDEMPOTENCY_KEY in meta else None,
+        shape=shape,
+        policy=policy,
     )
 
 
@@ -182,16 +199,8 @@ def readers_of(caller: Caller, settings: Settings) -> list[str]:
     return list(dict.fromkeys(principal_of(caller, settings, user) for user in users))
 
 
-def _prompt_argument(arguments: JsonObject, policy: Policy) -> str | None:
-    name = policy.prompt_argument or "prompt"
-    return name if isinstance(arguments.get(name), str) else None
-
-
-def _prompt(arguments: JsonObject, prompt_argument: str | None) -> str:
-    """What a reader sees as the prompt: the prompt argument, else the only text there is, else all arguments."""
-    if prompt_argument is not None:
-        text: str = arguments[prompt_argument]
-        return text
+def _prompt(arguments: JsonObject) -> str:
+    """What a reader sees in place of a prompt argument: the only text there is, else all arguments."""
     if len(arguments) == 1:
         only = next(iter(arguments.values()))
         if isinstance(only, str):
@@ -200,13 +209,3 @@ def _prompt(arguments: JsonObject, prompt_argument: str | None) -> str:
         return json.dumps(arguments, ensure_ascii=False) if arguments else ""
     except (ValueError, RecursionError):
         return ""  # Nothing that can be written down: the store will say so.
-
-
-def _history_mode(shape: ToolShape, policy: Policy, prompt_argument: str | None) -> HistoryMode:
-    match policy.history:
-        case HistoryMode.AUTO if shape.takes_history:
-            return HistoryMode.PARAMETER
-        case HistoryMode.AUTO | HistoryMode.PROMPT:
-            return HistoryMode.PROMPT if prompt_argument is not None else HistoryMode.NONE
-        case mode:
-            return mode

@@ -1,56 +1,53 @@
-"""The steps of a call that may block: each on the threads that are meant for it, within the time that it has."""
+"""The steps of a call that may block: each on the threads that are meant for it, within the time that it has.
+
+What happens to a call is written once, as coroutines that await nothing but these steps. A seam on an event loop awaits
+the coroutine. One in a thread of its own runs it `in_place`: then each step waits in that thread. A step that does not
+block is taken where it stands, by both.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, TypeVar, assert_never
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from perdure.errors import StoreTimeout, StoreUnavailable
 from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.telemetry import callers_meta
 from perdure.middleware.persistence.threads import Lane, LaneFull
 
-__all__ = ["CallSteps", "Step", "Waits"]
+__all__ = ["CallSteps"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Waits(Enum):
-    """What a step waits for: whose threads do the work, and whose time it takes."""
+class _Waits(Enum):
+    """What a step waits for."""
 
     STORE = "store"
     FILES = "file store"
     DISK = "spool"
-    """All that needs the local disk alone."""
 
 
 _REMEDIES = {
-    Waits.STORE: "look at the store; the setting operation_timeout is that time, in seconds",
-    Waits.FILES: "look at the file store; the setting file_timeout is that time, in seconds",
-    Waits.DISK: "look at the disk of the data directory",
+    _Waits.STORE: "look at the store; the setting operation_timeout is that time, in seconds",
+    _Waits.FILES: "look at the file store; the setting file_timeout is that time, in seconds",
+    _Waits.DISK: "look at the disk of the data directory",
 }
 
 _DISK_SECONDS = 5.0
 """What a turn may take to be written to the local disk."""
 
 
-@dataclass(slots=True, kw_only=True)  # frozen, it would take three times as long to make
-class Step(Generic[T]):
-    """Work that may block, and what to do with what came of it."""
-
-    work: Callable[[], T]
-    then: Callable[[T], None]
-    failed: Callable[[Exception], None]
-    waits: Waits = Waits.STORE
-
-
 class CallSteps:
-    """Takes the steps of one call, twice: since Python has two kinds of functions.
+    """Of one call."""
 
-    What it is given is asked for the next step when the one before has been taken, so that steps may depend on it.
-    """
+    have_waited = False
+    """A step was taken by another thread while the event loop went on: meanwhile the call may have been cancelled."""
+    are_in_place = False
+    """They are waited for in the thread that takes them."""
 
     def __init__(self, runtime: Runtime, *, file_seconds: float, meta: Mapping[str, Any]) -> None:
         """`meta` came with the request: it may name the span of whoever calls."""
@@ -59,70 +56,70 @@ class CallSteps:
         self._store_seconds = runtime.settings.operation_timeout
         """What is left of it, for all steps together."""
         self._file_seconds = file_seconds
-        self.have_waited = False
-        """A step was taken by another thread: meanwhile the call may have been cancelled."""
 
-    def take(self, steps: "Iterable[Step[Any]]") -> None:
-        callers_meta.set(self._meta)  # never reset: only our own spans look at it, and each call sets its own
-        for step in steps:
-            try:
-                if self._hops(step):
-                    with self._in_time(step) as (lane, seconds):
-                        result = lane.call(step.work, budget=seconds)
-                else:
-                    result = step.work()
-                step.then(result)
-            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-                step.failed(error)
+    def in_place(self, course: Coroutine[Any, Any, T]) -> T:
+        """What `course` gives, which awaits nothing but steps of this call: all of them wait in this thread."""
+        self.are_in_place = True
+        try:
+            course.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            self.are_in_place = False
+            course.close()
+        raise RuntimeError("a call that runs in place has awaited something")
 
-    async def take_async(self, steps: "Iterable[Step[Any]]") -> None:
-        callers_meta.set(self._meta)  # never reset: only our own spans look at it, and each call sets its own
-        for step in steps:
-            try:
-                if self._hops(step):
-                    self.have_waited = True
-                    with self._in_time(step) as (lane, seconds):
-                        result = await lane.call_async(step.work, budget=seconds)
-                else:
-                    result = step.work()
-                step.then(result)
-            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-                step.failed(error)
-
-    def _hops(self, step: "Step[Any]") -> bool:
-        return step.waits is not Waits.STORE or self._runtime.engine.store.blocking
-
-    @contextmanager
-    def _in_time(self, step: "Step[Any]") -> Iterator[tuple[Lane, float]]:
-        """The lane for `step`, and the seconds it has.
+    async def store(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` gives, which asks the store.
 
         Raises:
-            StoreTimeout: Nothing is left, or it was used up.
+            StoreTimeout: Nothing is left of the time, or it was used up.
             StoreLeftAlone: The store failed so often that it is given some time.
             StoreUnavailable: So many calls wait already that this one is not let in.
         """
-        match step.waits:
-            case Waits.STORE:
-                started = time.monotonic()
-                try:
-                    with self._runtime.breaker.watching(), _in_words(step.waits):
-                        if self._store_seconds <= 0:
-                            raise TimeoutError
-                        yield self._runtime.lane, self._store_seconds
-                finally:
-                    self._store_seconds -= time.monotonic() - started
-            case Waits.FILES:
-                with _in_words(step.waits):
-                    yield self._runtime.file_lane, self._file_seconds + 1
-            case Waits.DISK:
-                with _in_words(step.waits):
-                    yield self._runtime.disk_lane, _DISK_SECONDS
-            case what:
-                assert_never(what)
+        callers_meta.set(self._meta)  # never reset: only our own spans look at it, and each call sets its own
+        now = self._runtime
+        if not now.engine.store.blocking:
+            return work(*args, **kwargs)
+        started = time.monotonic()
+        try:
+            with now.breaker.watching(), _in_words(_Waits.STORE):
+                if self._store_seconds <= 0:
+                    raise TimeoutError
+                return await self._taken(now.lane, self._store_seconds, partial(work, *args, **kwargs))
+        finally:
+            self._store_seconds -= time.monotonic() - started
+
+    async def files(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` gives, which asks the file store.
+
+        Raises:
+            StoreTimeout, StoreUnavailable: As with the store.
+        """
+        with _in_words(_Waits.FILES):
+            seconds = self._file_seconds + 1
+            return await self._taken(self._runtime.file_lane, seconds, partial(work, *args, **kwargs))
+
+    async def disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` gives, which needs the local disk alone.
+
+        Raises:
+            StoreTimeout, StoreUnavailable: As with the store.
+        """
+        callers_meta.set(self._meta)
+        with _in_words(_Waits.DISK):
+            return await self._taken(self._runtime.disk_lane, _DISK_SECONDS, partial(work, *args, **kwargs))
+
+    async def _taken(self, lane: Lane, seconds: float, work: Callable[[], T]) -> T:
+        if self.are_in_place:
+            return lane.call(work, budget=seconds)
+        self.have_waited = True
+        return await lane.call_async(work, budget=seconds)
 
 
 @contextmanager
-def _in_words(waits: Waits) -> Iterator[None]:
+def _in_words(waits: _Waits) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:

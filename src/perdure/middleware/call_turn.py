@@ -5,7 +5,7 @@ goes on without memory, and the fault is logged and kept, to be named in the res
 """
 
 from perdure.errors import PerdureError, StoreUnavailable
-from perdure.middleware.call_files import CallFiles, Report
+from perdure.middleware.call_files import CallFiles, Report, Reporter
 from perdure.middleware.call_reader import Reading, ToolRequest, read_call
 from perdure.middleware.persistence.history import NOTHING_BEFORE, History
 from perdure.middleware.persistence.running_turns import HeldTurn
@@ -17,6 +17,39 @@ __all__ = ["CallTurn"]
 
 
 class CallTurn:
+    history: History = NOTHING_BEFORE
+    result: JsonObject | None = None
+    """In which files may be named that are to be kept."""
+    asks = False
+    """The tool wants something of the client first: the call, and its turn, go on with the next leg."""
+    own_state: str | None = None
+    """The tool's, with its question."""
+    envelope: str | None = None
+    """In which the turn travels to the next leg of its call, if there is one."""
+    is_to_be_recorded = True
+    held: HeldTurn | None = None
+    """While the tool runs: its turn's lease is renewed."""
+    intent_waits = False
+    """The turn's intent is in the spool, to be sent before its end."""
+    waits = False
+    """The whole turn is in the spool, to be sent later."""
+    finished: FinishedTurn | None = None
+    fault: Exception | None = None
+    """What the result names, of all that went wrong."""
+    turn_fault: Exception | None = None
+    """Why the store has not taken the turn, last."""
+    refusal: PerdureError | None = None
+    """The body must not run. An argument names a file that this caller does not have, or the idempotency key was used
+    for another call."""
+    replayed: JsonObject | None = None
+    """The result that is kept of this same call. The body must not run."""
+    reporter: Reporter | None = None
+    """Knows where to tell how far the work on files is."""
+    touched_files: CallFiles | None = None
+    """None: neither its arguments nor its result can have named any."""
+
+    # What stands above is the same in nearly every call: only what is not is set in one.
+
     def __init__(self, runtime: Runtime, request: ToolRequest, plan: ToolPlan) -> None:
         policy = plan.policy
         self.runtime = runtime
@@ -28,51 +61,29 @@ class CallTurn:
         self.turn: Turn = self.reading.turn
         self.arguments = self.turn.arguments if policy.strip_id else request.arguments
         """Of the tool: local paths in place of storage URIs once the turn has begun."""
-        self.history: History = NOTHING_BEFORE
-        self.result: JsonObject | None = None
-        """In which files may be named that are to be kept."""
-        self.asks = False
-        """The tool wants something of the client first: the call, and its turn, go on with the next leg."""
-        self.own_state: str | None = None
-        """The tool's, with its question."""
-        self.envelope: str | None = None
-        """In which the turn travels to the next leg of its call, if there is one."""
-        self.is_to_be_recorded = True
-        self.held: HeldTurn | None = None
-        """While the tool runs: its turn's lease is renewed."""
-        self.intent_waits = False
-        """The turn's intent is in the spool, to be sent before its end."""
-        self.waits = False
-        """The whole turn is in the spool, to be sent later."""
-        self.finished: FinishedTurn | None = None
-        self.fault: Exception | None = None
-        """What the result names, of all that went wrong."""
-        self.turn_fault: Exception | None = None
-        """Why the store has not taken the turn, last."""
-        self.refusal: PerdureError | None = None
-        """The body must not run. An argument names a file that this caller does not have, or the idempotency key was
-        used for another call."""
-        self.replayed: JsonObject | None = None
-        """The result that is kept of this same call. The body must not run."""
-        self.report: Report | None = None
-        """Where to tell how far the work on files is."""
-        self.touched_files: CallFiles | None = None
-        """None: neither its arguments nor its result can have named any."""
         for error in plan.roots.refused:
             runtime.say("file.root_refused", error)
 
     @property
     def files(self) -> CallFiles:
+        """To be asked for on the thread that serves the call: there its reporter is asked."""
         if self.touched_files is None:
             self.touched_files = CallFiles(
                 self.runtime.keeper,
                 self.turn.principal,
                 self.policy,
                 self.plan.roots,
-                self.report,
+                self._report(),
                 max_total_bytes=self.runtime.settings.max_total_bytes,
             )
         return self.touched_files
+
+    def _report(self) -> Report | None:
+        try:
+            return None if self.reporter is None else self.reporter()
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            self.runtime.say("progress.not_reported", error)
+            return None
 
     @property
     def is_kept(self) -> bool:
@@ -99,13 +110,8 @@ class CallTurn:
 
     def end(self, outcome: Outcome, answer: Answer, result: JsonObject | None = None) -> None:
         """The body has ended; with `result` if files that it names are to be kept."""
-        self.turn = self.turn.ended(outcome, self.engine.clock.now(), answer)
+        self.turn = self.turn.changed(outcome=outcome, ended_at=self.engine.clock.now(), answer=answer)
         self.result = result
-
-    def let_go(self) -> None:
-        """The tool does not run any more."""
-        if self.held is not None:
-            self.held.let_go()
 
     def was_not_taken(self, error: Exception) -> None:
         self.fault = self.turn_fault = error

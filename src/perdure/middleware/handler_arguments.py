@@ -22,6 +22,7 @@ class HandlerArguments:
     def __init__(self, handler: Callable[..., Any], signature: HandlerSignature) -> None:
         self.added = (CONTEXT_PARAMETER,) if signature.declares_id else (CONTEXT_PARAMETER, CONTINUATION_ID)
         """The parameters that the SDK sees, and the handler does not have."""
+        self.takes_history = signature.history_parameter is not None
         self.were_persisted = False
         """Those of a class-based tool, in this process: a client may have an id of ours."""
         self._handler = handler
@@ -53,10 +54,12 @@ class HandlerArguments:
 
     def declared(self, args: tuple[Any, ...], kwargs: dict[str, Any], history: History) -> Arguments:
         """What the handler itself declares: less what was added to its signature, and with its history."""
-        own = {name: value for name, value in kwargs.items() if name not in self.added}
+        own = dict(kwargs)
+        for name in self.added:
+            own.pop(name, None)
         parameter = self._signature.history_parameter
         if parameter is not None and parameter not in own and not self._is_among(args, parameter):
-            own = {**own, parameter: history}
+            own[parameter] = history
         return args, own
 
     def parameter_of(self, argument: str | None) -> str | None:

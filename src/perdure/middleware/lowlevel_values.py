@@ -48,7 +48,7 @@ def announced_value(value: object, call: PersistedCall) -> object:
         return sdk.result_from_wire(call.announce(sdk.to_wire(value)))
     if Announce.TEXT not in call.policy.announce:
         return value
-    block = sdk.text_block(announcement_block(call.conversation.continuation_id)["text"])
+    block = sdk.text_block(announcement_block(call.kept.turn.continuation_id)["text"])
     match value:
         case (list() as blocks, Mapping() as structured) if _are_blocks(blocks):
             return [*blocks, block], structured

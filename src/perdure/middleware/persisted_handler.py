@@ -8,10 +8,12 @@ from typing import Any, cast
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from perdure.errors import DecoratorError
 from perdure.logs import log
 from perdure.middleware.active_call import ActiveCall, active_call, within
+from perdure.middleware.call_files import Report, Reporter
 from perdure.middleware.call_reader import Caller, ToolRequest, ToolShape
 from perdure.middleware.handler_arguments import HandlerArguments
 from perdure.middleware.handler_signature import CONTEXT_PARAMETER, HandlerSignature, read_signature
@@ -125,13 +127,15 @@ class PersistedHandler:
             plain_args, plain_kwargs = self.arguments.straight_through(args, kwargs)
             return await self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
+        kept = call.kept
         await call.begin_async()
-        if call.replayed is not None:
-            return serving.replay(call.replayed)
+        if kept.replayed is not None:
+            return serving.replay(kept.replayed)
         try:
-            serving.refuse_if_it_must()
-            await call.stop_if_cancelled()
+            if kept.refusal is not None:
+                raise serving.refused(kept.refusal)
+            if call.steps.have_waited:
+                await checkpoint_if_cancelled()
             with within(serving.active):
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = await self.handler(*given_args, **given_kwargs)
@@ -151,13 +155,15 @@ class PersistedHandler:
             plain_args, plain_kwargs = self.arguments.straight_through(args, kwargs)
             return self.handler(*plain_args, **plain_kwargs)
         call = serving.call
-        if not _on_an_event_loop():  # it could not tell anybody while we wait on it
-            call.report_to(lambda: sdk.reporter(serving.active.request, sdk.event_loop))
+        kept = call.kept
+        if kept.reporter is not None:
+            kept.reporter = functools.partial(_unless_nobody_can_be_told, call, kept.reporter)
         call.begin()
-        if call.replayed is not None:
-            return serving.replay(call.replayed)
+        if kept.replayed is not None:
+            return serving.replay(kept.replayed)
         try:
-            serving.refuse_if_it_must()
+            if kept.refusal is not None:
+                raise serving.refused(kept.refusal)
             with within(serving.active):
                 given_args, given_kwargs = serving.given(args, kwargs)
                 value = self.handler(*given_args, **given_kwargs)
@@ -176,18 +182,23 @@ class PersistedHandler:
         """How to serve this call; None to let it straight through."""
         if not self._switched_on:
             return None
+        serving: Serving | None = None  # Called from Python, outside of any request.
         try:
             context = kwargs.get(self.signature.context_parameter)
             if context is not None:
-                return self._open_with_context(context, kwargs)
-            if self.signature.takes_arguments and not sdk.was_registered(self.function):
-                return self._open_lowlevel(args, kwargs)
+                serving = self._open_with_context(context, kwargs)
+            elif self.signature.takes_arguments and not sdk.was_registered(self.function):
+                serving = self._open_lowlevel(args, kwargs)
+            if serving is not None and serving.call.policy.files:
+                serving.call.kept.reporter = sdk.reporter(serving.active.request)
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
             runtime().say("call.not_understood", error)
-        return None  # Called from Python, outside of any request.
+            return None
+        return serving
 
     def _open_with_context(self, context: object, kwargs: Mapping[str, Any]) -> Serving | None:
-        request = sdk.request_of(context) or sdk.current_request()
+        its_sdk = sdk.of_context(type(context))
+        request = its_sdk.request_of(context) or sdk.current_request()
         key = context if request is None else request.key
         active = active_call.get()
         here = active if active is not None and active.key is key else None
@@ -195,7 +206,7 @@ class PersistedHandler:
             return None  # Persisted already: by the server hook, or around the tool whose body calls this one.
         params: Mapping[str, Any] = request.params if request is not None else {}
         name = params.get("name") if request is not None else None
-        tool = sdk.registered_tool(context, self._is_behind, name)
+        tool = its_sdk.registered_tool(context, self._is_behind, name)
         if tool is None:
             return None  # Another tool's body called this function.
         now = runtime()
@@ -214,8 +225,10 @@ class PersistedHandler:
             asked = ToolRequest(tool=tool.name, arguments=arguments, caller=caller)
         else:
             asked = request.for_tool(tool.name, arguments, caller)
-        call = PersistedCall(now, asked, self._plan(now, tool, policy, hooked=here is not None))
-        outermost = persisted_handler_of(tool.function) is self
+        hooked = here is not None
+        plan = self._plans.plan(tool.name, policy, tool.input_schema, tool.output_schema, widened=hooked)
+        call = PersistedCall(now, asked, plan or self._new_plan(now, tool, policy, hooked=hooked))
+        outermost = tool.function is self.function or persisted_handler_of(tool.function) is self
         if not outermost:
             self._warn_of_what_stands_between(tool.name)
         return HighLevel(
@@ -223,14 +236,11 @@ class PersistedHandler:
             here or ActiveCall(key, tool.name, request),
             tool,
             self.arguments,
-            hooked=here is not None,
+            hooked=hooked,
             outermost=outermost,
         )
 
-    def _plan(self, now: Runtime, tool: RegisteredTool, policy: Policy, *, hooked: bool) -> ToolPlan:
-        known = self._plans.plan(tool.name, policy, tool.input_schema, tool.output_schema, widened=hooked)
-        if known is not None:
-            return known
+    def _new_plan(self, now: Runtime, tool: RegisteredTool, policy: Policy, *, hooked: bool) -> ToolPlan:
         shape = ToolShape(
             declares_id=self.signature.declares_id,
             takes_history=self.signature.history_parameter is not None,
@@ -307,6 +317,10 @@ def _name(handler: object) -> str:
     while isinstance(handler, functools.partial) and not hasattr(handler, "__name__"):
         handler = handler.func
     return getattr(handler, "__name__", type(handler).__name__)
+
+
+def _unless_nobody_can_be_told(call: PersistedCall, reporter: Reporter) -> Report | None:
+    return None if call.steps.are_in_place and _on_an_event_loop() else reporter()
 
 
 def _on_an_event_loop() -> bool:

@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any, Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
 from perdure.middleware.active_call import ActiveCall, within
-from perdure.middleware.call_files import Report
+from perdure.middleware.call_files import Reporter
 from perdure.middleware.call_reader import Caller, ToolShape, readers_of
 from perdure.middleware.conversation_resources import ConversationResources
 from perdure.middleware.persisted_call import PersistedCall
@@ -67,8 +68,8 @@ class ServerBehind(Protocol):
 
     def caller(self, request: IncomingRequest) -> Caller: ...
 
-    def report(self, request: IncomingRequest) -> Report | None:
-        """Where to tell how far the work on a call's files is."""
+    def reporter(self, request: IncomingRequest) -> Reporter | None:
+        """Knows where to tell how far the work on a call's files is. Asked before the tool's body runs."""
         ...
 
 
@@ -114,13 +115,12 @@ class PersistedServer:
 
     async def call(self, request: IncomingRequest, proceed: Proceed) -> Any:
         """The answer to a `tools/call`: the server's own object where nothing is to be said, else on the wire."""
-        name = request.params.get("name")
-        arguments = request.params.get("arguments")
-        if not isinstance(name, str) or not isinstance(arguments, dict | None):
+        name, arguments = request.params.get("name"), request.params.get("arguments")
+        if not isinstance(name, str) or not (arguments is None or isinstance(arguments, dict)):
             return await proceed(None)  # The server has the right words for it.
         active = ActiveCall(key=request.key, tool=name, request=request)
-        in_code = self._server.in_code(name)
-        policy = self._policy(name, in_code)
+        now, in_code = runtime(), self._server.in_code(name)
+        policy = now.policy(name, in_code if in_code is not None else self.named.get(name))
         if in_code is not None or not policy.enabled:
             # A decorator inside, if there is one, persists the call and leaves it here to be announced.
             with within(active):
@@ -128,41 +128,45 @@ class PersistedServer:
                     proceed(None) if in_code is not None else self._passed_on(name, request, policy, proceed)
                 )
             return result if active.call is None else active.call.announce(self._server.wire(result))
-        entry = await self._entry(name, request)
-        if entry is None:
+        entry = self._entries.get(name)
+        if entry is None and (entry := await self._entry(name, request)) is None:
             return await proceed(None)  # No such tool: nobody's turn.
+        opened = request.request_state is not None and is_envelope(request.request_state)
         try:
-            call = self._understood(request, name, entry, policy)
+            asked = request.for_tool(name, dict(arguments or {}), self._server.caller(request))
+            schemas = entry.get("inputSchema"), entry.get("outputSchema")
+            plan = self._plans.plan(name, policy, *schemas, widened=True) or self._new_plan(now, name, policy, *schemas)
+            call = PersistedCall(now, asked, plan)
+            call.kept.reporter = self._server.reporter(request) if policy.files else None
         except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-            runtime().say("call.not_understood", error)
-            return await _opening(proceed, request)(None)
+            now.say("call.not_understood", error)
+            return await proceed(None, opened=opened)
         active.call = call
-        self._note_on(name)
-        return await self._persisted(active, call, proceed)
+        return await self._persisted(active, call, partial(proceed, opened=True) if opened else proceed)
 
     async def _passed_on(self, name: str, request: IncomingRequest, policy: Policy, proceed: Proceed) -> Any:
         """Without what a client still sends to a tool that was switched off meanwhile."""
         # Of a tool that was never on here, it is the envelope of a perdure further in.
-        passing = _opening(proceed, request) if name in self._were_on else proceed
-        return await passing(await self._without_stray_id(name, request, policy))
+        opened = name in self._were_on and is_envelope(request.request_state)
+        return await proceed(await self._without_stray_id(name, request, policy), opened=opened)
 
-    async def _persisted(self, active: ActiveCall, call: PersistedCall, proceed: Proceed) -> JsonObject:
-        call.report_to(lambda: self._server.report(active.request))
+    async def _persisted(
+        self, active: ActiveCall, call: PersistedCall, proceed: Callable[[JsonObject | None], Awaitable[Any]]
+    ) -> JsonObject:
         await call.begin_async()
-        if call.refusal is not None:
-            refused = self._server.error(str(call.refusal))
+        if call.kept.refusal is not None:
+            refused = self._server.error(str(call.kept.refusal))
             call.end_with_result(refused)
             await call.finish_async()
             return call.announce(refused)
-        if call.replayed is not None:
-            return call.announce(call.replayed)
+        if call.kept.replayed is not None:
+            return call.announce(call.kept.replayed)
         try:
-            await call.stop_if_cancelled()
+            if call.steps.have_waited:
+                await checkpoint_if_cancelled()
             arguments = call.arguments_for_tool()
             with within(active):
-                result = await _opening(proceed, active.request)(
-                    None if arguments is call.request.arguments else arguments
-                )
+                result = await proceed(None if arguments is call.request.arguments else arguments)
         except BaseException as error:
             call.end_with_error(error, cancelled=isinstance(error, anyio.get_cancelled_exc_class()))
             await call.finish_async()
@@ -206,23 +210,16 @@ class PersistedServer:
             raise StoreUnavailable(f"{uri} could not be read now.", remedy="try again later.") from error
         return {"contents": [{"uri": uri, "mimeType": media_type, **_text_or_blob(content, media_type)}]}
 
-    def _understood(self, request: IncomingRequest, name: str, entry: JsonObject, policy: Policy) -> PersistedCall:
-        now = runtime()
-        arguments = dict(request.params.get("arguments") or {})
-        asked = request.for_tool(name, arguments, self._server.caller(request))
-        return PersistedCall(now, asked, self._plan(now, name, entry, policy))
-
-    def _plan(self, now: Runtime, name: str, entry: JsonObject, policy: Policy) -> ToolPlan:
-        input_schema, output_schema = entry.get("inputSchema"), entry.get("outputSchema")
-        known = self._plans.plan(name, policy, input_schema, output_schema, widened=True)
-        if known is not None:
-            return known
+    def _new_plan(
+        self, now: Runtime, name: str, policy: Policy, input_schema: JsonObject | None, output_schema: JsonObject | None
+    ) -> ToolPlan:
         shape = ToolShape(
             declares_id=declares_continuation_id(input_schema),
             input_schema=input_schema,
             output_schema=output_schema,
             schema_widened=True,
         )
+        self._note_on(name)
         return self._plans.noted(name, ToolPlan(now, policy, shape))
 
     def _amended(self, tool: JsonObject) -> JsonObject:
@@ -284,10 +281,6 @@ class PersistedServer:
             what=f"perdure is installed, and no tool is switched on. This server's tools: {names}.",
             remedy=f'write [tools.NAME] with "enabled = true" in perdure.toml{self._or_else}.',
         )
-
-
-def _opening(proceed: Proceed, request: IncomingRequest) -> Callable[[JsonObject | None], Awaitable[Any]]:
-    return partial(proceed, opened=True) if is_envelope(request.request_state) else proceed
 
 
 def _content(now: Runtime, principals: Sequence[str], uri: str) -> tuple[bytes, str]:

@@ -3,19 +3,29 @@
 import asyncio
 from typing import Any, TypeAlias
 
+from perdure.errors import PerdureError
 from perdure.middleware.active_call import ActiveCall
 from perdure.middleware.announcement import is_error
 from perdure.middleware.handler_arguments import Arguments, HandlerArguments
 from perdure.middleware.lowlevel_values import announced_value, wire_of
 from perdure.middleware.persisted_call import PersistedCall
+from perdure.middleware.persistence.history import NOTHING_BEFORE
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import RegisteredTool, sdk
 
 __all__ = ["HighLevel", "LowLevel", "Serving", "is_cancellation"]
 
 
+_NEITHER_RESULT_NOR_QUESTION = frozenset({str, dict, list, tuple, int, float, bool, type(None)})
+"""Types of most values that tools give."""
+
+
 class HighLevel:
     """Serves a tool of an `MCPServer`: its value becomes a result as the SDK itself would make it."""
+
+    _wire: JsonObject | None = None
+    _gave_result = False
+    """The handler itself, and not only a value that becomes one."""
 
     def __init__(
         self,
@@ -36,28 +46,23 @@ class HighLevel:
         self._tool = tool
         self._hooked = hooked
         self._outermost = outermost
-        self._wire: JsonObject | None = None
-        self._gave_result = False
-        """The handler itself, and not only a value that becomes one."""
 
-    def refuse_if_it_must(self) -> None:
-        """
-        Raises:
-            ToolError: An argument names a file that the caller does not have.
-        """
-        if self.call.refusal is not None:
-            raise self._tool.error(self.call.refusal)
+    def refused(self, refusal: PerdureError) -> Exception:
+        """What is raised in place of the body, for instance where an argument names a file that the caller has not."""
+        return self._tool.error(refusal)
 
     def replay(self, wire: JsonObject) -> object:
         """What the SDK is given in place of a value of the body: the result that is kept of this call."""
         return self._tool.answering(wire if self._hooked else self.call.announce(wire))
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        if self.call.changed_arguments:
+        changed = self.call.kept.arguments is not self.call.request.arguments  # local paths for storage URIs, no id
+        if changed:
             kwargs = {**kwargs, **self._tool.validated(self.call.arguments_for_tool())}
-        args, kwargs = self._handler.declared(args, kwargs, self.call.history_for_parameter)
-        if self.call.changed_arguments:
-            return args, kwargs  # With the transcript in its prompt already.
+        history = self.call.history_for_parameter if self._handler.takes_history else NOTHING_BEFORE
+        args, kwargs = self._handler.declared(args, kwargs, history)
+        if changed or self.call.kept.history is NOTHING_BEFORE:
+            return args, kwargs  # With the transcript in its prompt already, or without any.
         argument = self._handler.parameter_of(self.call.prompt_argument)
         if argument is not None and isinstance(prompt := kwargs.get(argument), str):
             kwargs = {**kwargs, argument: self.call.prompt_with_history(prompt)}
@@ -66,8 +71,11 @@ class HighLevel:
     def leaves_result_to_sdk(self, value: object) -> bool:
         """Whether the SDK may make the result of `value`, once, and gives it here then: the call ends with that."""
         # A question must carry its turn before whatever may seal it; and a decorator above us would see the value.
-        self._gave_result = sdk.is_result(value)
-        return self._outermost and not sdk.is_question(value) and self._tool.passes_result_to(self, self.active.request)
+        if type(value) not in _NEITHER_RESULT_NOR_QUESTION:
+            self._gave_result = sdk.is_result(value)
+            if sdk.is_question(value):
+                return False
+        return self._outermost and self._tool.passes_result_to(self, self.active.request)
 
     async def ended(self, wire: JsonObject) -> JsonObject:
         self.call.end_with_result(wire)
@@ -107,13 +115,9 @@ class LowLevel:
         active.call = call
         self._hooked = hooked
 
-    def refuse_if_it_must(self) -> None:
-        """
-        Raises:
-            PerdureError: An argument names a file that the caller does not have.
-        """
-        if self.call.refusal is not None:
-            raise self.call.refusal
+    def refused(self, refusal: PerdureError) -> Exception:
+        """As with the other: its caller knows no error of an SDK's."""
+        return refusal
 
     def replay(self, wire: JsonObject) -> object:
         """As the caller of the method would be given a result: it may understand no other value of ours."""

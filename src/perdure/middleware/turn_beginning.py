@@ -1,28 +1,17 @@
 """What happens to the turn of a call before its tool's body runs: it is made known, and given its history and files."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from perdure.errors import ConversationFull, FileMissing, RateLimited, StoreUnavailable, TurnConflict
-from perdure.middleware.call_files import stored_files_in
+from perdure.middleware.call_files import may_name_stored_files, stored_files_in
 from perdure.middleware.call_legs import CallLegs
-from perdure.middleware.call_steps import Step, Waits
+from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
 from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
 from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.history import NOTHING_BEFORE, History, HistoryState
-from perdure.middleware.persistence.turn import (
-    BegunTurn,
-    FinishedTurn,
-    JsonObject,
-    Outcome,
-    Turn,
-    WaitingHistory,
-    Window,
-    new_turn_id,
-)
-from perdure.middleware.request_state import OpenTurn, is_envelope
+from perdure.middleware.persistence.turn import FinishedTurn, Outcome, Turn, WaitingHistory, new_turn_id
+from perdure.middleware.request_state import is_envelope
 
 __all__ = ["TurnBeginning"]
 
@@ -31,79 +20,68 @@ _MOST_ATTEMPTS = 10
 
 
 class TurnBeginning:
-    def __init__(self, call: CallTurn) -> None:
+    _ended_before = False
+    """A turn under this id has failed or was given up."""
+    _attempt = 0
+    _begun_before = False
+    """The call was sent before under its idempotency key."""
+    _is_later_leg = False
+    """The client answers a question of the tool's: an open turn is what it goes on with."""
+    _full: ConversationFull | None = None
+
+    def __init__(self, call: CallTurn, steps: CallSteps) -> None:
         self._call = call
+        self._steps = steps
         self._runtime = call.runtime
         self._engine = call.engine
-        self._ended_before = False
-        """A turn under this id has failed or was given up."""
-        self._attempt = 0
-        self._begun_before = False
-        """The call was sent before under its idempotency key."""
-        self._is_later_leg = False
-        """The client answers a question of the tool's: an open turn is what it goes on with."""
-        self._full: ConversationFull | None = None
+        self._key = call.reading.idempotency_key
 
-    def steps(self) -> "Iterator[Step[Any]]":
+    async def run(self) -> None:
         call = self._call
-        window = call.plan.window
-        begin = Step(
-            work=lambda: self._engine.begin(call.turn, window, call.plan.redactor),
-            then=self._was_begun,
-            failed=self._not_begun,
-        )
-        if is_envelope(call.request.request_state):
-            yield Step(work=CallLegs(call).opened, then=self._go_on_with, failed=self._not_gone_on, waits=Waits.DISK)
+        state = call.request.request_state
+        if state is not None and is_envelope(state):
+            await self._go_on()
         elif self._key is not None:
-            call.turn = call.turn.changed(id=self._next_id())
-        if self._is_within_rate():
-            yield begin
+            call.turn = call.turn.changed(id=self._next_id(self._key))
+        per_minute = self._runtime.settings.max_turns_per_minute
+        if per_minute is None or self._is_within_rate(per_minute):
+            await self._begin()
         while self._ended_before and self._attempt < _MOST_ATTEMPTS:
             self._attempt += 1
-            call.turn = call.turn.changed(id=self._next_id(), started_at=self._engine.clock.now(), place=None)
-            yield begin
+            call.turn = call.turn.changed(id=self._next_id(self._key), started_at=self._engine.clock.now(), place=None)
+            await self._begin()
         if self._begun_before and call.policy.replay:
-            yield Step(work=self._kept_turn, then=self._replay, failed=self._not_replayed)
+            await self._replay()
         if call.refusal is not None or call.replayed is not None:
             return
-        if (full := self._full) is not None:
-            yield Step(
-                work=lambda: self._engine.newest(call.turn, full.place, window),
-                then=lambda turns: self._was_read(turns, full.place),
-                failed=lambda error: self._runtime.say("history.not_read", error),
-            )
+        if self._full is not None:
+            await self._read_newest(self._full)
         if call.is_to_be_recorded:
             call.held = self._engine.running.hold(call.turn)
-        if call.may_be_deferred:
-            yield Step(
-                work=lambda: self._deferred_with_history(window),
-                then=self._was_deferred,
-                failed=call.was_not_deferred,
-                waits=Waits.DISK,
-            )
-        if call.policy.files and stored_files_in(call.reading.turn.arguments):
-            yield Step(
-                work=lambda: call.files.brought_back(call.arguments, call.plan.shape.input_schema),
-                then=self._was_brought_back,
-                failed=self._refuse,
-                waits=Waits.FILES,
-            )
+        if call.turn_fault is not None and call.may_be_deferred:
+            await self._defer()
+        if call.policy.files and may_name_stored_files(call.reading.turn.arguments):
+            await self._bring_files_back(stored_files_in(call.reading.turn.arguments))
 
-    def _was_begun(self, stored: tuple[Turn, BegunTurn]) -> None:
-        turn, begun = stored
-        history = NOTHING_BEFORE
-        if begun.place > 1:
-            if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
-                raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
-            history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
-        self._call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
-        self._call.history = history
-        # The client answers once more what failed or was given up before: the first ending of a turn stands. What was
-        # answered was answered: then it only asks for a reply that it lost.
-        self._ended_before = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
-        self._begun_before = begun.replay and self._key is not None
+    async def _begin(self) -> None:
+        call = self._call
+        try:
+            turn, begun = await self._steps.store(self._engine.begin, call.turn, call.plan.window, call.plan.redactor)
+            history = NOTHING_BEFORE
+            if begun.place > 1:
+                if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
+                    raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
+                history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
+            call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
+            call.history = history
+            # The client answers once more what failed or was given up before: the first ending of a turn stands. What
+            # was answered was answered: then it only asks for a reply that it lost.
+            self._ended_before = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
+            self._begun_before = begun.replay and self._key is not None
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            self._was_not_begun(error)
 
-    def _not_begun(self, error: Exception) -> None:
+    def _was_not_begun(self, error: Exception) -> None:
         call = self._call
         self._ended_before = self._begun_before = False  # That was another attempt, if any.
         if isinstance(error, TurnConflict) and self._key is not None:
@@ -120,9 +98,9 @@ class TurnBeginning:
 
     # A limit is reached: the call goes on as ever, and is not kept.
 
-    def _is_within_rate(self) -> bool:
-        call, per_minute = self._call, self._runtime.settings.max_turns_per_minute
-        if per_minute is None or self._is_later_leg:
+    def _is_within_rate(self, per_minute: int) -> bool:
+        call = self._call
+        if self._is_later_leg:
             return True
         seconds = self._runtime.rate.seconds_to_wait(call.turn.principal, per_minute)
         if seconds == 0:
@@ -141,13 +119,24 @@ class TurnBeginning:
         if call.reading.continues:
             call.history = History(state=HistoryState.UNAVAILABLE)
 
-    def _was_read(self, turns: tuple[Turn, ...], last_place: int) -> None:
-        self._call.history = History(turns, state=HistoryState.LOADED, omitted=last_place - len(turns))
+    async def _read_newest(self, full: ConversationFull) -> None:
+        call = self._call
+        try:
+            turns = await self._steps.store(self._engine.newest, call.turn, full.place, call.plan.window)
+            call.history = History(turns, state=HistoryState.LOADED, omitted=full.place - len(turns))
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            self._runtime.say("history.not_read", error)
 
     # What an earlier leg has left.
 
-    def _go_on_with(self, turn: OpenTurn) -> None:
+    async def _go_on(self) -> None:
         call = self._call
+        try:
+            turn = await self._steps.disk(CallLegs(call).opened)
+        except Exception as error:  # noqa: BLE001 - this leg is a turn of its own
+            call.fault = error
+            self._runtime.say("request_state.refused", error)
+            return
         call.turn = call.turn.changed(
             id=turn.id,
             continuation_id=turn.continuation_id,
@@ -158,30 +147,27 @@ class TurnBeginning:
         call.reading = replace(call.reading, continues=turn.continues)
         self._is_later_leg = True
 
-    def _not_gone_on(self, error: Exception) -> None:
-        """This leg is a turn of its own."""
-        self._call.fault = error
-        self._runtime.say("request_state.refused", error)
-
     # A call that is sent again, under the idempotency key of the first time.
 
-    @property
-    def _key(self) -> str | None:
-        return self._call.reading.idempotency_key
-
-    def _next_id(self) -> str:
-        if self._key is None:
+    def _next_id(self, key: str | None) -> str:
+        if key is None:
             return new_turn_id(self._engine.clock.now())
-        return turn_id_of(self._call.turn.principal, self._key, self._attempt)
+        return turn_id_of(self._call.turn.principal, key, self._attempt)
 
-    def _kept_turn(self) -> Turn | None:
+    async def _replay(self) -> None:
         call = self._call
         place = call.turn.place or 1
-        kept = self._engine.turns(call.turn.principal, call.turn.continuation_id, after=place - 1, limit=1)
-        return kept[0] if kept and kept[0].id == call.turn.id else None
-
-    def _replay(self, kept: Turn | None) -> None:
-        call = self._call
+        try:
+            found = await self._steps.store(
+                self._engine.turns, call.turn.principal, call.turn.continuation_id, after=place - 1, limit=1
+            )
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            call.fault = error
+            call.is_to_be_recorded = False
+            self._runtime.say("turn.not_replayed", error)
+            call.refusal = StoreUnavailable("The answer that is kept could not be read now.", remedy="try again later.")
+            return
+        kept = found[0] if found and found[0].id == call.turn.id else None
         if kept is None or kept.outcome is Outcome.INTERRUPTED:
             return  # It never came to its end: this is it.
         if self._is_later_leg and kept.answer is None:
@@ -195,26 +181,15 @@ class TurnBeginning:
             continuation_id=call.turn.continuation_id, place=kept.place or 1, outcome=kept.outcome, files=kept.files
         )
 
-    def _not_replayed(self, error: Exception) -> None:
-        call = self._call
-        call.fault = error
-        call.is_to_be_recorded = False
-        self._runtime.say("turn.not_replayed", error)
-        call.refusal = StoreUnavailable("The answer that is kept could not be read now.", remedy="try again later.")
-
     # The store has not taken the turn: it waits in the spool.
 
-    def _deferred_with_history(self, window: Window) -> WaitingHistory:
+    async def _defer(self) -> None:
         call = self._call
-        self._engine.defer(call.turn, call.plan.redactor)
         try:
-            return self._engine.waiting_history(call.turn, window)
-        except Exception as error:  # noqa: BLE001 - the turn waits all the same
-            self._runtime.say("history.not_read", error)
-            return WaitingHistory()
-
-    def _was_deferred(self, waiting: WaitingHistory) -> None:
-        call = self._call
+            waiting = await self._steps.disk(self._deferred_with_history)
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            call.was_not_deferred(error)
+            return
         call.intent_waits = True
         if waiting.complete:
             state = HistoryState.LOADED if waiting.turns or waiting.omitted else HistoryState.NEW
@@ -222,17 +197,28 @@ class TurnBeginning:
         elif call.reading.continues:
             call.history = History(waiting.turns, state=HistoryState.UNAVAILABLE)
 
+    def _deferred_with_history(self) -> WaitingHistory:
+        call = self._call
+        self._engine.defer(call.turn, call.plan.redactor)
+        try:
+            return self._engine.waiting_history(call.turn, call.plan.window)
+        except Exception as error:  # noqa: BLE001 - the turn waits all the same
+            self._runtime.say("history.not_read", error)
+            return WaitingHistory()
+
     # The files that its arguments name.
 
-    def _was_brought_back(self, arguments: JsonObject) -> None:
-        self._call.arguments = arguments
-
-    def _refuse(self, error: Exception) -> None:
-        call = self._call
-        if isinstance(error, FileMissing):
-            call.refusal = error
+    async def _bring_files_back(self, uris: list[str]) -> None:
+        if not uris:
             return
-        # Where it would have been is for the operator to know.
-        self._runtime.say("file.not_brought_back", error)
-        uris = ", ".join(stored_files_in(call.reading.turn.arguments))
-        call.refusal = StoreUnavailable(f"{uris} could not be brought back now.", remedy="try again later.")
+        call = self._call
+        files = call.files
+        try:
+            call.arguments = await self._steps.files(files.brought_back, call.arguments, call.plan.shape.input_schema)
+        except FileMissing as error:
+            call.refusal = error
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            # Where it would have been is for the operator to know.
+            self._runtime.say("file.not_brought_back", error)
+            named = ", ".join(uris)
+            call.refusal = StoreUnavailable(f"{named} could not be brought back now.", remedy="try again later.")

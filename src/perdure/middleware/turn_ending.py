@@ -1,116 +1,111 @@
 """What happens to the turn of a call after its tool's body: its files are kept, and its end made durable."""
 
-from collections.abc import Iterator
-from typing import Any
-
 from perdure.middleware.announcement import answer_of
-from perdure.middleware.call_files import may_name_files
+from perdure.middleware.call_files import CallFiles, may_name_files
 from perdure.middleware.call_legs import CallLegs
-from perdure.middleware.call_steps import Step, Waits
+from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
-from perdure.middleware.persistence.turn import FinishedTurn, JsonObject
+from perdure.middleware.persistence.turn import JsonObject
 from perdure.settings import Acknowledge
 
-__all__ = ["TurnEnding"]
+__all__ = ["end_turn"]
 
 
-class TurnEnding:
-    def __init__(self, call: CallTurn) -> None:
-        self._call = call
-        self._runtime = call.runtime
-        self._engine = call.engine
-
-    def steps(self) -> "Iterator[Step[Any]]":
-        call = self._call
+async def end_turn(call: CallTurn, steps: CallSteps) -> None:
+    try:
         if not call.is_to_be_recorded:
             return
         if call.asks:
-            yield Step(work=self._enveloped, then=self._leaves_with, failed=self._not_carried, waits=Waits.DISK)
-            if call.envelope is not None and call.turn.place is not None:
-                yield Step(
-                    work=lambda: self._engine.leave_to_client(call.turn),
-                    then=lambda _: None,
-                    failed=self._not_left_to_client,
-                )
+            await _left_to_client(call, steps)
             return
         result = call.result
         if result is not None and call.policy.files and may_name_files(result):
-            yield Step(
-                work=lambda: call.files.keep(result),
-                then=lambda _: None,
-                failed=self._not_all_kept,
-                waits=Waits.FILES,
-            )
-            if call.files.are_on_their_way and self._engine.spool is not None:
-                yield Step(work=call.files.rescue, then=lambda _: None, failed=self._not_all_kept, waits=Waits.DISK)
-            self._were_kept(result)
+            await _files_kept(call, steps, result)
         if call.turn.place is None:
             call.turn = call.turn.changed(deferred=True)
-        to_store: Step[Any] = Step(
-            work=lambda: self._engine.finish(call.turn, call.plan.redactor),
-            then=self._was_finished,
-            failed=call.was_not_taken,
-        )
         # A turn whose intent waits must not overtake those before it, and goes the same way.
-        by_spool = call.intent_waits or (
-            call.policy.acknowledge is Acknowledge.SPOOL and self._engine.spool is not None
-        )
-        if not by_spool:
-            yield to_store
-        if call.finished is None and (by_spool or call.may_be_deferred):
-            yield Step(
-                work=lambda: self._engine.defer(call.turn, call.plan.redactor),
-                then=lambda _: self._was_spooled(),
-                failed=call.was_not_deferred,
-                waits=Waits.DISK,
-            )
-        if call.finished is None and not call.waits and by_spool:
-            yield to_store  # Out of its order is better than not at all.
-        if call.finished is not None and call.touched_files is not None and call.touched_files.are_to_be_signed:
-            yield Step(work=call.touched_files.sign, then=lambda _: None, failed=self._not_signed, waits=Waits.FILES)
+        if call.intent_waits or (call.policy.acknowledge is Acknowledge.SPOOL and call.engine.spool is not None):
+            await _spooled(call, steps)
+            if not call.waits:
+                await _finished(call, steps)  # Out of its order is better than not at all.
+        else:
+            await _finished(call, steps)
+            if call.finished is None and call.may_be_deferred:
+                await _spooled(call, steps)
+        if call.touched_files is not None and call.finished is not None and call.touched_files.are_to_be_signed:
+            await _files_signed(call, steps, call.touched_files)
+    finally:
+        call.held = None  # Its tool does not run any more, and nobody else has this.
 
-    def _enveloped(self) -> str:
-        return CallLegs(self._call).wrapped()
 
-    def _leaves_with(self, envelope: str) -> None:
-        self._call.envelope = envelope
-
-    def _not_carried(self, error: Exception) -> None:
-        """The next leg will be a turn of its own."""
-        self._runtime.say("request_state.not_carried", error)
-
-    def _not_left_to_client(self, error: Exception) -> None:
-        """It is shown as interrupted while the client thinks; the next leg goes on with it all the same."""
-        self._runtime.say("turn.lease_not_renewed", error)
-
-    def _was_finished(self, finished: FinishedTurn) -> None:
-        call = self._call
-        if (finished.continuation_id, finished.place) != (call.turn.continuation_id, call.turn.place):
-            call.turn = call.turn.changed(continuation_id=finished.continuation_id, place=finished.place)
+async def _finished(call: CallTurn, steps: CallSteps) -> None:
+    turn = call.turn
+    try:
+        finished = await steps.store(call.engine.finish, turn, call.plan.redactor)
+        if finished.continuation_id != turn.continuation_id or finished.place != turn.place:
+            call.turn = turn.changed(continuation_id=finished.continuation_id, place=finished.place)
         call.finished = finished
+    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+        call.was_not_taken(error)
 
-    def _was_spooled(self) -> None:
-        self._call.waits = True
 
-    # The files that its result names.
+async def _spooled(call: CallTurn, steps: CallSteps) -> None:
+    try:
+        await steps.disk(call.engine.defer, call.turn, call.plan.redactor)
+        call.waits = True
+    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+        call.was_not_deferred(error)
 
-    def _not_all_kept(self, error: Exception) -> None:
-        self._call.fault = error
-        self._runtime.say("file.not_kept", error)
 
-    def _were_kept(self, result: JsonObject) -> None:
-        """Those that could be, in the file store or in the spool."""
-        call = self._call
-        files = call.files.settle()
-        if call.files.away is not None:
-            call.fault = call.files.away
-            self._runtime.say("file.deferred", call.files.away)
-        call.turn = call.turn.changed(
-            answer=answer_of(call.files.rewritten(result, call.plan.shape.output_schema)), files=files
-        )
-        self._runtime.say_left_alone(call.request.tool, call.files.left_for_their_place())
+# ── a question to the client ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _not_signed(self, error: Exception) -> None:
-        """The client gets storage URIs instead."""
-        self._call.fault = error
-        self._runtime.say("file.not_signed", error)
+
+async def _left_to_client(call: CallTurn, steps: CallSteps) -> None:
+    try:
+        call.envelope = await steps.disk(CallLegs(call).wrapped)
+    except Exception as error:  # noqa: BLE001 - the next leg will be a turn of its own
+        call.runtime.say("request_state.not_carried", error)
+        return
+    if call.turn.place is None:
+        return
+    try:
+        await steps.store(call.engine.leave_to_client, call.turn)
+    except Exception as error:  # noqa: BLE001 - it is shown as interrupted while the client thinks; the next leg goes on
+        call.runtime.say("turn.lease_not_renewed", error)
+
+
+# ── the files that its result names ──────────────────────────────────────────────────────────────────────────────
+
+
+async def _files_kept(call: CallTurn, steps: CallSteps, result: JsonObject) -> None:
+    """Those that can be, in the file store or in the spool."""
+    files = call.files
+    try:
+        await steps.files(files.keep, result)
+    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+        _were_not_all_kept(call, error)
+    if files.are_on_their_way and call.engine.spool is not None:
+        try:
+            await steps.disk(files.rescue)
+        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+            _were_not_all_kept(call, error)
+    settled = files.settle()
+    if files.away is not None:
+        call.fault = files.away
+        call.runtime.say("file.deferred", files.away)
+    answer = answer_of(files.rewritten(result, call.plan.shape.output_schema))
+    call.turn = call.turn.changed(answer=answer, files=settled)
+    call.runtime.say_left_alone(call.request.tool, files.left_for_their_place())
+
+
+def _were_not_all_kept(call: CallTurn, error: Exception) -> None:
+    call.fault = error
+    call.runtime.say("file.not_kept", error)
+
+
+async def _files_signed(call: CallTurn, steps: CallSteps, files: CallFiles) -> None:
+    try:
+        await steps.files(files.sign)
+    except Exception as error:  # noqa: BLE001 - the client gets storage URIs instead
+        call.fault = error
+        call.runtime.say("file.not_signed", error)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from perdure.cli.doctor import bucket, schema, spool, supabase_key
 from perdure.cli.doctor.finding import Finding, Verdict, looked
-from perdure.cli.terminal import console, write_json
+from perdure.cli.terminal import console, count, write_json
 from perdure.errors import PerdureError
 from perdure.middleware.persistence.backends import database_url, postgres_driver, supabase_api
 from perdure.middleware.persistence.data_directory import doubts_about
@@ -97,7 +97,7 @@ def _sqlite(settings: Settings) -> Finding:
 def _of_somebody_else(settings: Settings, factory: str) -> Finding:
     with closing(build(settings).engine.store) as store:
         known = store.statistics()
-    return Finding("store", Verdict.OK, f"{factory} answers: {known.conversations:,} conversations.")
+    return Finding("store", Verdict.OK, f"{factory} answers: {count(known.conversations, 'conversation')}.")
 
 
 def _postgres(settings: Settings, *, fix: bool) -> Iterator[Finding]:
@@ -154,13 +154,23 @@ def _migration(settings: Settings) -> "Callable[[], str]":
             from perdure.middleware.persistence.stores.postgres.functions import database_name  # noqa: PLC0415
         url = database_url(settings)
         done = postgres.apply(url, database_name(url), lambda _: None)
-        return f"{len(done)} migrations run."
+        return f"{count(len(done), 'migration')} run."
 
     return run
 
 
 def _show(finding: Finding) -> None:
-    line = Text.assemble((f"{finding.verdict.value:<8}", _COLOURS[finding.verdict]), f"{finding.name}: {finding.what}")
-    console().print(line, soft_wrap=True)
+    verdict = Text.assemble((f"{finding.verdict.value:<8}", _COLOURS[finding.verdict]))
+    _show_beside(verdict, f"{finding.name}: {finding.what}")
     if finding.remedy and finding.verdict is not Verdict.OK:
-        console().print(Text(f"        Remedy: {finding.remedy}"), soft_wrap=True)
+        _show_beside(Text(f"{'':<8}"), f"Remedy: {finding.remedy}")
+
+
+def _show_beside(margin: Text, text: str) -> None:
+    """In a terminal its lines end between words; elsewhere it is one line, whatever its length."""
+    width = console().width - len(margin)
+    # A path stays in one piece, to be copied.
+    lines = Text(text).wrap(console(), width, overflow="ignore") if console().is_terminal else [Text(text)]
+    for line in lines:
+        console().print(margin + line, soft_wrap=True)
+        margin = Text(" " * len(margin))

@@ -31,12 +31,14 @@ def _look(spool: Spool) -> Finding:
         return Finding(
             "spool",
             Verdict.WARNING,
-            f"{len(damaged)} damaged files are kept in {spool.folder}.",
+            f"Damaged files are kept in {spool.folder}: {len(damaged):,}.",
             "`sqlite3 FILE .recover` may get turns out of them; then remove them.",
         )
     if quarantined:
-        what = f"{quarantined:,} turns and files were refused by the store."
+        what = f"The store has refused turns and files: {quarantined:,}."
         return Finding("spool", Verdict.WARNING, what, "see `perdure spool quarantine`.")
     if waiting:
-        return Finding("spool", Verdict.WARNING, f"{waiting:,} turns and files wait.", "see `perdure spool status`.")
+        return Finding(
+            "spool", Verdict.WARNING, f"Turns and files that wait: {waiting:,}.", "see `perdure spool status`."
+        )
     return Finding("spool", Verdict.OK, "Nothing waits.")

@@ -60,4 +60,5 @@ def own_copy(turn: Turn) -> Turn:
 def copied_answer(answer: Answer | None) -> Answer | None:
     if answer is None:
         return None
-    return Answer(text=answer.text, result=copied(answer.result), error=copied(answer.error))
+    error = None if answer.error is None else copied(answer.error)
+    return Answer(text=answer.text, result=copied(answer.result), error=error)

@@ -60,15 +60,18 @@ class Engine:
             StoreUnavailable: … or earlier turns of the conversation wait in the spool, and could not be sent now.
             ConversationFull: `turn` is not kept; `newest` gives it its history all the same.
         """
-        with self.telemetry.operation("begin_turn", turn):
-            if self.spool is not None:
-                self.spool.settle(turn.principal, turn.continuation_id)
-            turn = self.prepared(turn, redactor)
-            begun = self.store.begin(turn, window)
+        turn = self.prepared(turn, redactor)
+        begin = self.store.begin if self.spool is None else self._settled_and_begun
+        begun = self.telemetry.around("begin_turn", turn, begin, turn, window)
         if len(self._last_places) >= _CONVERSATIONS_KNOWN:
             self._last_places.clear()
         self._last_places[turn.principal, begun.continuation_id] = begun.place
         return turn, begun
+
+    def _settled_and_begun(self, turn: Turn, window: Window) -> BegunTurn:
+        if self.spool is not None:
+            self.spool.settle(turn.principal, turn.continuation_id)
+        return self.store.begin(turn, window)
 
     def newest(self, turn: Turn, last_place: int, window: Window) -> tuple[Turn, ...]:
         """What `begin` would have read for `turn` in a conversation that is full, from its last few places."""
@@ -89,8 +92,8 @@ class Engine:
 
     def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
         """Make `turn`, which has ended, durable."""
-        with self.telemetry.operation("finish_turn", turn):
-            finished = self.store.finish(self._ended(turn, redactor))
+        turn = self._ended(turn, redactor)
+        finished = self.telemetry.around("finish_turn", turn, self.store.finish, turn)
         self.telemetry.kept(turn, "store")
         return finished
 
@@ -109,8 +112,8 @@ class Engine:
         if turn.place is None:
             last_place = self._last_places.get((turn.principal, turn.continuation_id))
             turn = turn.changed(deferred=True, after_place=turn.after_place or last_place)
-        with self.telemetry.operation("spool_turn", turn):
-            self.spool.keep(self._ended(turn, redactor))
+        turn = self._ended(turn, redactor)
+        self.telemetry.around("spool_turn", turn, self.spool.keep, turn)
         if turn.outcome is not Outcome.RUNNING:
             self.telemetry.kept(turn, "spool")
 
@@ -151,7 +154,8 @@ class Engine:
 
     def _ended(self, turn: Turn, redactor: Redactor) -> Turn:
         """`turn`, which has ended, as it is stored."""
-        turn = self.prepared(turn, redactor)
+        if not turn.stored_form:
+            turn = self.prepared(turn, redactor)
         if turn.answer is None:
             return turn
         answer = _redacted(turn.answer, redactor)

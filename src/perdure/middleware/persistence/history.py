@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias, overload
@@ -18,10 +18,9 @@ __all__ = [
     "HistoryState",
     "Message",
     "MessageStyle",
+    "conversation_here",
     "current_conversation",
-    "enter_conversation",
     "estimate_tokens",
-    "leave_conversation",
     "transcripts_in",
     "without_transcripts",
 ]
@@ -194,18 +193,10 @@ class Conversation:
     history: History = field(default_factory=History)
 
 
-_current: ContextVar[Conversation | None] = ContextVar("perdure_conversation", default=None)
+conversation_here: ContextVar[Conversation | None] = ContextVar("perdure_conversation", default=None)
+"""Set by whoever serves a call, around its tool's body."""
 
 
 def current_conversation() -> Conversation | None:
     """The conversation of the tool call that is running here; None outside a persisted call."""
-    return _current.get()
-
-
-def enter_conversation(conversation: Conversation) -> "Token[Conversation | None]":
-    """What is called from here on belongs to `conversation`, until `leave_conversation` is given what this returns."""
-    return _current.set(conversation)
-
-
-def leave_conversation(entered: "Token[Conversation | None]") -> None:
-    _current.reset(entered)
+    return conversation_here.get()

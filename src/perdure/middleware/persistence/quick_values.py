@@ -5,17 +5,21 @@ them. So they are set while the object is of a twin class, which has the same sl
 what it is afterwards. Nobody ever gets hold of it before.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
+from functools import wraps
 from typing import Any, TypeVar
 
-__all__ = ["changing", "quickly_made"]
+__all__ = ["quickly_made"]
 
 T = TypeVar("T")
 
 
 def quickly_made(cls: type[T]) -> type[T]:
-    """For a class that is `@dataclass(frozen=True, slots=True, kw_only=True)`, has no base and no `__post_init__`."""
+    """For a class that is `@dataclass(frozen=True, slots=True, kw_only=True)`, has no base and no `__post_init__`.
+
+    If it has a method `changed(**changes)`, that is written here as well: it gives a copy with other values in some
+    fields, and raises AttributeError for a field that there is not.
+    """
     own = _fields(cls)
     parameters = ", ".join(field.name if _is_required(field) else f"{field.name}=default_{field.name}" for field in own)
     made: Any = cls
@@ -25,21 +29,16 @@ def quickly_made(cls: type[T]) -> type[T]:
         "self.__class__ = cls",
         cls,
     )
+    if (declared := vars(cls).get("changed")) is not None:
+        made.changed = wraps(declared)(
+            _function(
+                "changed(old, **changes)",
+                ["self = blank(twin)", *(f"self.{field.name} = old.{field.name}" for field in own)],
+                "for name in changes: setattr(self, name, changes[name])\n    self.__class__ = cls\n    return self",
+                cls,
+            )
+        )
     return cls
-
-
-def changing(cls: type[T]) -> Callable[[T, Mapping[str, Any]], T]:
-    """A function that gives a copy of an object of `cls` with other values in some fields.
-
-    It raises AttributeError for a field that there is not.
-    """
-    changed: Callable[[T, Mapping[str, Any]], T] = _function(
-        "changed(old, changes)",
-        ["self = blank(twin)", *(f"self.{field.name} = old.{field.name}" for field in _fields(cls))],
-        "for name in changes: setattr(self, name, changes[name])\n    self.__class__ = cls\n    return self",
-        cls,
-    )
-    return changed
 
 
 def _function(head: str, body: list[str], end: str, cls: type) -> Any:
@@ -48,7 +47,8 @@ def _function(head: str, body: list[str], end: str, cls: type) -> Any:
     names |= {f"factory_{field.name}": field.default_factory for field in _fields(cls)}
     twin = type(f"_Open{cls.__name__}", (), {"__slots__": tuple(field.name for field in _fields(cls))})
     names |= {"cls": cls, "twin": twin, "put": object.__setattr__, "blank": object.__new__, "missing": MISSING}
-    exec("\n    ".join([f"def {head}:", *body, end]), names)  # noqa: S102 - of names that stand in the class
+    source = "\n    ".join([f"def {head}:", *body, end])
+    exec(compile(source, f"<made for {cls.__qualname__}>", "exec"), names)  # noqa: S102 - names of the class's fields
     function = names[head.partition("(")[0]]
     function.__qualname__ = f"{cls.__qualname__}.{function.__name__}"
     return function

@@ -94,7 +94,7 @@ class Redactor:
             redacted = self._in_json_text(
                 _pattern(_SECRET_MEMBER, re.IGNORECASE | re.DOTALL).sub(_without_value, redacted)
             )
-        if redacted is text:
+        if redacted is text and len(text) <= _SHORT:
             _remember(text, self._harmless)
         return redacted
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from perdure.errors import PerdureError
 from perdure.logs import log
@@ -40,7 +40,8 @@ _LOOK_EVERY = 1.0
 
 _DATABASES = {"sqlite": "sqlite", "postgres": "postgresql", "supabase": "postgresql"}
 
-_UNSEEN: AbstractContextManager[None] = nullcontext()
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Telemetry:
@@ -54,13 +55,16 @@ class Telemetry:
         self._has_failed = False
         self._looked_at = -_LOOK_EVERY
 
-    def operation(self, name: Operation, turn: Turn) -> AbstractContextManager[None]:
-        """Around what may take time, on whichever thread that is."""
-        return self._observed(name, turn) if self._is_wanted() else _UNSEEN
+    def around(self, name: Operation, turn: Turn, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `work` gives, which may take time, on whichever thread that is."""
+        if not self._is_on and time.monotonic() - self._looked_at < _LOOK_EVERY:
+            return work(*args, **kwargs)
+        with self._observed(name, turn) if self._is_wanted() else nullcontext():
+            return work(*args, **kwargs)
 
     def kept(self, turn: Turn, by: Literal["store", "spool"]) -> None:
-        """`turn` has ended, and is acknowledged."""
-        if self._is_wanted():
+        """`turn` has ended, and is acknowledged: by an operation, which has just looked whether this is wanted."""
+        if self._is_on:
             with self._unfailing():
                 tool = {"gen_ai.tool.name": turn.tool}
                 self._instruments.turns.add(1, {**tool, "perdure.outcome": turn.outcome.value, "perdure.kept_by": by})

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from perdure.middleware.persistence.quick_values import changing, quickly_made
+from perdure.middleware.persistence.quick_values import quickly_made
 
 __all__ = [
     "Answer",
@@ -35,19 +35,24 @@ JsonObject: TypeAlias = dict[str, Json]
 
 def copied(value: Json) -> Json:
     """`value` with objects and arrays of its own, at any depth."""
-    if isinstance(value, dict):
-        members = dict(value)
-        for name, item in value.items():
-            if isinstance(item, _CONTAINERS):
-                members[name] = copied(item)
-        return members
-    if isinstance(value, list):
-        items = list(value)
-        for index, item in enumerate(value):
-            if isinstance(item, _CONTAINERS):
-                items[index] = copied(item)
-        return items
-    return value
+    whole = [value]
+    pending: list[tuple[Any, Any]] = [(whole, 0)]
+    for holder, place in pending:  # which grows meanwhile
+        item = holder[place]
+        if isinstance(item, dict):
+            own: Any = dict(item)
+            for name, member in own.items():
+                if isinstance(member, _CONTAINERS):
+                    pending.append((own, name))
+        elif isinstance(item, list):
+            own = list(item)
+            for index, member in enumerate(own):
+                if isinstance(member, _CONTAINERS):
+                    pending.append((own, index))
+        else:
+            continue
+        holder[place] = own
+    return whole[0]
 
 
 _CONTAINERS = (dict, list)
@@ -151,7 +156,7 @@ class Turn:
         Raises:
             AttributeError: There is no such field.
         """
-        return _changed(self, changes)
+        raise NotImplementedError  # `quickly_made` writes it
 
     def ended(self, outcome: Outcome, at: datetime, answer: Answer) -> "Turn":
         return self.changed(outcome=outcome, ended_at=at, answer=answer)
@@ -161,9 +166,6 @@ class Turn:
         if self.outcome is Outcome.RUNNING and self.lease_until < now:
             return self.changed(outcome=Outcome.INTERRUPTED)
         return self
-
-
-_changed = changing(Turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,25 +245,21 @@ def new_turn_id(now: datetime) -> str:
     A few lines of our own, since the standard library has it only from Python 3.14 on.
     """
     milliseconds = f"{int(now.timestamp() * 1000) & _48_BITS:012x}"
-    return f"{milliseconds[:8]}-{milliseconds[8:]}-7{_random_id()[15:]}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-7{new_continuation_id()[15:]}"
 
 
 def new_continuation_id() -> str:
-    """A UUIDv4 (RFC 9562, section 5.4): 122 random bits."""
-    return _random_id()
-
-
-_48_BITS = (1 << 48) - 1
-
-
-def _random_id() -> str:
-    """A UUIDv4, of those that are made 32 at a time: to make one among other work takes far longer."""
+    """A UUIDv4 (RFC 9562, section 5.4): 122 random bits. Of those that are made 32 at a time: to make one among other
+    work takes far longer."""
     while True:
         try:
             return _random_ids.pop()  # no other thread gets the same
         except IndexError:
             random = os.urandom(32 * 16)
             _random_ids.extend(map(_as_version_4, (random[start : start + 16] for start in range(0, len(random), 16))))
+
+
+_48_BITS = (1 << 48) - 1
 
 
 def _as_version_4(random: bytes) -> str:

@@ -8,7 +8,7 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
-from perdure.middleware.call_files import Report
+from perdure.middleware.call_files import Report, Reporter
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persisted_server import listed_tools
 from perdure.middleware.persistence.turn import JsonObject
@@ -83,15 +83,19 @@ class Behind:
     def caller(self, request: IncomingRequest) -> Caller:
         return Caller()  # Whoever started us: on stdio nobody authenticates.
 
-    def report(self, request: IncomingRequest) -> Report | None:
+    def reporter(self, request: IncomingRequest) -> Reporter | None:
         asking: Request = request.native
-        progress, loop = asking.progress, anyio.lowlevel.current_token()
-        if progress is None:
+        if asking.progress is None:
             return None
-        tell: Callable[[float, str], None] = progress.tell
+        tell: Callable[[float, str], None] = asking.progress.tell
 
-        def report(fraction: float, text: str) -> None:
-            with suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
-                anyio.from_thread.run_sync(tell, fraction, text, token=loop)
+        def reporter() -> Report:
+            loop = anyio.lowlevel.current_token()
 
-        return report
+            def report(fraction: float, text: str) -> None:
+                with suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
+                    anyio.from_thread.run_sync(tell, fraction, text, token=loop)
+
+            return report
+
+        return reporter

@@ -4,16 +4,15 @@ A server is hooked by the one whose it is, and a context is asked for its reques
 The rest they have in common.
 """
 
-from collections.abc import Callable
+from functools import cache
 
 from perdure.middleware.sdk import fastmcp_v4, fastmcp_v4_listing, mcp_v2
-from perdure.middleware.sdk.interface import IncomingRequest, RegisteredTool
+from perdure.middleware.sdk.interface import SdkOfContexts
 from perdure.middleware.sdk.mcp_v2 import (
     called_tool,
     caller_of,
     context_type,
     current_request,
-    event_loop,
     is_block,
     is_question,
     is_result,
@@ -32,15 +31,13 @@ __all__ = [
     "caller_of",
     "context_type",
     "current_request",
-    "event_loop",
     "is_block",
     "is_of_fastmcp",
     "is_question",
     "is_result",
     "jsonable",
-    "registered_tool",
+    "of_context",
     "reporter",
-    "request_of",
     "result_from_wire",
     "text_block",
     "to_wire",
@@ -61,11 +58,6 @@ def is_of_fastmcp(server: object) -> bool:
     return fastmcp_v4.is_server(server)
 
 
-def request_of(context: object) -> IncomingRequest | None:
-    return fastmcp_v4.request_of(context) if fastmcp_v4.is_context(context) else mcp_v2.request_of(context)
-
-
-def registered_tool(context: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
-    if fastmcp_v4.is_context(context):
-        return fastmcp_v4.registered_tool(is_handler, name)
-    return mcp_v2.registered_tool(context, is_handler, name)
+@cache
+def of_context(context_type: type) -> SdkOfContexts:
+    return fastmcp_v4 if fastmcp_v4.is_context_type(context_type) else mcp_v2

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RegisteredTool",
     "function_behind",
-    "is_context",
+    "is_context_type",
     "is_server",
     "registered_tool",
     "request_of",
@@ -43,10 +43,9 @@ __all__ = [
 ]
 
 
-def is_context(value: object) -> bool:
-    # Asked in every call, by a process that mostly has no fastmcp.
+def is_context_type(value: type) -> bool:
     context = getattr(sys.modules.get("fastmcp.server.context"), "Context", None)
-    return context is not None and isinstance(value, context)
+    return context is not None and issubclass(value, context)
 
 
 def is_server(value: object) -> bool:
@@ -144,7 +143,9 @@ def _hidden_by(outer: _Running) -> frozenset[str]:
     return frozenset(name for name in names if is_hidden(name))
 
 
-def registered_tool(is_handler: Callable[[object], bool], name: str | None) -> "RegisteredTool | None":
+def registered_tool(
+    _context: object, is_handler: Callable[[object], bool], name: str | None
+) -> "RegisteredTool | None":
     """The tool that runs here, if its function satisfies `is_handler`; known by `name`, if that is given.
 
     None too if another tool's body called it: then the call belongs to that tool's turn.

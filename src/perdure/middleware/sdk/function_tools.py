@@ -29,28 +29,25 @@ class FunctionTool(ABC):
     @classmethod
     def of(cls, tool: Any) -> "Self":
         """The one that was made of `tool` before, unless something of it was replaced since then."""
-        known = tool.fn_metadata._self_tool if type(tool.fn_metadata) is _PassingOn else None
+        known = vars(tool).get(_KNOWN)
         if (
             isinstance(known, cls)
+            and known._tool is tool
             and known.function is tool.fn
             and known.input_schema is tool.parameters
             and known.output_schema is tool.output_schema
             and known.name == tool.name
         ):
             return known
-        return cls(tool)
+        made = vars(tool)[_KNOWN] = cls(tool)
+        return made
 
     def __init__(self, tool: Any) -> None:
-        own = _converted_already(self.result_type())
-        if type(tool.fn_metadata) is not _PassingOn:
-            tool.fn_metadata = _PassingOn(tool.fn_metadata, own)
-        tool.fn_metadata._self_tool = self
         self.name: str = tool.name
         self.input_schema: Mapping[str, Any] = tool.parameters
         self.output_schema: Mapping[str, Any] | None = tool.output_schema
         self.function: Callable[..., Any] = tool.fn
-        self._metadata = tool.fn_metadata
-        self._own_result = own
+        self._tool = tool
 
     @staticmethod
     @abstractmethod
@@ -83,7 +80,14 @@ class FunctionTool(ABC):
 
     def answering(self, wire: JsonObject) -> Any:
         """A result that the SDK passes on as it is. It was made, and validated, by the SDK's own converter before."""
-        return self._own_result.model_validate(wire)
+        own = _converted_already(self.result_type())
+        if type(self._tool.fn_metadata) is not _PassingOn:  # which the SDK looks at once its handler has answered
+            self._tool.fn_metadata = _PassingOn(self._tool.fn_metadata, own)
+        return own.model_validate(wire)
+
+
+_KNOWN = "_perdure_tool"
+"""The name under which a tool keeps what we know of it."""
 
 
 @cache
@@ -98,7 +102,6 @@ class _PassingOn(wrapt.ObjectProxy[Any]):
     def __init__(self, metadata: object, own: type) -> None:
         super().__init__(metadata)
         self._self_own = own
-        self._self_tool: FunctionTool | None = None
 
     def convert_result(self, result: object) -> Any:
         return result if isinstance(result, self._self_own) else self.__wrapped__.convert_result(result)

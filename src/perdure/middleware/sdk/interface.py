@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from perdure.middleware.call_files import Report
+from perdure.middleware.call_files import Reporter
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.persistence.turn import Json, JsonObject
 
-__all__ = ["IncomingRequest", "RegisteredTool", "ResultTaker", "Sdk"]
+__all__ = ["IncomingRequest", "RegisteredTool", "ResultTaker", "Sdk", "SdkOfContexts"]
 
 
 @dataclass(slots=True)  # not frozen: it is made in every call, and that takes three times as long
@@ -92,6 +92,24 @@ class RegisteredTool(Protocol):
         ...
 
 
+class SdkOfContexts(Protocol):
+    """What a context is asked of the SDK that made it."""
+
+    def request_of(self, context: Any) -> IncomingRequest | None:
+        """The request behind a high-level context; None outside of one."""
+        ...
+
+    def registered_tool(
+        self, context: Any, is_handler: Callable[[object], bool], name: str | None
+    ) -> RegisteredTool | None:
+        """The tool of the context's server whose function satisfies `is_handler`; under `name`, if that is given.
+
+        Raises:
+            LookupError: This version of the SDK keeps its tools where we do not find them.
+        """
+        ...
+
+
 class Sdk(Protocol):
     """A module is one: each SDK has its own, and no other module of ours imports that SDK."""
 
@@ -106,16 +124,6 @@ class Sdk(Protocol):
         """Whether `function` itself, or a method that binds it, is some server's tool already."""
         ...
 
-    def registered_tool(
-        self, context: object, is_handler: Callable[[object], bool], name: str | None
-    ) -> RegisteredTool | None:
-        """The tool of the context's server whose function satisfies `is_handler`; under `name`, if that is given.
-
-        Raises:
-            LookupError: This version of the SDK keeps its tools where we do not find them.
-        """
-        ...
-
     def tool_of_server(
         self, server: object, is_handler: Callable[[object], bool], name: str | None
     ) -> RegisteredTool | None: ...
@@ -126,9 +134,7 @@ class Sdk(Protocol):
         """The class by whose annotation the SDK recognises a parameter that takes the request."""
         ...
 
-    def request_of(self, context: object) -> IncomingRequest | None:
-        """The request behind a high-level context; None outside of one."""
-        ...
+    def of_context(self, context_type: type) -> SdkOfContexts: ...
 
     def current_request(self) -> IncomingRequest | None:
         """The request that is being served here, for a handler that is not given it."""
@@ -142,12 +148,11 @@ class Sdk(Protocol):
         """Who calls, by the request's own authentication."""
         ...
 
-    def event_loop(self) -> object:
-        """A token for the event loop that serves this request, for a thread that wants to tell it something."""
-        ...
+    def reporter(self, request: IncomingRequest | None) -> Reporter | None:
+        """Reports the work on a call's files as MCP progress, once the tool's own is heard from here on.
 
-    def reporter(self, request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
-        """Reports the work on a call's files as MCP progress; None where there is no request."""
+        None where there is no request.
+        """
         ...
 
     # ── values ───────────────────────────────────────────────────────────────────────────────────────────────

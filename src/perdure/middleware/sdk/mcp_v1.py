@@ -1,16 +1,14 @@
 """All that the seams know of the MCP Python SDK, version 1."""
 
-import contextlib
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
-import anyio.from_thread
-import anyio.lowlevel
 import wrapt
 
 from perdure.errors import DecoratorError
-from perdure.middleware.call_files import Report
+from perdure.middleware.call_files import Reporter
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.rising_progress import RisingProgress
@@ -22,8 +20,9 @@ from perdure.middleware.sdk.function_tools import (
     tool_among,
     was_registered,
 )
-from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.interface import IncomingRequest, SdkOfContexts
 from perdure.middleware.sdk.mcp_v1_listing import follow, note_functions_of, offering_changes
+from perdure.middleware.sdk.progress import report_on_this_loop
 from perdure.middleware.tool_schema import satisfies
 
 if TYPE_CHECKING:
@@ -37,15 +36,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RegisteredTool",
+    "called_tool",
     "caller_of",
     "context_type",
     "current_request",
-    "event_loop",
     "incoming",
     "is_block",
     "is_question",
     "is_result",
     "jsonable",
+    "of_context",
     "registered_tool",
     "reporter",
     "request_of",
@@ -64,6 +64,10 @@ def context_type() -> type:
     from mcp.server.fastmcp import Context  # noqa: PLC0415 - a server has it imported; a bare `import perdure` need not
 
     return Context
+
+
+def of_context(_context_type: type) -> SdkOfContexts:
+    return cast("SdkOfContexts", sys.modules[__name__])
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,17 +141,10 @@ def caller_of(request: IncomingRequest | None) -> Caller:
     return Caller(remote=http_request is not None) if token is None else Caller.by_token(token)
 
 
-_event_loop: ContextVar[object] = ContextVar("perdure_event_loop", default=None)
-
 _served: "ContextVar[ClientRequestType | None]" = ContextVar("perdure_served", default=None)
 
 
-def event_loop() -> object:
-    """A token for the event loop that serves this request, for a thread that wants to tell it something."""
-    return _event_loop.get()
-
-
-def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
+def reporter(request: IncomingRequest | None) -> Reporter | None:
     """Reports the work on a call's files as MCP progress; None where nobody asked for it."""
     progress_token = (request.params.get("_meta") or {}).get("progressToken") if request is not None else None
     if request is None or progress_token is None:
@@ -157,18 +154,13 @@ def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) 
     watched._self_token = progress_token
     watched._self_rising = rising = RisingProgress()
     native.session = cast("ServerSession", watched)
-    loop = event_loop()
 
     async def send(fraction: float, text: str) -> None:
         await watched.__wrapped__.send_progress_notification(
             progress_token, rising.next(fraction), None, text, related_request_id=str(native.request_id)
         )
 
-    def report(fraction: float, text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
-            anyio.from_thread.run(send, fraction, text, token=cast("Any", loop))
-
-    return report
+    return lambda: report_on_this_loop(send)
 
 
 class _WatchedSession(wrapt.ObjectProxy[Any]):
@@ -196,7 +188,7 @@ class RegisteredTool(FunctionTool):
         return CallToolResult
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
-        metadata = self._metadata
+        metadata = self._tool.fn_metadata
         validated: dict[str, Any] = metadata.arg_model.model_validate(
             metadata.pre_parse_json(arguments)
         ).model_dump_one_level()
@@ -205,7 +197,7 @@ class RegisteredTool(FunctionTool):
     def result_of(self, value: object) -> JsonObject:
         from mcp.types import CallToolResult  # noqa: PLC0415
 
-        converted: Any = self._metadata.convert_result(value)
+        converted: Any = self._tool.fn_metadata.convert_result(value)
         if is_result(converted):
             return to_wire(converted)
         blocks, structured = converted if isinstance(converted, tuple) else (converted, None)
@@ -253,11 +245,9 @@ def watch_registrations() -> None:
         if len(args) > 2:
             args = (await follow(server, *args[:3]), *args[1:])
         token = _served.set(args[1] if len(args) > 1 else kwargs.get("req"))
-        loop_token = _event_loop.set(anyio.lowlevel.current_token())
         try:
             return await wrapped(*args, **kwargs)
         finally:
-            _event_loop.reset(loop_token)
             _served.reset(token)
 
     def offer_changes(wrapped: Callable[..., Any], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,11 +1,9 @@
 """All that the seams know of the MCP Python SDK, version 2."""
 
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
-import anyio.lowlevel
 import wrapt
 
 from perdure.middleware.call_reader import Caller
@@ -21,16 +19,15 @@ from perdure.middleware.sdk.function_tools import (
 )
 from perdure.middleware.sdk.interface import IncomingRequest, ResultTaker
 from perdure.middleware.sdk.mcp_v2_handler import (
-    STANDS_AROUND,
-    around_handler,
     sdk_types,
     seals_request_state,
     served,
+    standing_around,
     with_arguments_at_the_handler,
     with_own_state,
 )
-from perdure.middleware.sdk.mcp_v2_listing import followed
-from perdure.middleware.sdk.mcp_v2_progress import reporter
+from perdure.middleware.sdk.mcp_v2_listing import current, followed
+from perdure.middleware.sdk.mcp_v2_progress import reporter, watch_progress
 
 if TYPE_CHECKING:
     from mcp.server.auth.provider import AccessToken
@@ -44,7 +41,6 @@ __all__ = [
     "caller_of",
     "context_type",
     "current_request",
-    "event_loop",
     "function_of",
     "incoming",
     "is_block",
@@ -75,16 +71,12 @@ def context_type() -> type:
     return Context
 
 
+# A context's properties read what it keeps under private names twice, and pydantic takes 2 µs for that: four times in a
+# call. None outside of a request, and where it is kept otherwise.
 def request_of(context: object) -> IncomingRequest | None:
     """The request behind a high-level context; None outside of one."""
-    request = _of_context(context, "_request_context")
+    request = (getattr(context, "__pydantic_private__", None) or {}).get("_request_context")
     return None if request is None else incoming(request)
-
-
-def _of_context(context: object, name: str) -> Any:
-    """What `context` keeps under a private name; None outside of a request, and where it is kept otherwise."""
-    # Its properties read each twice, and pydantic takes 2 µs for that: four times in a call.
-    return (getattr(context, "__pydantic_private__", None) or {}).get(name)
 
 
 def incoming(request: "ServerRequestContext[Any, Any]", *, is_sealed: bool | None = None) -> IncomingRequest:
@@ -94,7 +86,8 @@ def incoming(request: "ServerRequestContext[Any, Any]", *, is_sealed: bool | Non
     if here is not None and here.session is request.session:
         state, sealed = here.envelope, here.was_sealed
     else:
-        state, sealed = _text_or_none(params.get("requestState")), False
+        given = params.get("requestState")
+        state, sealed = given if isinstance(given, str) else None, False
     sealed = sealed if is_sealed is None else is_sealed
     return IncomingRequest(request.session, params, request.protocol_version, request, state, sealed)
 
@@ -126,7 +119,7 @@ class RegisteredTool(FunctionTool):
         return found
 
     def validated(self, arguments: JsonObject) -> dict[str, Any]:
-        validated: dict[str, Any] = self._metadata.validate_arguments(arguments)
+        validated: dict[str, Any] = self._tool.fn_metadata.validate_arguments(arguments)
         return validated
 
     def passes_result_to(self, taker: ResultTaker, request: IncomingRequest | None) -> bool:
@@ -137,7 +130,7 @@ class RegisteredTool(FunctionTool):
         return True
 
     def result_of(self, value: object) -> JsonObject | None:
-        result = self._metadata.convert_result(value)
+        result = self._tool.fn_metadata.convert_result(value)
         return to_wire(result) if is_result(result) else None
 
     def error(self, error: Exception) -> Exception:
@@ -152,12 +145,12 @@ def registered_tool(context: object, is_handler: Callable[[object], bool], name:
     Raises:
         LookupError: This version of the SDK keeps its tools where we do not find them.
     """
-    server = _of_context(context, "_mcp_server")
+    server = (getattr(context, "__pydantic_private__", None) or {}).get("_mcp_server")
     if server is None:
         return None
     if not hasattr(server, "_tool_manager"):
         raise LookupError("this version of mcp keeps its tools elsewhere, so that no call of a decorated one is kept")
-    return tool_of_server(server, is_handler, name)
+    return tool_among(server, is_handler, name, RegisteredTool.of)
 
 
 def tool_of_server(server: object, is_handler: Callable[[object], bool], name: str | None) -> RegisteredTool | None:
@@ -194,41 +187,16 @@ def text_block(text: str) -> "ContentBlock":
     return TextContent(type="text", text=text)
 
 
-_event_loop: ContextVar[object] = ContextVar("perdure_event_loop", default=None)
-
-_current_request: "ContextVar[ServerRequestContext[Any, Any] | None]" = ContextVar("perdure_request", default=None)
-
-
 def current_request() -> IncomingRequest | None:
     """The request that is being served here, for a handler that is not given it."""
-    request = _current_request.get()
+    request = current.get()
     return None if request is None else incoming(request)
 
 
 def called_tool() -> str | None:
-    request = _current_request.get()
+    request = current.get()
     name = None if request is None or request.params is None else request.params.get("name")
     return name if isinstance(name, str) else None
-
-
-def event_loop() -> object:
-    """A token for the event loop that serves this request, for a thread that wants to tell it something."""
-    return _event_loop.get()
-
-
-async def _note_request(ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-    """A middleware: the SDK has no ambient request, and a low-level server's handler hands none to its tools."""
-    token = _current_request.set(ctx)
-    loop_token = _event_loop.set(anyio.lowlevel.current_token())
-    try:
-        return await call_next(ctx)
-    finally:
-        _event_loop.reset(loop_token)
-        _current_request.reset(token)
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def watch_registrations() -> None:
@@ -245,29 +213,16 @@ def watch_registrations() -> None:
     def wrap(module: Any) -> None:
         wrapt.wrap_function_wrapper(module, "Tool.from_function", note)
 
-    def note_requests(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def follow(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         wrapped(*args, **kwargs)
-        if isinstance(chain := getattr(instance, "middleware", None), list):  # public, but provisional
-            chain.append(_note_request)
+        if isinstance(getattr(instance, "middleware", None), list):  # public, but provisional
             followed(instance)
 
-    def stand_around(wrapped: Callable[..., Any], server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        entry = wrapped(*args, **kwargs)
-        method = args[0] if args else kwargs.get("method")
-        if entry is None or method != "tools/call":
-            return entry
-        stands, around = vars(server).get(STANDS_AROUND, (None, None))
-        if stands is not entry:
-            around = around_handler(server, entry)
-            vars(server)[STANDS_AROUND] = entry, around
-        return around
-
     def wrap_server(module: Any) -> None:
-        wrapt.wrap_function_wrapper(module, "Server.__init__", note_requests)
+        wrapt.wrap_function_wrapper(module, "Server.__init__", follow)
         if hasattr(module.Server, "get_request_handler"):
-            wrapt.wrap_function_wrapper(module, "Server.get_request_handler", stand_around)
+            module.Server.get_request_handler = standing_around(module.Server.get_request_handler)
 
     wrapt.register_post_import_hook(wrap, "mcp.server.mcpserver.tools.base")
     wrapt.register_post_import_hook(wrap_server, "mcp.server.lowlevel.server")
+    watch_progress()

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 from perdure.middleware.persistence.turn import JsonObject
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
 __all__ = [
-    "STANDS_AROUND",
-    "around_handler",
     "sdk_types",
     "seals_request_state",
     "served",
+    "standing_around",
     "with_arguments_at_the_handler",
     "with_own_state",
 ]
@@ -84,7 +83,31 @@ def _boundary() -> type:
     return RequestStateBoundary
 
 
-def around_handler(server: Any, entry: Any) -> Any:
+def standing_around(get_request_handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A server's way to its handlers, on which that of tool calls is found with ours around it.
+
+    A plain function: it is asked in every call, and one of wrapt's would take longer than the rest of it.
+    """
+
+    @wraps(get_request_handler)
+    def get_request_handler_of(server: Any, method: str) -> Any:
+        entry = get_request_handler(server, method)
+        if entry is None or method != "tools/call":
+            return entry
+        stands, around = vars(server).get(_STANDS_AROUND, (None, None))
+        if stands is not entry:
+            around = _around_handler(server, entry)
+            vars(server)[_STANDS_AROUND] = entry, around
+        return around
+
+    return get_request_handler_of
+
+
+_STANDS_AROUND = "_perdure_stands_around"
+"""The name under which a server keeps its handler of tool calls, and ours around it: made once, and gone with it."""
+
+
+def _around_handler(server: Any, entry: Any) -> Any:
     """The way to the handler of tool calls: takes our envelope off, and keeps it for a decorator further in.
 
     And gives the handler the arguments that a hook around a seal has for it, and its result to a decorator that wants
@@ -107,7 +130,7 @@ def around_handler(server: Any, entry: Any) -> Any:
         here = Served(ctx.session, envelope, is_sealed)
         token = served.set(here)
         try:
-            if is_envelope(envelope):
+            if envelope is not None and is_envelope(envelope):
                 params = params.model_copy(update={"request_state": own_state(envelope)})
                 ctx = with_own_state(ctx)
             result = await entry.handler(ctx, params)
@@ -120,10 +143,6 @@ def around_handler(server: Any, entry: Any) -> Any:
         return result if here.taker is None else await _taken(result, here.taker)
 
     return replace(entry, handler=handler)
-
-
-STANDS_AROUND = "_perdure_stands_around"
-"""The name under which a server keeps its handler of tool calls, and ours around it: made once, and gone with it."""
 
 
 async def _taken(result: object, taker: ResultTaker) -> object:

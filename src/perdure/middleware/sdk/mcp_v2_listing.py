@@ -1,7 +1,11 @@
-"""What servers of the MCP Python SDK, version 2, show of their tools follows the settings; clients are told."""
+"""What servers of the MCP Python SDK, version 2, show of their tools follows the settings; clients are told.
+
+What stands before a server for that, outermost, also notes which request is served: one middleware costs less than two.
+"""
 
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -19,7 +23,10 @@ if TYPE_CHECKING:
     from mcp.server.context import HandlerResult, ServerRequestContext
     from pydantic import BaseModel
 
-__all__ = ["FollowedListing", "followed", "wire_result"]
+__all__ = ["FollowedListing", "current", "followed", "wire_result"]
+
+current: "ContextVar[ServerRequestContext[Any, Any] | None]" = ContextVar("perdure_request", default=None)
+"""The request that is being served here. The SDK has no such thing, and a low-level server's handler hands none on."""
 
 
 def followed(server: "Server[Any]") -> "FollowedListing | None":
@@ -47,11 +54,15 @@ class FollowedListing:
         ctx: "ServerRequestContext[Any, Any]",
         call_next: "Callable[[ServerRequestContext[Any, Any]], Awaitable[HandlerResult]]",
     ) -> "HandlerResult":
-        if ctx.request_id is None:
-            return await call_next(ctx)
-        if self.listing.have_changed():
-            await self._tell()
-        result = await call_next(ctx)
+        token = current.set(ctx)
+        try:
+            if ctx.request_id is None:
+                return await call_next(ctx)
+            if self.listing.have_changed():
+                await self._tell()
+            result = await call_next(ctx)
+        finally:
+            current.reset(token)
         match ctx.method:
             case "initialize":
                 self._note(ctx)
@@ -118,7 +129,7 @@ class FollowedListing:
 
 def wire_result(result: object) -> JsonObject:
     """What a middleware is given back, in its wire form."""
-    if isinstance(result, Mapping):
+    if isinstance(result, dict) or isinstance(result, Mapping):  # noqa: SIM101 - to ask an ABC takes far longer
         return dict(result)
     if result is None:
         return {}

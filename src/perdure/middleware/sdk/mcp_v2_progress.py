@@ -1,64 +1,61 @@
 """The work on a call's files as MCP progress, beside what the tool itself tells of its own: SDK of version 2."""
 
-import contextlib
-import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import anyio.from_thread
+import wrapt
 
-from perdure.middleware.call_files import Report
+from perdure.middleware.call_files import Report, Reporter
 from perdure.middleware.rising_progress import RisingProgress
 from perdure.middleware.sdk.interface import IncomingRequest
+from perdure.middleware.sdk.progress import report_on_this_loop
 
 if TYPE_CHECKING:
     from mcp.server.session import ServerSession
 
-__all__ = ["reporter"]
+__all__ = ["reporter", "watch_progress"]
+
+_RISING = "_perdure_rising"
+"""The name under which a session, which lives as long as its request, keeps how far it has told that the call is."""
 
 
-def reporter(request: IncomingRequest | None, event_loop: Callable[[], object]) -> Report | None:
+def watch_progress() -> None:
+    """Hear from now on what tools tell of their progress: most calls tell nothing, and cost nothing then."""
+
+    def noted(wrapped: Callable[..., Any], session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        _rising(session).tool_told(args[0] if args else kwargs["progress"])
+        return wrapped(*args, **kwargs)
+
+    def noted_of_token(wrapped: Callable[..., Any], session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        _rising(session).tool_told(args[1] if len(args) > 1 else kwargs["progress"])
+        return wrapped(*args, **kwargs)
+
+    def wrap(module: Any) -> None:
+        wrapt.wrap_function_wrapper(module, "ServerSession.report_progress", noted)
+        wrapt.wrap_function_wrapper(module, "ServerSession.send_progress_notification", noted_of_token)
+
+    wrapt.register_post_import_hook(wrap, "mcp.server.session")
+
+
+def reporter(request: IncomingRequest | None) -> Reporter | None:
     """Reports the work on a call's files as MCP progress; None where there is no request."""
     if request is None or request.native is None:
         return None  # The SDK tells nobody who did not ask; how a client asks differs between its transports.
-    session: ServerSession = request.native.session
-    stands_there = vars(session).get("report_progress")
-    known = getattr(stands_there, "__self__", None)
-    return (known if isinstance(known, _Progress) else _Progress(session, event_loop())).report
+    return partial(_report, request.native.session)
 
 
-class _Progress:
-    """Stands before a session, which lives as long as its request, and hears what the tool tells through it."""
+def _report(session: "ServerSession") -> Report:
+    rising = _rising(session)
+    watched: Any = type(session).report_progress
+    unheard = watched.__wrapped__  # or what we tell would be taken for the tool's own
 
-    def __init__(self, session: "ServerSession", event_loop: object) -> None:
-        # Weak, since the session has us: what refers to itself waits for the garbage collector, in every call.
-        self._session = weakref.ref(session)
-        self._event_loop = event_loop
-        self._rising = RisingProgress()
-        replaceable: Any = session
-        replaceable.report_progress = self.report_progress
-        replaceable.send_progress_notification = self.send_progress_notification
+    async def tell(fraction: float, text: str) -> None:
+        await unheard(session, rising.next(fraction), None, text)
 
-    async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        self._rising.tool_told(progress)
-        await self._tell(progress, total, message)
+    return report_on_this_loop(tell)
 
-    async def send_progress_notification(
-        self, progress_token: str | int, progress: float, *args: Any, **kwargs: Any
-    ) -> None:
-        self._rising.tool_told(progress)
-        session = self._session()
-        if session is not None:
-            await type(session).send_progress_notification(session, progress_token, progress, *args, **kwargs)
 
-    def report(self, fraction: float, text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
-            anyio.from_thread.run(self._report, fraction, text, token=cast("Any", self._event_loop))
-
-    async def _report(self, fraction: float, text: str) -> None:
-        await self._tell(self._rising.next(fraction), None, text)
-
-    async def _tell(self, progress: float, total: float | None, message: str | None) -> None:
-        session = self._session()
-        if session is not None:
-            await type(session).report_progress(session, progress, total, message)
+def _rising(session: object) -> RisingProgress:
+    known: RisingProgress = vars(session).setdefault(_RISING, RisingProgress())
+    return known

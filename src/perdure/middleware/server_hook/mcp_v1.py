@@ -4,11 +4,9 @@ from collections import UserDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-import anyio.lowlevel
-
 from perdure.errors import StoreError
 from perdure.middleware.active_call import active_call
-from perdure.middleware.call_files import Report
+from perdure.middleware.call_files import Reporter
 from perdure.middleware.call_reader import Caller
 from perdure.middleware.persisted_handler import options_of
 from perdure.middleware.persisted_server import PersistedServer, listed_tools
@@ -176,8 +174,8 @@ class _Behind:
     def caller(self, request: IncomingRequest) -> Caller:
         return mcp_v1.caller_of(request)
 
-    def report(self, request: IncomingRequest) -> Report | None:
-        return mcp_v1.reporter(request, anyio.lowlevel.current_token)
+    def reporter(self, request: IncomingRequest) -> Reporter | None:
+        return mcp_v1.reporter(request)
 
 
 def lowlevel_server(server: object) -> "Server[Any, Any]":

@@ -3,13 +3,9 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import dropwhile, takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
-
-import anyio.lowlevel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.errors import StoreError
-from perdure.middleware.call_files import Report
-from perdure.middleware.call_reader import Caller
 from perdure.middleware.persisted_handler import options_of
 from perdure.middleware.persisted_server import PersistedServer, listed_tools
 from perdure.middleware.persistence.turn import JsonObject
@@ -77,15 +73,20 @@ class Hook:
             return await call_next(ctx)
         match ctx.method:
             case "tools/call":
-                stands = self._beside_the_seal()
+                if self._lowlevel.middleware != self._chain:  # anybody may put something into it at any time
+                    self._look_for_the_seal()
+                stands = self._stands
                 request = mcp_v2.incoming(ctx, is_sealed=stands.within)
 
                 def proceed(arguments: JsonObject | None, *, opened: bool = False) -> "Awaitable[HandlerResult]":
                     if stands.around:
                         return mcp_v2.with_arguments_at_the_handler(mcp_v2.with_own_state(ctx), arguments, call_next)
+                    if arguments is None and not opened:
+                        return call_next(ctx)
                     return call_next(_with_arguments(mcp_v2.with_own_state(ctx) if opened else ctx, arguments))
 
-                return cast("HandlerResult", await self.persisted.call(request, proceed))
+                answer: HandlerResult = await self.persisted.call(request, proceed)
+                return answer
             case "tools/list":
                 result = await call_next(ctx)
                 wire = wire_result(result)
@@ -100,16 +101,14 @@ class Hook:
             case _:
                 return await call_next(ctx)
 
-    def _beside_the_seal(self) -> "_Stands":
-        chain = self._lowlevel.middleware
-        if chain != self._chain:  # anybody may put something into it at any time
-            self._chain = list(chain)
-            outer = takewhile(lambda middleware: middleware is not self, chain)
-            inner = dropwhile(lambda middleware: middleware is not self, chain)
-            self._stands = _Stands(
-                within=any(map(mcp_v2.seals_request_state, outer)), around=any(map(mcp_v2.seals_request_state, inner))
-            )
-        return self._stands
+    def _look_for_the_seal(self) -> None:
+        chain: list[object] = [*self._lowlevel.middleware]
+        self._chain = chain
+        outer = takewhile(lambda middleware: middleware is not self, chain)
+        inner = dropwhile(lambda middleware: middleware is not self, chain)
+        self._stands = _Stands(
+            within=any(map(mcp_v2.seals_request_state, outer)), around=any(map(mcp_v2.seals_request_state, inner))
+        )
 
     async def _read(self, request: IncomingRequest) -> JsonObject:
         from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - a server has it imported by now
@@ -160,20 +159,15 @@ class Behind:
 
         return await listed_tools(page)
 
-    def wire(self, answer: Any) -> JsonObject:
-        return wire_result(answer)
-
     def error(self, text: str) -> JsonObject:
         from mcp_types import CallToolResult, TextContent  # noqa: PLC0415
 
         return mcp_v2.to_wire(CallToolResult(content=[TextContent(type="text", text=text)], is_error=True))
 
-    def caller(self, request: IncomingRequest) -> Caller:
-        return mcp_v2.caller_of(request)
-
-    def report(self, request: IncomingRequest) -> Report | None:
-        # The token is noted already, unless the server was made before perdure was imported.
-        return mcp_v2.reporter(request, lambda: mcp_v2.event_loop() or anyio.lowlevel.current_token())
+    # As they are: they are asked in every call.
+    wire = staticmethod(wire_result)
+    caller = staticmethod(mcp_v2.caller_of)
+    reporter = staticmethod(mcp_v2.reporter)
 
 
 def lowlevel_server(server: object) -> "Server[Any]":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from perdure.errors import PerdureError, TurnConflict
 from perdure.middleware.persistence.archive.exporting import FORMAT, VERSION
+from perdure.middleware.persistence.archive.line_shapes import fault_of
 from perdure.middleware.persistence.archive.lines import conversation_of, shared_of, turn_of
 from perdure.middleware.persistence.archive.sharing import Shared
 from perdure.middleware.persistence.ports import FileStore, Store
@@ -55,14 +56,19 @@ def manifest_of(folder: Path) -> JsonObject:
         if manifest["format"] != FORMAT:
             raise ValueError(manifest["format"])
         version, checksum = int(manifest["version"]), str(manifest["sha256"])
-        if not isinstance(manifest["turns"], int) or not isinstance(manifest["buckets"], list):
-            raise TypeError("a count or a list is none")
+        if not isinstance(manifest["turns"], int) or not all(isinstance(name, str) for name in manifest["buckets"]):
+            raise TypeError("a count or a name is none")
     except FileNotFoundError:
         raise PerdureError(
             f"{folder} has no manifest.json: it is no archive, or its export did not come to its end.",
             remedy="run `perdure export` again, into a new folder.",
         ) from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except OSError as error:
+        raise PerdureError(
+            f"{folder / 'manifest.json'} cannot be read: {error.strerror}.",
+            remedy="name a folder that `perdure export` wrote.",
+        ) from error
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise PerdureError(
             f"{folder / 'manifest.json'} is not the manifest of an archive ({error}).",
             remedy="name a folder that `perdure export` wrote.",
@@ -77,7 +83,26 @@ def manifest_of(folder: Path) -> JsonObject:
             f"{folder / 'turns.jsonl'} is not what was exported: its checksum is another.",
             remedy="put back a copy of the archive, or export again. Nothing was imported.",
         )
+    _check_lines(folder / "turns.jsonl")
     return dict(manifest)
+
+
+def _check_lines(path: Path) -> None:
+    """
+    Raises:
+        PerdureError: One of them is not what `perdure export` writes.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                fault = fault_of(json.loads(line), is_first=number == 1)
+            except (ValueError, RecursionError) as error:
+                fault = f"it is no JSON ({error})"
+            if fault is not None:
+                raise PerdureError(
+                    f"Line {number:,} of {path} cannot be imported: {fault}.",
+                    remedy="export again, and edit nothing in it. Nothing was imported.",
+                )
 
 
 def import_from(

@@ -21,7 +21,7 @@ from perdure.middleware.persistence.archive.reading import (
 )
 from perdure.middleware.persistence.ports import FileStore, Store
 from perdure.middleware.persistence.turn import ConversationSummary, StoredFile, Turn
-from perdure.readable import printable_text
+from perdure.readable import count, printable_text
 
 __all__ = ["Written", "transcript", "write_transcripts"]
 
@@ -68,8 +68,8 @@ def write_transcripts(
             target = folder / f"{name}.md"
             target.parent.mkdir(exist_ok=True, mode=0o700)
             index.write(
-                f"- [{_plain(line.continuation_id)}](<{name}.md>), {_plain(line.principal)}: {line.turns:,} turns,"
-                f" last {_time(line.updated_at)}\n"
+                f"- [{_plain(line.continuation_id)}](<{name}.md>), {_plain(line.principal)}:"
+                f" {count(line.turns, 'turn')}, last {_time(line.updated_at)}\n"
             )
 
             def link(file: StoredFile) -> str:
@@ -98,7 +98,7 @@ def transcript(
 ) -> Iterator[str]:
     """A piece for each turn: the conversation's length does not matter."""
     yield f"# {_plain(line.continuation_id)}\n\n"
-    yield f"User {_plain(line.principal)}, {line.turns:,} turns, begun {_time(line.created_at)}.\n"
+    yield f"User {_plain(line.principal)}, {count(line.turns, 'turn')}, begun {_time(line.created_at)}.\n"
     for turn in turns:
         yield "".join(f"\n{part}\n" for part in _parts(turn, files.get(turn.id, ()), link))
 

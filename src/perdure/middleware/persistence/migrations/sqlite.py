@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import datetime
 
+from perdure.errors import StoreMisconfigured
 from perdure.middleware.persistence.migrations.numbered_files import Migration, migration_files, missing
 
 __all__ = ["is_current", "migrate_sqlite", "sqlite_migrations"]
@@ -29,7 +30,8 @@ def migrate_sqlite(connection: sqlite3.Connection, at: datetime, where: str, sch
     """Apply what is missing. `connection` is in autocommit mode; two processes may do this at once.
 
     Raises:
-        StoreUnavailable: The database was made by a newer perdure, or a migration was changed after it ran.
+        StoreUnavailable: The database was made by a newer perdure or by somebody else, or a migration was changed after
+            it ran.
     """
     if is_current(connection, where, schema):
         return
@@ -56,8 +58,15 @@ def is_current(connection: sqlite3.Connection, where: str, schema: str = "sqlite
     Raises:
         StoreUnavailable: The schema is not one of ours.
     """
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'perdure_migrations'").fetchone()
-    return found is not None and not _missing(connection, where, schema)
+    there = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+    if "perdure_migrations" not in there:
+        if there:
+            raise StoreMisconfigured(
+                f"The database {where} is there already and is not one of perdure's. Nothing was changed in it.",
+                remedy="move it elsewhere, or set PERDURE_DATA_DIR to another directory.",
+            )
+        return False
+    return not _missing(connection, where, schema)
 
 
 def _missing(connection: sqlite3.Connection, where: str, schema: str) -> list[Migration]:

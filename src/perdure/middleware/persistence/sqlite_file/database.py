@@ -141,6 +141,7 @@ class Database:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = self._connect("rw")
         try:
+            is_current(connection, str(self.path), self._schema)  # Before anything is set in what may not be ours.
             # 8 KiB pages cost a quarter over the payload, the usual 4 KiB nearly as much again.
             connection.execute("PRAGMA page_size = 8192")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -252,6 +253,8 @@ def _code(error: Exception) -> int:
 def _explanation(error: sqlite3.Error | OSError, path: Path) -> tuple[str, str]:
     text = str(error)
     code = _code(error)
+    if os.path.isdir(path):  # noqa: PTH112 - a Path would raise where the folder cannot be entered
+        return f"{path} is a directory, and no database.", "move it elsewhere, or set PERDURE_DATA_DIR elsewhere."
     if code in _DAMAGED:
         return (
             f"The database {path} is damaged or not a database ({text}). Nothing was changed in it.",

@@ -125,7 +125,7 @@ class MemoryStore(MemoryUpkeep):
                 )
             if self._found(principal, new_id) is not None:
                 raise ForkRefused(f"There is a conversation {new_id!r} already.", remedy="choose another id.")
-            fork = self._made(principal, new_id, minted=minted)
+            fork = self._made(principal, new_id, self._clock.now(), minted=minted)
             fork.share(source, place)
             shared = {turn.id for turn in fork.turns}
             for owner, file in list(self._files):
@@ -177,7 +177,7 @@ class MemoryStore(MemoryUpkeep):
                 self._places.pop(turn.id, None)
         if not conversation.forks and (parent := conversation.parent) is not None:
             conversation.parent = None
-            parent.forks.remove(conversation)
+            parent.forks = tuple(fork for fork in parent.forks if fork is not conversation)
             if parent.set_aside and parent not in self._everything:
                 self._release(parent)
 
@@ -222,11 +222,11 @@ class MemoryStore(MemoryUpkeep):
             if kept.principal != turn.principal or kept.digest != turn.digest:
                 raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
             return conversation, place, True
-        conversation = self._conversation(turn)
+        now = self._clock.now()
+        conversation = self._conversation(turn, now)
         place = len(conversation.turns) + 1
         if last is not None and place > last:
             raise ConversationFull(conversation.continuation_id, place - 1)
-        now = self._clock.now()
         conversation.updated_at = max(conversation.updated_at, now)
         if turn.expire_after is not None:
             conversation.expires_at = now + turn.expire_after
@@ -246,7 +246,7 @@ class MemoryStore(MemoryUpkeep):
         self._places[turn.id] = conversation, place
         return conversation, place, False
 
-    def _conversation(self, turn: Turn) -> "_Conversation":
+    def _conversation(self, turn: Turn, now: datetime) -> "_Conversation":
         conversation = self._found(turn.principal, turn.continuation_id)
         if conversation is not None and (turn.adopt or conversation.minted):
             return conversation
@@ -254,10 +254,9 @@ class MemoryStore(MemoryUpkeep):
         if not adopted and (fresh := self._found(turn.principal, turn.fresh_id)) is not None:
             return fresh
         wanted = turn.continuation_id if adopted else turn.fresh_id
-        return self._made(turn.principal, wanted, minted=turn.minted or not adopted)
+        return self._made(turn.principal, wanted, now, minted=turn.minted or not adopted)
 
-    def _made(self, principal: str, wanted: str, *, minted: bool) -> "_Conversation":
-        now = self._clock.now()
+    def _made(self, principal: str, wanted: str, now: datetime, *, minted: bool) -> "_Conversation":
         owned = self._conversations[principal]
         if (expired := owned.get(wanted)) is not None:
             expired.set_aside = True
@@ -292,14 +291,14 @@ class _Conversation:
     shared: int = 0
     """How many of the turns are those of what it was forked from."""
     parent: "_Conversation | None" = None
-    forks: "list[_Conversation]" = field(default_factory=list)
+    forks: "tuple[_Conversation, ...]" = ()
 
     def share(self, source: "_Conversation", place: int) -> None:
         """Have the turns of `source` up to `place`: as they are now, and as they end."""
         self.turns = [turn.changed(continuation_id=self.continuation_id) for turn in source.turns[:place]]
         self.answered = [answered for answered in source.answered if answered <= place]
         self.shared, self.parent, self.expires_at = place, source, source.expires_at
-        source.forks.append(self)
+        source.forks = (*source.forks, self)
 
     def settle(self, place: int, turn: Turn) -> None:
         is_own = turn.continuation_id == self.continuation_id

@@ -17,7 +17,8 @@ __all__ = ["Histories", "HistoryPlan"]
 _READ_AT_ONCE = 2
 """Turns that are read within the write itself, where their pages are at hand; more would make other writers wait."""
 
-_TEXTS = ("prompt", "prompt_body", "answer", "answer_body", "metadata")
+_TEXTS = (2, 3, 10, 11, 12)
+"""Where a row has prompt, answer, the exact form of each, and metadata."""
 
 
 class HistoryPlan(NamedTuple):
@@ -90,18 +91,22 @@ class Histories:
     def _rows(
         self, connection: sqlite3.Connection, conversation: KnownConversation, places: Sequence[int]
     ) -> dict[int, sqlite3.Row]:
+        """By place, those that are there. Another conversation may have the number by now: its name tells."""
         principal, continuation_id = conversation.name
         of_it = {"session_id": conversation.key, "user_id": principal, "continuation_id": continuation_id}
-        found = {}
-        for place in places:
-            row = connection.execute(self._sql["turn_at"], {**of_it, "place": place}).fetchone()
-            if row is not None:
-                found[place] = row
-        return found
+        first, last = places[0], places[-1]
+        # Mostly they stand side by side; not where many turns between them have failed, or were never answered.
+        spans = [(first, last)] if last - first < 2 * len(places) else [(place, place) for place in places]
+        rows: list[sqlite3.Row] = []
+        for first, last in spans:
+            wanted = {**of_it, "first": first, "last": last}
+            rows += connection.execute(self._sql["turns_between"], wanted)
+        wanted_places = set(places)
+        return {row["turn_seq"]: row for row in rows if row["turn_seq"] in wanted_places}
 
 
 def _characters(row: sqlite3.Row) -> int:
-    return sum(len(row[name] or "") for name in _TEXTS)
+    return sum(len(row[at] or "") for at in _TEXTS)
 
 
 def _missing(places: Sequence[int], turns: Sequence[Turn | None]) -> list[int]:

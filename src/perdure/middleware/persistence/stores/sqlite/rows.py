@@ -2,7 +2,9 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from perdure.middleware.persistence.serialization import StoredMessage, decode_answer, decode_prompt
 from perdure.middleware.persistence.turn import ConversationSummary, Outcome, StoredFile, Turn
@@ -37,27 +39,46 @@ def file_of(row: sqlite3.Row) -> StoredFile:
     )
 
 
-def turn_of(row: sqlite3.Row, principal: str, continuation_id: str) -> Turn:
-    prompt = decode_prompt(StoredMessage(row["prompt"], row["prompt_body"]))
-    answered = row["outcome"] is not None
-    started_at = datetime.fromisoformat(row["started_at"])
+def turn_of(row: Iterable[Any], principal: str, continuation_id: str) -> Turn:
+    """`row` has the columns of `turns_between`, in their order: by name, each would be looked for from the first."""
+    (
+        turn_id,
+        place,
+        prompt_text,
+        prompt_body,
+        tool,
+        started_at,
+        lease_until,
+        digest,
+        after_place,
+        deferred,
+        metadata,
+        answer_text,
+        answer_body,
+        outcome,
+        tokens,
+        ended_at,
+    ) = row
+    prompt = decode_prompt(StoredMessage(prompt_text, prompt_body))
+    answered = outcome is not None
+    started = datetime.fromisoformat(started_at)
     return Turn(
-        id=row["turn_id"],
+        id=turn_id,
         principal=principal,
         continuation_id=continuation_id,
-        tool=row["tool"],
+        tool=tool,
         prompt=prompt.text,
         arguments=prompt.arguments,
-        started_at=started_at,
-        lease_until=datetime.fromisoformat(row["lease_until"]) if row["lease_until"] else started_at,
-        outcome=Outcome(row["outcome"] or Outcome.RUNNING),
-        answer=decode_answer(StoredMessage(row["answer"], row["answer_body"])) if answered else None,
-        ended_at=datetime.fromisoformat(row["ended_at"]) if answered else None,
-        place=row["turn_seq"],
-        after_place=row["after_place"],
-        deferred=bool(row["deferred"]),
-        tokens=row["tokens"] or 0,
-        digest=row["digest"],
-        metadata=json.loads(row["metadata"]) if row["metadata"] else {},
+        started_at=started,
+        lease_until=datetime.fromisoformat(lease_until) if lease_until else started,
+        outcome=Outcome(outcome or Outcome.RUNNING),
+        answer=decode_answer(StoredMessage(answer_text, answer_body)) if answered else None,
+        ended_at=datetime.fromisoformat(ended_at) if answered else None,
+        place=place,
+        after_place=after_place,
+        deferred=bool(deferred),
+        tokens=tokens or 0,
+        digest=digest,
+        metadata=json.loads(metadata) if metadata else {},
         stored_form=True,
     )

@@ -1,13 +1,11 @@
-"""Full text search beside a database: an index of words in a file of its own, brought up to date by whoever searches.
+"""Full text search beside a database: an index of words in a file of its own.
 
-Keeping turns so costs nothing for it, and needs no SQLite that has FTS5. The file holds words and no texts, and can be
-deleted at any time: the next search makes it again. The statements are in `sql/sqlite/search_index.sql`.
+Whoever searches brings it up to date, so that keeping turns costs nothing for it, and needs no SQLite that has FTS5.
+The file holds words and no texts, and can be deleted at any time: the next search makes it again. The statements are
+in `sql/sqlite/search_index.sql`.
 """
 
-import contextlib
-import os
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,20 +14,20 @@ from perdure.middleware.persistence.excerpts import SEARCHED, excerpt_of
 from perdure.middleware.persistence.question import Question, Term
 from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import is_damage
+from perdure.middleware.persistence.stores.sqlite.search_file import OpenedSearchFile, SearchFile, SearchFileReplaced
 from perdure.middleware.persistence.turn import Outcome
 from perdure.middleware.persistence.upkeep import Hit, HitPosition
 
 __all__ = ["SearchIndex"]
 
-_WAIT_SECONDS = 60.0
-"""For another process that brings the index up to date."""
-
-_VERSION = 1
+_VERSION = 2
 """Of the tables in it. One of another is made again."""
 
-_MAKE = ("make_words", "faster", "make_messages", "make_conversations", "make_unanswered")
-_ADD_NEW = ("add_new_words", "add_new_messages", "add_new_unanswered", "note_places")
-_ADD_LATE = ("add_late_words", "add_late_messages", "note_late_outcomes", "forget_answered")
+_ATTEMPTS = 3
+_ALL = 1 << 62
+
+_MAKE = ("make_words", "faster", "make_turns", "make_unanswered", "make_conversations")
+_ADD = ("make_batch", "fill_batch", "add_late_words", "add_new_words", "note_late_outcomes", "add_new_turns")
 
 
 class SearchIndex:
@@ -38,6 +36,7 @@ class SearchIndex:
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(f"{path.stem}-search.db")
         self._of = path
+        self._file = SearchFile(self.path, path)
         self._sql = named_queries("sqlite/search_index.sql")
 
     def find(self, question: Question, before: HitPosition | None, limit: int, now: datetime) -> list[Hit]:
@@ -46,19 +45,21 @@ class SearchIndex:
             StoreUnavailable: This Python's SQLite cannot search, or another program changes the database all the time.
             sqlite3.Error: A file cannot be used.
         """
-        for attempt in (1, 2):
+        for attempt in range(_ATTEMPTS):
             try:
-                with self._opened() as connection:
-                    if not self._is_stale(connection):
-                        self._catch_up(connection)
-                        return self._find(connection, question, before, limit, now)
+                with self._file.opened() as index:
+                    if not self._is_stale(index):
+                        self._add(index, _ALL)
+                        return self._find(index.connection, question, before, limit, now)
+            except SearchFileReplaced:
+                continue
             except sqlite3.DatabaseError as error:
                 if "fts5" in str(error):
                     raise StoreUnavailable(
                         f"The SQLite of this Python ({sqlite3.sqlite_version}) was built without FTS5, which searches.",
                         remedy="use a Python whose SQLite has it, such as those of python.org, Debian or uv.",
                     ) from error
-                if attempt == 2 or not is_damage(error):
+                if attempt == _ATTEMPTS - 1 or not is_damage(error):
                     raise
             self.discard()
         raise StoreUnavailable(
@@ -66,51 +67,45 @@ class SearchIndex:
             remedy="search again once a backup has been put back, or the program has ended.",
         )
 
+    def is_wanted(self) -> bool:
+        """Whether anybody has ever searched here."""
+        return self._file.inode() is not None
+
+    def add(self, turns: int, *, wait_seconds: float) -> bool:
+        """Add at most so many that are not in it yet. Whether anything was added: there may be more.
+
+        Raises:
+            SearchFileReplaced: Somebody emptied it meanwhile.
+            sqlite3.Error: A file cannot be used, or others write to the index for `wait_seconds`.
+        """
+        with self._file.opened(wait_seconds=wait_seconds) as index:
+            if not self._is_stale(index):
+                return self._add(index, turns)
+        self.discard()
+        return True
+
     def discard(self) -> None:
-        """Delete the index, and with it every word of what is deleted; the next search makes it again."""
-        for ending in ("", "-journal"):
-            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+        """Empty it, if there is one: of every word of what is deleted, too. It is filled again with the next search."""
+        self._file.empty()
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        # Made by us first, so that it is never readable by others, not even for a moment.
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode=rw", uri=True, timeout=_WAIT_SECONDS, isolation_level=None
-        )
-        with contextlib.closing(connection):
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = OFF")  # A power loss may cost the index: then it is made again.
-            connection.execute("ATTACH ? AS kept", (f"{self._of.as_uri()}?mode=ro",))
-            yield connection
-
-    def _is_stale(self, connection: sqlite3.Connection) -> bool:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    def _is_stale(self, index: OpenedSearchFile) -> bool:
+        version = _version(index.connection)
         if version == 0:
             return False
-        return bool(version != _VERSION or connection.execute(self._sql["is_stale"]).fetchone()[0])
+        return version != _VERSION or bool(index.connection.execute(self._sql["is_stale"]).fetchone()[0])
 
-    def _catch_up(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version and not self._has_news(connection):
-            return
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+    def _add(self, index: OpenedSearchFile, turns: int) -> bool:
+        connection = index.connection
+        if _version(connection) and not connection.execute(self._sql["has_news"]).fetchone()[0]:
+            return False
+        with index.writing():
+            if not _version(connection):
                 for name in _MAKE:
                     connection.execute(self._sql[name])
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
-            # All of it in one transaction, which sees the database as it was at one moment.
-            for name in (*_ADD_LATE, *_ADD_NEW):
-                connection.execute(self._sql[name], {"searched": SEARCHED} if name.endswith("_words") else {})
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-    def _has_news(self, connection: sqlite3.Connection) -> bool:
-        return bool(connection.execute(self._sql["has_news"]).fetchone()[0])
+            given = {"searched": SEARCHED, "turns": turns}
+            late = {name: connection.execute(self._sql[name], given).rowcount for name in _ADD}["note_late_outcomes"]
+            return connection.execute(self._sql["note_places"]).rowcount + late > 0
 
     def _find(
         self,
@@ -139,11 +134,8 @@ class SearchIndex:
             "limit": limit,
         }
         under = "under_any" if question.continuation_id is None else "under_one"
-        find = "\n".join(self._sql[name] for name in ("found", under, "asked_for"))
-        if wanted["words"] is None:
-            find = find.replace("words JOIN messages f ON f.id = words.rowid", "messages f").replace(
-                "words MATCH :words", "f.id & 1 = 0"
-            )
+        which = "without_words" if wanted["words"] is None else "with_words"
+        find = "\n".join(self._sql[name] for name in ("found", which, under, "asked_for"))
         hits: list[Hit] = []
         for row in connection.execute(find, wanted).fetchall():
             message = connection.execute(self._sql["message"], {"id": row["id"], "now": wanted["now"]}).fetchone()
@@ -163,6 +155,10 @@ class SearchIndex:
                 )
             )
         return hits
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def expression(question: Question) -> str | None:

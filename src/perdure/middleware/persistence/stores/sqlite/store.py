@@ -15,6 +15,8 @@ from perdure.middleware.persistence.stores.sqlite.forks import add_fork, history
 from perdure.middleware.persistence.stores.sqlite.histories import Histories
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversations
 from perdure.middleware.persistence.stores.sqlite.rows import file_of, summary_of, turn_of
+from perdure.middleware.persistence.stores.sqlite.search_index import SearchIndex
+from perdure.middleware.persistence.stores.sqlite.search_upkeep import SearchUpkeep
 from perdure.middleware.persistence.stores.sqlite.turn_writing import Place, TurnWriting
 from perdure.middleware.persistence.stores.sqlite.upkeep import SqliteUpkeep
 from perdure.middleware.persistence.stores.sqlite.written_rows import answer_row, prompt_row
@@ -43,6 +45,8 @@ class SqliteStore(SqliteUpkeep):
         )
         self._histories = Histories(self._sql, self._known, self._database.reading, self.path)
         self._turns = TurnWriting(self._sql, self._clock, self._known, self._histories)
+        self._index = SearchIndex(self.path)
+        self._index_upkeep = SearchUpkeep(self._index, self._database.gate)
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with _Keeping(self._database, turn):
@@ -72,7 +76,9 @@ class SqliteStore(SqliteUpkeep):
     def finish(self, turn: Turn) -> FinishedTurn:
         with _Keeping(self._database, turn):
             answer = answer_row(turn, self._clock)
-            return self._writer.write_together(answer, self._turns.finish, durable=True)
+            finished = self._writer.write_together(answer, self._turns.finish, durable=True)
+        self._index_upkeep.count_turn()
+        return finished
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         wanted = [
@@ -167,6 +173,7 @@ class SqliteStore(SqliteUpkeep):
         return self._read(self._sql["list_files"], wanted, lambda rows: [file_of(row) for row in rows])
 
     def close(self) -> None:
+        self._index_upkeep.stop()
         with self._database.gate.inside():
             self._database.close()
 

@@ -32,6 +32,7 @@ class SqliteUpkeep:
     _database: Database
     _writer: GroupWriter
     _known: KnownConversations
+    _index: SearchIndex
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         with self._database.gate.inside(), explained(self.path):
@@ -40,7 +41,7 @@ class SqliteUpkeep:
             with self._database.reading():
                 pass  # which brings the schema up to date
             with decoded(self.path):
-                return SearchIndex(self.path).find(question, before, limit, self._clock.now())
+                return self._index.find(question, before, limit, self._clock.now())
 
     def delete(self, principal: str, continuation_id: str) -> Removed:
         return self._remove("named", user_id=principal, continuation_id=continuation_id)
@@ -90,7 +91,7 @@ class SqliteUpkeep:
                 turns += removed.turns
                 files += removed.files
             if ids:
-                SearchIndex(self.path).discard()
+                self._index.discard()
         return Removed(conversations=conversations, turns=turns, files=tuple(files))
 
     def _remove_one(self, this: Mapping[str, Any]) -> Removed:
