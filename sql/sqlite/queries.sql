@@ -49,13 +49,14 @@ SELECT turn_seq, tokens FROM chat_messages
  WHERE session_id = :session_id AND part = 1 AND outcome = 'answered' AND turn_seq < :place
  ORDER BY turn_seq DESC LIMIT :turns;
 
--- turns_between: the whole turns that were answered, from one place to another
+-- turns_between: the whole answered turns from one place to another; none if another conversation has the number by now
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,
        q.lease_until, q.digest, q.after_place, q.deferred, q.metadata,
        a.content AS answer, a.body AS answer_body, a.outcome, a.tokens, a.created_at AS ended_at
-  FROM chat_messages q JOIN chat_messages a ON a.id = q.id + 1
+  FROM chat_messages q JOIN chat_messages a ON a.id = q.id + 1 JOIN chat_sessions s ON s.id = q.session_id
  WHERE q.id BETWEEN (:session_id << 32) | (:first << 1) AND (:session_id << 32) | (:last << 1) AND q.id & 1 = 0
-   AND a.outcome = 'answered';
+   AND a.outcome = 'answered'
+   AND s.user_id = :user_id AND (s.continuation_id = :continuation_id OR substr(s.continuation_id, 1, 1) = char(31));
 
 -- read_turns: a page of one conversation's turns, by place
 SELECT q.turn_id, q.turn_seq, q.content AS prompt, q.body AS prompt_body, q.tool, q.created_at AS started_at,

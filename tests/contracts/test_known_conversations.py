@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from perdure.errors import ConversationFull, TurnConflict
+from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.stores.sqlite.written_rows import prompt_row
+from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation
+from perdure.middleware.persistence.stores.sqlite.written_rows import KnownTurn, prompt_row
 from perdure.middleware.persistence.turn import Answer, BegunTurn, FinishedTurn, Outcome, Turn, Window
+from perdure.testing.clocks import FrozenClock
 from perdure.testing.turns import a_turn, answered, ended
 
 WIDE = Window(turns=10, tokens=100_000)
@@ -293,3 +295,60 @@ def test_what_is_wrong_with_one_of_the_turns_that_are_written_together_is_not_th
     places = {turn.place for turn in (first, *begun)}  # type: ignore[attr-defined]
     assert places == {3, 4, 5, 6}
     assert [turn.place for turn in store.turns("alice", "c")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_turn_that_is_kept_afterwards_moves_the_end_of_its_conversation_for_those_after_it(tmp_path: Path) -> None:
+    clock = FrozenClock()
+    with closing(SqliteStore(tmp_path / "perdure.db", clock)) as store:
+        say(store, "one")
+        store.finish(answered(a_turn("two", continuation_id="c", expire_after=timedelta(seconds=1))))
+        clock.advance(timedelta(seconds=2))
+        assert begin(store).place == 1
+        assert [turn.prompt for turn in store.turns("alice", "c")] == ["now"]
+
+
+def test_a_history_is_never_of_another_conversation_that_has_got_the_same_number(store: SqliteStore) -> None:
+    for number in range(3):
+        say(store, f"{number}")
+    with closing(SqliteStore(store.path)) as another, closing(SqliteStore(store.path)) as third:
+        reading = another._histories._reading
+
+        def is_late() -> Any:
+            store.delete("alice", "c")
+            for _ in range(4):
+                say(third, "a secret of bob's", principal="bob")
+            return reading()
+
+        another._histories._reading = is_late
+        assert prompts(begin(another)) == []
+
+
+def test_turns_that_never_end_do_not_fill_the_memory_with_what_they_were_given(store: SqliteStore) -> None:
+    begin(store, arguments={"prompt": "now", "document": "x" * 200_000})
+    (intent,) = store._known._intents.values()
+    assert intent.prompt is None
+
+
+def test_what_is_learned_or_forgotten_meanwhile_leaves_no_gap_in_a_history() -> None:
+    class LearnsMeanwhile(list[Turn | None]):
+        def __getitem__(self, at: Any) -> Any:
+            found = super().__getitem__(at)
+            if isinstance(at, slice):
+                conversation.learn({1: KnownTurn(a_turn("one", continuation_id="c"), 3)})
+            return found
+
+    conversation = KnownConversation(("alice", "c"), 1, 1, {1: 10}, depth=10)
+    conversation._turns = LearnsMeanwhile([None])
+    _, turns, is_known = conversation.window(WIDE)
+    assert (turns, is_known) == ([None], False)
+
+
+def test_what_is_known_wrongly_stands_in_the_way_of_one_turn_and_no_more(store: SqliteStore) -> None:
+    for number in range(3):
+        say(store, f"{number}")
+    known = store._known.of("alice", "c")
+    assert known is not None
+    known.last_place = 1
+    with pytest.raises(StoreUnavailable):
+        begin(store)
+    assert prompts(begin(store)) == ["0", "1", "2"]

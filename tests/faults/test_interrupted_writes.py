@@ -1,6 +1,7 @@
-"""Writes that are committed together wake each other: one that nobody waits for any more breaks no chain."""
+"""Writes that are interrupted, as by Ctrl-C, stand in the way of none beside them or after them."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -9,13 +10,38 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.middleware.persistence.turn import Window
+from perdure.testing.turns import a_turn
 
 
 def test_an_interrupted_wait_in_the_middle_of_a_commit_holds_up_none_of_those_behind_it() -> None:
     done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout.splitlines(), done.returncode) == (["interrupted", "all are written"], 0), done.stderr
+
+
+def test_a_connection_whose_closing_was_interrupted_is_not_written_to_again(tmp_path: Path) -> None:
+    class IsInterrupted(sqlite3.Connection):
+        def close(self) -> None:
+            super().close()
+            if interrupted:
+                interrupted.pop()
+                raise KeyboardInterrupt
+
+    def connect(*given: Any, **settings: Any) -> sqlite3.Connection:
+        return sqlite3.connect(*given, factory=IsInterrupted, **settings)
+
+    interrupted: list[None] = []
+    with closing(SqliteStore(tmp_path / "perdure.db", connect=connect)) as store:
+        store.begin(a_turn("one", continuation_id="c"), Window(10, 1000))
+        interrupted.append(None)
+        with pytest.raises(KeyboardInterrupt):
+            store.close()
+        assert store.begin(a_turn("two", continuation_id="c"), Window(10, 1000)).place == 2
 
 
 def interrupt_one_of_a_batch(store: SqliteStore) -> None:

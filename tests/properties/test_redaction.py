@@ -190,7 +190,7 @@ def test_the_value_given_in_is_not_changed() -> None:
     [
         "password", "PASSWORD", "db_password", "passphrase", "client_secret", "clientSecret", "secret", "api_key",
         "apikey", "apiKey", "OPENAI_API_KEY", "access_token", "accessToken", "refresh_token", "id_token", "private_key",
-        "authorization", "Authorization", "Proxy-Authorization",
+        "authorization", "Authorization", "Proxy-Authorization", "author\u0131zation",
         "x-api-key", "X-Api-Key", "refresh-token", "aws_secret_access_key", "dbPassword",
     ],
 )  # fmt: skip

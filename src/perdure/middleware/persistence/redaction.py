@@ -209,7 +209,8 @@ def _by_rare_character() -> dict[str, tuple[str, ...]]:
 
 _HINTS = _by_rare_character()
 
-_IN_NAMES_OF_SECRETS = ("pass", "secret", "key", "token", "authorization")
+_IN_NAMES_OF_SECRETS = ("pass", "secret", "key", "token", "author")
+"""Without an "i": a pattern takes Turkish ones for it, which a program of that language makes of "AUTHORIZATION"."""
 
 
 _END_OF_A_NAME = re.compile(r'"\s{0,20}:')

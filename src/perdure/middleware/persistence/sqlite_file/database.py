@@ -155,9 +155,9 @@ class Database:
         return connection
 
     def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None  # first: nobody may get a closed one if this is interrupted
+        if writer is not None:
+            writer.close()
 
     def _idle_reader(self, file: "_File | None") -> sqlite3.Connection | None:
         with self._lock:

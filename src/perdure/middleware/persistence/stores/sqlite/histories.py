@@ -65,7 +65,7 @@ class Histories:
         if not is_known:
             missing = _missing(places, turns)
             if len(missing) <= _READ_AT_ONCE:
-                rows = self._rows(connection, conversation.key, missing)
+                rows = self._rows(connection, conversation, missing)
         return HistoryPlan(conversation, places, turns, is_known, rows)
 
     def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
@@ -81,21 +81,25 @@ class Histories:
         rows, conversation = plan.rows, plan.conversation
         if not rows:
             with self._reading() as reader:
-                rows = self._rows(reader, conversation.key, _missing(plan.places, plan.turns))
+                rows = self._rows(reader, conversation, _missing(plan.places, plan.turns))
         with decoded(self._where):
             read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
         self._known.learn(conversation, read)
         turns = dict(zip(plan.places, plan.turns, strict=True)) | {place: known.turn for place, known in read.items()}
         return list(turns.values())
 
-    def _rows(self, connection: sqlite3.Connection, key: int, places: Sequence[int]) -> dict[int, sqlite3.Row]:
-        """By place, those that are there."""
+    def _rows(
+        self, connection: sqlite3.Connection, conversation: KnownConversation, places: Sequence[int]
+    ) -> dict[int, sqlite3.Row]:
+        """By place, those that are there. Another conversation may have the number by now: its name tells."""
+        principal, continuation_id = conversation.name
+        of_it = {"session_id": conversation.key, "user_id": principal, "continuation_id": continuation_id}
         first, last = places[0], places[-1]
         # Mostly they stand side by side; not where many turns between them have failed, or were never answered.
         spans = [(first, last)] if last - first < 2 * len(places) else [(place, place) for place in places]
         rows: list[sqlite3.Row] = []
         for first, last in spans:
-            wanted = {"session_id": key, "first": first, "last": last}
+            wanted = {**of_it, "first": first, "last": last}
             rows += connection.execute(self._sql["turns_between"], wanted)
         wanted_places = set(places)
         return {row["turn_seq"]: row for row in rows if row["turn_seq"] in wanted_places}

@@ -25,7 +25,7 @@ _MOST_INTENTS = 1000
 """Of turns that have not ended. More than that do not run at once; those that never end must not fill the memory."""
 
 _LONGEST_PROMPT = 100_000
-"""Characters, of one that is kept in mind."""
+"""Characters, of one that is kept in mind, with its arguments."""
 
 
 class Intent(NamedTuple):
@@ -48,7 +48,6 @@ class KnownConversation:
         "_places",
         "_tokens",
         "_turns",
-        "_unknown",
         "characters",
         "depth",
         "expires_at",
@@ -87,7 +86,6 @@ class KnownConversation:
         self._tokens = list(newest.values())
         self._turns: list[Turn | None] = [None] * len(newest)
         self._characters = [0] * len(newest)
-        self._unknown = len(newest)
 
     def takes(self, turn: Turn, now: str, window: Window) -> bool:
         """Whether it is sure that `turn` may be the next one, and which turns come before it."""
@@ -109,8 +107,9 @@ class KnownConversation:
             oldest, left = max(first - window.turns, 0), window.tokens
             while first > oldest and (left := left - self._tokens[first - 1]) >= 0:
                 first -= 1
+        # Told of these alone, not of a count: a reader may learn some, or too much be forgotten, between the two.
         turns = self._turns[first:]
-        return self._places[first:], turns, not self._unknown or all(turn is not None for turn in turns)
+        return self._places[first:], turns, all(turns)
 
     def moved_on(self, place: int, expires_at: str | None) -> None:
         """Its newest turn is at `place` now; `expires_at` if that has changed."""
@@ -128,7 +127,6 @@ class KnownConversation:
         self._tokens.insert(at, tokens)
         self._turns.insert(at, None)
         self._characters.insert(at, 0)
-        self._unknown += 1
         self.spent += tokens
         if known is not None:
             self._know(at, known)
@@ -149,19 +147,17 @@ class KnownConversation:
     def forget_texts(self) -> None:
         self._turns = [None] * len(self._places)
         self._characters = [0] * len(self._places)
-        self._unknown = len(self._places)
         self.characters = _OF_A_CONVERSATION
 
     def _know(self, at: int, known: KnownTurn) -> None:
         self._turns[at], self._characters[at] = known
-        self._unknown -= 1
         self.characters += known.characters
 
     def _let_go_of_oldest(self) -> None:
         self.whole = False
         self.spent -= self._tokens.pop(0)
         self.characters -= self._characters.pop(0)
-        self._unknown -= self._turns.pop(0) is None
+        del self._turns[0]
         del self._places[0]
 
 
@@ -177,15 +173,13 @@ class KnownConversations:
         self._as_of: tuple[sqlite3.Connection | None, int] = (None, 0)
         self._is_sure = False
         """Nobody else has written, nor can: it was looked at in the transaction that goes on."""
-        self.has_news = False
-        """Of what is written in the transaction that goes on."""
 
     def transaction_began(self) -> None:
-        self._is_sure = self.has_news = False
+        self._is_sure = False
 
     def transaction_taken_back(self) -> None:
-        if self.has_news:
-            self.forget_all()
+        # Whatever it had noted; and if what is known here was wrong, and the database refused it, that must end, too.
+        self.forget_all()
 
     def forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         """Within a transaction. What is asked for thereafter is as it stands in the database."""
@@ -208,7 +202,6 @@ class KnownConversations:
 
     def keep(self, conversation: KnownConversation) -> None:
         """In place of what was known of it."""
-        self.has_news = True
         with self._lock:
             before = self._known.pop(conversation.name, None)
             if before is not None:
@@ -227,7 +220,7 @@ class KnownConversations:
                 self._count(conversation, before)
 
     def begun(self, turn_id: str, intent: Intent) -> None:
-        if intent.prompt is not None and len(intent.prompt.content) > _LONGEST_PROMPT:
+        if intent.prompt is not None and intent.prompt.characters > _LONGEST_PROMPT:
             intent = intent._replace(prompt=None)
         if len(self._intents) >= _MOST_INTENTS:
             del self._intents[next(iter(self._intents))]
@@ -240,15 +233,13 @@ class KnownConversations:
             return None
         return intent
 
-    def begun_elsewhere(self, name: tuple[str, str], key: int, place: int) -> None:
-        """The conversation has a turn at `place` now, of which nothing is noted."""
-        self.has_news = True
+    def begun_elsewhere(self, name: tuple[str, str], key: int, place: int, expires_at: str | None) -> None:
+        """The conversation has its newest turn at `place`, of which nothing is noted, and its end at `expires_at`."""
         if (conversation := self._known.get(name)) is not None and conversation.key == key:
-            conversation.last_place = max(conversation.last_place, place)
+            conversation.moved_on(place, expires_at)
 
     def answered(self, name: tuple[str, str], key: int, place: int, tokens: int, turn: KnownTurn | None = None) -> None:
         """A turn has its answer; `turn` if its content is known."""
-        self.has_news = True
         with self._lock:
             conversation = self._known.get(name)
             if conversation is not None and conversation.key == key:

@@ -80,7 +80,6 @@ class TurnWriting:
             place = conversation.last_place + 1
             values = prompt.values(conversation.key, place)
             if connection.execute(self._sql["add_prompt"], values).rowcount:
-                self._known.has_news = True
                 to = place_taken(turn, conversation, place, now, at)
                 connection.execute(self._sql["take_place"], to)
                 conversation.moved_on(place, to[-1])
@@ -130,7 +129,6 @@ class TurnWriting:
             if conversation is None or not conversation.takes(turn, at, window):
                 others.append(number)
                 continue
-            self._known.has_news = True
             place = conversation.last_place + 1
             to = place_taken(turn, conversation, place, now, at)
             conversation.moved_on(place, to[-1])
@@ -226,7 +224,7 @@ class TurnWriting:
         else:
             session = self._placing.placed(connection, prompt_row(turn), now, None)
             key, continuation_id, place = session.key, session.continuation_id, session.last_place
-            self._known.begun_elsewhere((turn.principal, continuation_id), key, place)
+            self._known.begun_elsewhere((turn.principal, continuation_id), key, place, session.expires_at)
         added = connection.execute(self._sql["add_answer"], answer.values(key, place)).rowcount > 0
         if added and turn.outcome is Outcome.ANSWERED:
             self._known.answered((turn.principal, continuation_id), key, place, turn.tokens)

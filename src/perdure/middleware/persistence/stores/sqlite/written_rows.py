@@ -29,6 +29,10 @@ class PromptRow(NamedTuple):
     arguments: JsonObject | None
     """As they will be read again, a copy; None where only reading tells."""
 
+    @property
+    def characters(self) -> int:
+        return len(self.content) + len(self.body or "") + len(self.metadata or "")
+
     def values(self, key: int, place: int) -> tuple[str | int | None, ...]:
         """What `add_prompt` is given for that place in the conversation of that key."""
         turn = self.turn
@@ -114,5 +118,5 @@ def as_read(prompt: PromptRow, answer: AnswerRow, continuation_id: str, place: i
         expire_after=None,
         files=(),
     )
-    characters = len(prompt.content) + len(prompt.body or "") + len(answer.content) + len(answer.body or "")
+    characters = prompt.characters + len(answer.content) + len(answer.body or "")
     return KnownTurn(turn, characters)
