@@ -152,11 +152,14 @@ class Draining:
         while threads := self.threads():
             threads[0].join(5)
             assert not threads[0].is_alive(), "it goes on and on"
+        assert self.drainer._threads == 0, "one is counted that has ended"
 
     def close(self) -> None:
         self.store.heal()
         self.file_store.goes_on.set()
         self.moments.let_go()
-        self.moments.in_wait = self.moments.really_wait
+        self.moments.in_wait = self.moments.time_is_up
         self.drainer.stop()
+        for thread in self.threads():
+            thread.join(3)
         self.database.close()
