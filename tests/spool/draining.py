@@ -72,7 +72,7 @@ class Moments(threading.Condition):
         return len(self.waits) < 50 and self.in_wait()
 
     def really_wait(self) -> bool:
-        return threading.Condition.wait(self, 3.0)
+        return threading.Condition.wait(self, 10.0)
 
     def time_is_up(self) -> bool:
         """In the place of `in_wait`."""

@@ -243,7 +243,9 @@ def test_a_spool_that_cannot_be_read_is_tried_again_after_five_seconds(
 # ── stop ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_stopping_waits_for_what_is_being_sent_and_leaves_the_rest(draining: Draining) -> None:
+def test_stopping_waits_for_what_is_being_sent_and_leaves_the_rest(
+    draining: Draining, caplog: pytest.LogCaptureFixture
+) -> None:
     hang = while_it_hangs(draining, "a", "b")
     draining.moments.in_wait = lambda: hang.release() or draining.moments.really_wait()  # type: ignore[func-returns-value]
     draining.drainer.stop(4.0)
@@ -251,6 +253,7 @@ def test_stopping_waits_for_what_is_being_sent_and_leaves_the_rest(draining: Dra
     draining.wait_for_threads()
     assert [prompts(draining.store.inner, name) for name in "ab"] == [["a"], []]
     assert draining.waiting("b") == 1
+    assert caplog.records == []
 
 
 def test_stopping_waits_no_longer_than_it_may(draining: Draining, hours: Hours) -> None:
@@ -407,7 +410,7 @@ def test_a_forked_child_knows_that_its_parents_threads_are_not_its_own(draining:
     def hold() -> None:
         with lock:
             is_held.set()
-            child_is_done.wait(2)
+            child_is_done.wait(10)
 
     holder = threading.Thread(target=hold)
     holder.start()
