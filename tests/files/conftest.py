@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from files.keeper_bench import Bench
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
@@ -115,6 +116,19 @@ def seamed(place: Place, request: pytest.FixtureRequest) -> Place:
     """`place` with each seam and each nature of a tool in turn."""
     place.seam = request.param
     return place
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def spooled(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, spooled=True)
+    yield made
+    assert made.spool is not None
+    made.spool.close()
 
 
 async def called(

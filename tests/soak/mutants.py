@@ -62,10 +62,7 @@ MODULES: Mapping[str, Module] = {
     "snapshot": Module("persistence/files/snapshot.py", ["tests/files/test_snapshot.py"]),
     "keeper": Module(
         "persistence/files/keeper.py",
-        [
-            f"tests/files/test_{name}.py"
-            for name in ("copies", "in", "limits", "progress", "resources_read", "versions")
-        ],
+        [f"tests/files/test_{name}.py" for name in ("keeper", "bringing_back", "copies")],
     ),
     **{
         name: Module(f"persistence/spool/{name}.py", [f"tests/spool/test_{about}.py" for about in tests])
@@ -77,7 +74,7 @@ MODULES: Mapping[str, Module] = {
             "database": ["what_waits", "data_directory", "turns_that_wait"],
             "spool": ["spool_at_rest", "letting_go", "turns_that_wait", "files_that_wait"],
             "delivery": ["delivery", "breaker"],
-            "drainer": ["turns_that_wait", "files_that_wait", "breaker"],
+            "drainer": ["drainer", "drainer_threads"],
         }.items()
     },
 }

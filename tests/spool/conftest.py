@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spool.draining import Draining, Hours
 
 from perdure import Turn
 from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.ports import FileStore, Store
-from perdure.middleware.persistence.spool import Spool
+from perdure.middleware.persistence.spool import Spool, delivery, drainer, leases
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.testing import FaultyStore, FrozenClock
 from perdure.testing.turns import a_turn, answered
@@ -62,6 +63,22 @@ def make_spool(tmp_path: Path, store: FaultyStore, file_store: LocalFileStore) -
 @pytest.fixture
 def spool(make_spool: MakeSpool) -> Spool:
     return make_spool()
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
+    made = Hours()
+    """No time passes by itself for whoever sends what waits."""
+    for module in (drainer, delivery, leases):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+@pytest.fixture
+def draining(tmp_path: Path, hours: Hours) -> Iterator[Draining]:
+    made = Draining(tmp_path, hours)
+    yield made
+    made.close()
 
 
 def an_answered_turn(prompt: str, continuation_id: str = "c", **changes: Any) -> Turn:

@@ -1,13 +1,12 @@
 """A file that a tool gives out while the file store is away waits on the local disk, and can be read from there."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
+from away_file_store import AwayFileStore
 from conftest import Activate
 from mcp.server.mcpserver import MCPServer
 from mcp_wire import called, text_of
@@ -15,7 +14,7 @@ from spool.conftest import MakeSpool
 from spool.test_turns_that_wait import is_empty, until
 
 from perdure import persisted
-from perdure.errors import FileMissing, SpoolFull, StoreUnavailable
+from perdure.errors import FileMissing, SpoolFull
 from perdure.middleware.persistence.file_stores.local import LocalFileStore
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.stores.memory import MemoryStore
@@ -27,45 +26,6 @@ Json = dict[str, Any]
 
 CONTENT = b"content of a report\n" * 1000
 KEY = f"alice/{hashlib.sha256(CONTENT).hexdigest()}/report.txt"
-
-
-class AwayFileStore(LocalFileStore):
-    """A real one that is told to be away, or to hang."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "mcp-files")
-        self.away = False
-        self.goes_on = threading.Event()
-        self.goes_on.set()
-        self.puts = 0
-
-    def _ask(self) -> None:
-        self.goes_on.wait()
-        if self.away:
-            raise StoreUnavailable("The file store is away.", remedy="wait.")
-
-    def put(self, key: str, snapshot: Path, *, media_type: str) -> None:
-        self.puts += 1
-        self._ask()
-        super().put(key, snapshot, media_type=media_type)
-
-    @contextmanager
-    def read(self, key: str) -> Iterator[BinaryIO]:
-        self._ask()
-        with super().read(key) as content:
-            yield content
-
-    def holds(self, key: str) -> bool:
-        self._ask()
-        return super().holds(key)
-
-    def used_bytes(self) -> int:
-        self._ask()
-        return super().used_bytes()
-
-    def most_bytes(self) -> int | None:
-        self._ask()
-        return super().most_bytes()
 
 
 @pytest.fixture

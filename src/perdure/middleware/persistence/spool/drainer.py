@@ -146,10 +146,13 @@ class Drainer:
             sent, left = self._send_files()
         except NotNow as error:
             away = error  # The turns need not wait for the files.
+        has_asked_for_another = False
         for number, conversation in enumerate(self._turns.conversations()):
             if self._stopped:
                 break
-            if number == 1:
+            # Not before something went through: threads that can send nothing would start one another without end.
+            if number and sent and not has_asked_for_another:
+                has_asked_for_another = True
                 with self._changed:
                     self._start_thread()
             try:
