@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
+from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation
-from perdure.middleware.persistence.stores.sqlite.written_rows import KnownTurn, prompt_row
+from perdure.middleware.persistence.stores.sqlite.written_rows import prompt_row
 from perdure.middleware.persistence.turn import Answer, BegunTurn, FinishedTurn, Outcome, Turn, Window
 from perdure.testing.clocks import FrozenClock
 from perdure.testing.turns import a_turn, answered, ended

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.middleware.persistence.stores.known_turns import KnownTurn, KnownTurns
+from perdure.middleware.persistence.stores.known_turns import OF_A_TURN, KnownTurn, KnownTurns
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Turn, Window
 from perdure.testing.turns import a_turn, answered
@@ -78,6 +78,17 @@ def test_what_is_remembered_stays_within_its_bounds_and_the_oldest_goes_first() 
     known.forget_all()
     known.keep("late", window(1), before)
     assert [name for name in ("a", "c", "late") if known.of(name)] == []
+
+
+def test_small_turns_are_counted_for_more_than_their_texts(store: SqliteStore) -> None:
+    keep(store, "a", "b", "c")
+    assert history(store) == ["a", "b", "c"]
+    read = store._known._characters
+    assert read >= 3 * OF_A_TURN
+    turn = a_turn("d", continuation_id="c")
+    store.begin(turn, WIDE)
+    store.finish(answered(turn, "D"))  # What was written here is not read again.
+    assert store._known._characters >= read + OF_A_TURN
 
 
 def test_what_is_deleted_is_in_no_memory_any_more(store: SqliteStore) -> None:

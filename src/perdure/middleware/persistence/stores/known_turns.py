@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from perdure.middleware.persistence.turn import Turn
 
-__all__ = ["KnownTurn", "KnownTurns"]
+__all__ = ["OF_A_TURN", "KnownTurn", "KnownTurns"]
 
 C = TypeVar("C", bound=Hashable)
 
@@ -15,11 +15,15 @@ _MOST_CHARACTERS = 8_000_000
 """Of what is kept in memory: some 150 conversations of 20 turns of 2 KB."""
 
 
+OF_A_TURN = 1000
+"""Characters: counted for a turn beside its texts. The smallest takes 1.4 KB."""
+
+
 class KnownTurn(NamedTuple):
     turn: Turn
     """Shared: nobody may change the JSON in it."""
     characters: int
-    """Of its row."""
+    """Of its row, and for what it is besides."""
     made_of: object = None
     """The version of its row, or the row itself, where that is still to be compared."""
 

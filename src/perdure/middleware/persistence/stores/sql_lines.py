@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perdure.middleware.persistence.serialization import StoredMessage, decode_answer, decode_prompt
+from perdure.middleware.persistence.stores.known_turns import OF_A_TURN
 from perdure.middleware.persistence.turn import ConversationSummary, JsonObject, Outcome, StoredFile, Turn
 
 __all__ = ["characters_of", "file_of", "summary_of", "time_of", "turn_of"]
@@ -36,8 +37,8 @@ def turn_of(line: JsonObject, principal: str, continuation_id: str) -> Turn:
 
 
 def characters_of(line: JsonObject) -> int:
-    """Of its texts."""
-    return sum(len(line[name] or "") for name in ("prompt", "prompt_body", "answer", "answer_body"))
+    """Of its texts, and for what a turn is besides."""
+    return OF_A_TURN + sum(len(line[name] or "") for name in ("prompt", "prompt_body", "answer", "answer_body"))
 
 
 def summary_of(line: JsonObject) -> ConversationSummary:

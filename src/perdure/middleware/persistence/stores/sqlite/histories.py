@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.stores.faults import decoded
+from perdure.middleware.persistence.stores.known_turns import OF_A_TURN, KnownTurn
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation, KnownConversations
 from perdure.middleware.persistence.stores.sqlite.rows import turn_of
-from perdure.middleware.persistence.stores.sqlite.written_rows import KnownTurn
 from perdure.middleware.persistence.turn import Turn, Window
 
 __all__ = ["Histories", "HistoryPlan"]
@@ -106,7 +106,7 @@ class Histories:
 
 
 def _characters(row: sqlite3.Row) -> int:
-    return sum(len(row[at] or "") for at in _TEXTS)
+    return OF_A_TURN + sum(len(row[at] or "") for at in _TEXTS)
 
 
 def _missing(places: Sequence[int], turns: Sequence[Turn | None]) -> list[int]:

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from perdure.middleware.persistence.stores.sqlite.written_rows import KnownTurn, PromptRow
+from perdure.middleware.persistence.stores.known_turns import KnownTurn
+from perdure.middleware.persistence.stores.sqlite.written_rows import PromptRow
 from perdure.middleware.persistence.turn import Turn, Window
 
 __all__ = ["Intent", "KnownConversation", "KnownConversations"]
@@ -150,7 +151,7 @@ class KnownConversation:
         self.characters = _OF_A_CONVERSATION
 
     def _know(self, at: int, known: KnownTurn) -> None:
-        self._turns[at], self._characters[at] = known
+        self._turns[at], self._characters[at] = known.turn, known.characters
         self.characters += known.characters
 
     def _let_go_of_oldest(self) -> None:

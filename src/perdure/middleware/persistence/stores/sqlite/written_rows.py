@@ -6,17 +6,10 @@ from typing import NamedTuple
 
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.serialization import answer_and_copy, exact_json, prompt_and_copy
+from perdure.middleware.persistence.stores.known_turns import OF_A_TURN, KnownTurn
 from perdure.middleware.persistence.turn import Answer, JsonObject, Turn
 
-__all__ = ["AnswerRow", "KnownTurn", "PromptRow", "answer_row", "as_read", "prompt_row"]
-
-
-class KnownTurn(NamedTuple):
-    """Of a turn that was answered: what reading it gives."""
-
-    turn: Turn
-    """Shared: nobody may change the JSON in it."""
-    characters: int
+__all__ = ["AnswerRow", "PromptRow", "answer_row", "as_read", "prompt_row"]
 
 
 class PromptRow(NamedTuple):
@@ -118,5 +111,5 @@ def as_read(prompt: PromptRow, answer: AnswerRow, continuation_id: str, place: i
         expire_after=None,
         files=(),
     )
-    characters = prompt.characters + len(answer.content) + len(answer.body or "")
+    characters = OF_A_TURN + prompt.characters + len(answer.content) + len(answer.body or "")
     return KnownTurn(turn, characters)
