@@ -208,15 +208,15 @@ def test_void_is_an_empty_list_null_is_none_and_a_set_is_cut_at_a_thousand(conne
 
 
 def test_a_function_or_argument_that_is_not_there_is_404_with_the_real_body(project: SupabaseStack) -> None:
-    unknown = post(project, "begin_turns")
+    unknown = post(project, "begin_turm")
     assert (unknown.status_code, unknown.json()) == (
         404,
         {
             "code": "PGRST202",
-            "details": "Searched for the function public.begin_turns without parameters or with a single unnamed "
+            "details": "Searched for the function public.begin_turm without parameters or with a single unnamed "
             "json/jsonb parameter, but no matches were found in the schema cache.",
             "hint": "Perhaps you meant to call the function public.begin_turn",
-            "message": "Could not find the function public.begin_turns without parameters in the schema cache",
+            "message": "Could not find the function public.begin_turm without parameters in the schema cache",
         },
     )
     misnamed = post(project, "many", {"m": 1, "n": 1}).json()

@@ -204,7 +204,7 @@ def _work(folder: Path, url: str, worker: int) -> None:
             ledger.write(line)
             if number % 5 > 2:
                 own = line.conversation if number % 50 else None  # a new one from time to time
-            _look_at_history(name, called.conversation.history, newest.get(line.conversation))
+            _look_at_history(name, called.kept.history, newest.get(line.conversation))
             if line.persisted:
                 newest[line.conversation] = prompt
 
