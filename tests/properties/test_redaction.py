@@ -210,6 +210,12 @@ def test_a_member_of_a_json_text_is_replaced_by_its_name_too(value: str, ascii_o
     assert json.loads(redactor.text(text)) == {"user": "alice", "password": "[redacted:password]", "more": [1]}
 
 
+@pytest.mark.parametrize("name", ["\u017fecret", "pa\u017f\u017fword", "author\u0131zation", "AUTHOR\u0130ZATION"])
+def test_a_member_of_a_json_text_whose_name_only_looks_like_other_letters_is_replaced_too(name: str) -> None:
+    found = redactor.text(json.dumps({"user": "alice", name: "hunter2 and more"}, ensure_ascii=False))
+    assert list(json.loads(found).values()) == ["alice", f"[redacted:{name.lower()}]"]
+
+
 @given(
     st.lists(st.text() | st.sampled_from(['"', "\\", "\n", "ü"]), max_size=8).map(lambda parts: "x" + "".join(parts))
 )

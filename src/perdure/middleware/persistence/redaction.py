@@ -220,8 +220,8 @@ def _may_name_a_secret(text: str) -> bool:
     """Cheap, and never wrongly false."""
     if _END_OF_A_NAME.search(text) is None:
         return False
-    lowered = text.lower()
-    return any(word in lowered for word in _IN_NAMES_OF_SECRETS)
+    folded = text.casefold()
+    return any(word in folded for word in _IN_NAMES_OF_SECRETS)
 
 
 _SHORT = 40
