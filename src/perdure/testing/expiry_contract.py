@@ -104,6 +104,15 @@ class ExpiryContract(StoreBench):
         begun = self.store.begin(stranger, WIDE)
         assert (begun.continuation_id, begun.place) == ("fresh", 1)
 
+    def test_an_ending_that_comes_when_another_conversation_has_the_name_is_told_under_the_one_it_asked_for(
+        self,
+    ) -> None:
+        late = self.turn("late", adopt=False, fresh_id="fresh", expire_after=_DAY)
+        assert self.store.begin(late, WIDE).continuation_id == "fresh"
+        self.clock.advance(_DAY)
+        self.tell("new", continuation_id="fresh")
+        assert self.store.finish(answered(late)).continuation_id == self.id
+
     def test_one_conversations_end_is_not_anothers(self) -> None:
         self._expiring("ends", expire_after=_DAY)
         self.tell("stays", continuation_id="elsewhere")

@@ -255,9 +255,12 @@ class KnownConversations:
                 self._intents[turn_id] = intent._replace(prompt=None)
 
     def forget(self, principal: str, continuation_id: str) -> None:
+        """The conversation has lost its name; so have its turns that have not ended."""
+        name = principal, continuation_id
         with self._lock:
-            gone = self._known.pop((principal, continuation_id), None)
+            gone = self._known.pop(name, None)
             self._characters -= gone.characters if gone is not None else 0
+        self._intents = {turn_id: intent for turn_id, intent in self._intents.items() if intent.name != name}
 
     def forget_all(self) -> None:
         with self._lock:
