@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,9 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def perdure(data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def perdure(
+    data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ran]]:
     """The command line over `data`, in this process: a tenth of the time that one of its own would take."""
     monkeypatch.setenv("PERDURE_DATA_DIR", str(data.folder))
     monkeypatch.setenv("PERDURE_CONFIG", os.devnull)
@@ -32,7 +34,7 @@ def perdure(data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115 - nobody answers
 
     def run(*arguments: str) -> Ran:
-        terminal.console.cache_clear()  # it remembers which stdout it had
+        terminal.console.cache_clear()  # it remembers which terminal it had
         monkeypatch.setattr(sys, "argv", ["perdure", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -40,4 +42,5 @@ def perdure(data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         out, err = capsys.readouterr()
         return Ran(int(ended.value.code or 0), out, err)
 
-    return run
+    yield run
+    terminal.console.cache_clear()
