@@ -1,16 +1,16 @@
 """The `tools/call` that is being served in this context: how the seams within one another know of each other."""
 
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from typing import Any
 
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.history import Conversation, conversation_here
+from perdure.quick_values import mutable
 
 __all__ = ["ActiveCall", "active_call", "within"]
 
 
-@dataclass(slots=True)
+@mutable()
 class ActiveCall:
     """The `tools/call` that is being served in this context, as the outermost seam sees it."""
 

@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Literal, TypeAlias, overload
 
 from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.turn import Turn
+from perdure.quick_values import frozen
 
 __all__ = [
     "NOTHING_BEFORE",
@@ -184,7 +185,7 @@ def estimate_tokens(text: str) -> int:
 TokenCounter: TypeAlias = Callable[[str], int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Conversation:
     """The conversation that the running tool call belongs to."""
 
