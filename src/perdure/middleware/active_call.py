@@ -1,5 +1,6 @@
 """The `tools/call` that is being served in this context: how the seams within one another know of each other."""
 
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -31,7 +32,7 @@ class within:  # noqa: N801 - read as a verb: `with within(active)`
 
     __slots__ = ("_active", "_conversation", "_token")
 
-    _conversation: "Token[Conversation | None] | None"
+    _conversation: "Token[Callable[[], Conversation] | None] | None"
 
     def __init__(self, active: ActiveCall) -> None:
         self._active = active
@@ -41,9 +42,7 @@ class within:  # noqa: N801 - read as a verb: `with within(active)`
         self._token: Token[ActiveCall | None] = active_call.set(self._active)
         self._conversation = None
         if call is not None:
-            turn = call.kept.turn
-            here = Conversation(turn.continuation_id, turn.id, call.kept.history)
-            self._conversation = conversation_here.set(here)
+            self._conversation = conversation_here.set(call.conversation)
 
     def __exit__(self, *_: object) -> None:
         if self._conversation is not None:
