@@ -55,5 +55,7 @@ LONGEST = (
 
 def longest_first(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The files of `LONGEST`, then all others in their order. Within a file, everything stays as it is."""
+    if missing := [name for name in LONGEST if not (_FOLDER / name).exists()]:
+        raise pytest.UsageError(f"tests/longest_files.py names {', '.join(missing)}, which is not there: take it out.")
     place = {_FOLDER / name: number for number, name in enumerate(LONGEST)}
     return sorted(items, key=lambda item: place.get(item.path, len(place)))
