@@ -15,7 +15,8 @@ import pytest
 
 from perdure.middleware.persistence.question import question_of
 from perdure.middleware.persistence.sql_files import named_queries
-from perdure.middleware.persistence.stores.sqlite import SqliteStore, search_upkeep
+from perdure.middleware.persistence.stores import search_upkeep
+from perdure.middleware.persistence.stores.sqlite import SqliteStore, kept_index
 from perdure.middleware.persistence.stores.sqlite.search_file import SearchFile, SearchFileReplaced
 from perdure.middleware.persistence.turn import Window
 from perdure.testing import FrozenClock
@@ -28,8 +29,8 @@ _NOTHING_KEPT_UP = 1 << 30
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
     """Its index is brought up to date after every fourth turn, three turns at a time."""
     monkeypatch.setattr(search_upkeep, "_WORTH_IT", 4)
-    monkeypatch.setattr(search_upkeep, "_AT_ONCE", 3)
-    monkeypatch.setattr(search_upkeep, "_REST", 0)
+    monkeypatch.setattr(kept_index, "_AT_ONCE", 3)
+    monkeypatch.setattr(kept_index.KeptSearchIndex, "rest", 0)
     with closing(SqliteStore(tmp_path / "perdure.db", FrozenClock())) as store:
         yield store
 
@@ -155,7 +156,7 @@ def test_another_thread_that_opens_the_index_gives_nobody_elses_lock_away(by_han
 
 
 def test_closing_waits_for_no_rest(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_upkeep, "_REST", 1_000_000)
+    monkeypatch.setattr(kept_index.KeptSearchIndex, "rest", 1_000_000)
     told(store, 1)
     searched(store)
     told(store, 8)

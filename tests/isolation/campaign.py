@@ -47,6 +47,8 @@ TABLES: Mapping[str, Sequence[str]] = {
     "public.chat_messages": ("id", "session_id", "turn_id", "content", "body", "user_id", "tool", "digest", "metadata"),
     "public.chat_files": ("session_id", "turn_id", "user_id", "name", "key", "sha256", "media_type"),
     "public.chat_forks": ("session_id", "parent_id", "user_id"),
+    "public.chat_words": ("message_id", "user_id", "words"),
+    "public.chat_words_due": ("message_id",),
     "storage.objects": ("id", "bucket_id", "name", "metadata"),
     "public.perdure_migrations": ("version", "name", "checksum"),
 }
@@ -102,13 +104,16 @@ FUNCTIONS: Mapping[str, tuple[str, str]] = {
     "forget_user": ("user_id", "max_conversations"),
     "store_statistics": ("user_id", ""),
     "store_status": ("", "bucket"),
+    "keep_words": ("", "max_messages after only_if_wanted"),
+    "chat_found": ("wanted principal", ""),
+    "chat_await_words": ("", ""),
 }
 """Names of arguments: those that are always given, and those that may be."""
 
 INTERNAL = (
     "chat_principal", "chat_subject", "chat_tenant", "chat_trusted", "chat_prepare_storage", "purge_expired",
     "store_status", "chat_remove", "remove_expired", "forget_user",
-    "chat_only_for_forks", "chat_line", "chat_joined",
+    "chat_only_for_forks", "chat_line", "chat_joined", "chat_found", "keep_words",
 )  # fmt: skip
 """For `service_role` these have no principal to keep to; see `test_indirect_attacks` and `test_functions`."""
 
@@ -288,7 +293,7 @@ class Campaign:
             "dynamic": f"do $x$ declare r text; begin for r in select t::text from {table} t {where} loop "
             "raise notice '%', r; end loop; end $x$",
             "xml": f"select query_to_xml($q${select}$q$, true, true, '')",
-            "stat": "select * from ts_stat('select words from public.chat_messages')",
+            "stat": "select * from ts_stat('select words from public.chat_words')",
             "error": f"select ({column}::text)::numeric from {table} t {where}",
             "update": f"update {table} t set {column} = {column} {where} returning t.*",
             "update_granted": f"update public.chat_sessions t set last_place = 7, updated_at = now(), "
@@ -333,6 +338,11 @@ class Campaign:
             return "where false"
         if table == "storage.objects":
             return f"where t.name like '{victim.name}/%'"
+        messages = ", ".join(f"'{message}'" for message in victim.known_turn_ids + victim.known_answer_ids)
+        if table == "public.chat_words_due":
+            return f"where t.message_id in ({messages})"
+        if table == "public.chat_words":
+            return f"where t.user_id = '{victim.name}' or t.message_id in ({messages}) and t.user_id <> 'mallory'"
         wheres = [f"where t.user_id = '{victim.name}'", f"where t.user_id in ('{victim.name}') and t::text <> ''"]
         sessions = ", ".join(f"'{session}'" for session in victim.known_sessions)
         of_session = "id" if table == "public.chat_sessions" else "session_id"
@@ -371,6 +381,10 @@ class Campaign:
                 parent = pick(victim.known_sessions)
                 values = f"'{session}', '{parent}', {number}, '{user}'"
                 return f"insert into {table} (session_id, parent_id, place, user_id) values ({values})"
+            case "public.chat_words":
+                return f"insert into {table} (message_id, user_id, words) values ('{message}', '{user}', 'planted')"
+            case "public.chat_words_due":
+                return f"insert into {table} (message_id) values ('{pick(victim.known_answer_ids)}')"
             case "storage.objects":
                 return f"insert into {table} (bucket_id, name) values ('mcp-files', '{victim.name}/planted-{turn}/x')"
         return f"insert into {table} (version, name, checksum) values ({self._random.randrange(5, 999)}, 'x', 'y')"
@@ -394,11 +408,12 @@ class Campaign:
         pick = self._random.choice
         known = pick(victim.known_turns)
         file = pick(victim.known_files)
-        moment = pick((datetime.now(UTC), "infinity", "2020-01-01Z"))
+        now = datetime.now(UTC)
+        moment = pick((now, now, now, "infinity", "2020-01-01Z"))
         match name:
             case "user_id" | "asked" | "principal":
                 if anybody and self._random.random() < 0.6:
-                    return pick((victim.name, None))
+                    return pick((victim.name, victim.name, None))
                 return pick(("mallory", pick(_SENDABLE)))
             case "turn_id" | "turn":
                 return pick((known.id, pick(victim.known_answer_ids), str(uuid.uuid4())))
@@ -422,6 +437,8 @@ class Campaign:
                 return pick((file.key, *INJECTIONS))
             case "query" | "tool":
                 return pick(("asks", "answers", "asks or answers or k00", "-zzz", pick(INJECTIONS)))
+            case "wanted" | "words":
+                return pick(("asks", "asks | answers", "!zzz", "k00", "':*"))
             case "outcome":
                 return pick(("answered", "failed", "' or true --"))
             case "body" | "answer_body" | "metadata":
@@ -430,7 +447,9 @@ class Campaign:
                 return json.dumps(_line(self._forged(victim)))
             case "files":
                 return pick((None, json.dumps([_line(self._forged(victim))])))
-            case "minted" | "adopt" | "deferred":
+            case "after":
+                return pick(("(0,0)", "(1,1)"))
+            case "minted" | "adopt" | "deferred" | "only_if_wanted":
                 return pick((True, False))
             case "after_place" | "tokens":
                 return pick((0, 1, -1))
@@ -438,7 +457,7 @@ class Campaign:
                 return pick((1, 2))
             case "last_place":
                 return pick((1, 100_000, 100_000, 100_000))  # a conversation that is full gives nothing
-            case "max_turns" | "max_tokens" | "max_lines" | "max_hits" | "max_conversations":
+            case "max_turns" | "max_tokens" | "max_lines" | "max_hits" | "max_conversations" | "max_messages":
                 return 100_000  # no limit on the loot
             case "before_at":
                 return pick((moment, None))
@@ -479,7 +498,11 @@ class Campaign:
         reads: dict[str, Callable[[], str]] = {}
         if "authenticated" in ways:
             for table in TABLES:
-                if table not in ("public.perdure_migrations", "public.chat_forks"):  # of which he has none
+                if table not in (
+                    "public.perdure_migrations",
+                    "public.chat_forks",
+                    "public.chat_words_due",
+                ):  # sees none
                     reads[table] = lambda table=table: api.as_user("mallory", f"select t::text from {table} t").text
             reads["read_turns"] = lambda: (
                 api.as_user("mallory", f"select public.read_turns('mallory', '{own_id}')").text

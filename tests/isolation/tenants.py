@@ -56,6 +56,7 @@ def settle(project: SupabaseLike, database: str, *names: str) -> dict[str, Tenan
     try:
         for tenant in tenants.values():
             for number in range(3):
+                project.superuser(database, "select public.keep_words()")  # all but those of the last round
                 known_id = SHARED_ID if number == 0 else f"{tenant.name}-known-{number}"
                 tenant.known_ids.append(known_id)
                 tenant.known_turns += [_talk(store, tenant, known_id, f"k{number}{n}", known=True) for n in range(3)]
@@ -98,6 +99,8 @@ def checksum(project: SupabaseLike, database: str, tenant: Tenant) -> str:
             "public.chat_sessions": theirs,
             "public.chat_messages": f"{theirs} or {inside}",
             "public.chat_files": f"{theirs} or {inside}",
+            "public.chat_words": theirs,
+            "public.chat_words_due": f"message_id in (select id from public.chat_messages where {theirs})",
             "storage.objects": f"name like '{tenant.name}/%'",
         }.items()
     )

@@ -239,8 +239,8 @@ def planned(crowded: Api, table: str, where: str) -> int:
     [
         ("chat_messages", "content = 'yes please'", "content = 'no thanks'"),
         ("chat_messages", "content < 'z'", "content < '!'"),
-        ("chat_messages", "words @@ 'friday'", "words @@ 'monday'"),
-        ("chat_messages", "words @@ 'l:*'", "words @@ 'x:*'"),
+        ("chat_words", "words @@ 'friday'", "words @@ 'monday'"),
+        ("chat_words", "words @@ 'l:*'", "words @@ 'x:*'"),
         ("chat_messages", "body = '{\"value\":1}'", "body = '{\"value\":2}'"),
         ("chat_files", "key = 'yes'", "key = 'no'"),
         ("chat_files", "name < '3000.txt'", "name < '1000.txt'"),
@@ -263,7 +263,8 @@ def test_of_text_and_ids_the_planner_keeps_only_what_is_nobody_s_secret(settled:
     kept = settled.project.superuser(
         settled.database,
         "select distinct attname::text from pg_attribute where attnum > 0 and not attisdropped "
-        "and attrelid = any ('{public.chat_sessions, public.chat_messages, public.chat_files}'::regclass[]) "
+        "and attrelid = any ('{public.chat_sessions, public.chat_messages, public.chat_files, public.chat_words, "
+        "public.chat_words_due}'::regclass[]) "
         "and atttypid = any ('{text, uuid, jsonb, json, bytea, tsvector}'::regtype[]) "
         "and attstattarget is distinct from 0 order by 1",
     )

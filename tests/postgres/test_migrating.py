@@ -168,7 +168,7 @@ def test_a_file_that_is_run_before_its_time_says_what_is_missing(
 
 def test_writing_again_writes_only_what_is_missing_and_never_overwrites(tmp_path: Path) -> None:
     first = write_for_supabase(tmp_path, datetime(2026, 1, 1, tzinfo=UTC))
-    assert [path.name[:14] for path in first] == [f"2026010100000{number}" for number in range(len(FILES))]
+    assert [path.name[:14] for path in first] == [f"202601010000{number:02}" for number in range(len(FILES))]
     assert [path.read_text() for path in first] == [migration.sql for migration in postgres_migrations()]
     changed, removed = first[1], first[2]
     changed.write_text("-- changed by its owner")

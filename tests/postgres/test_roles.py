@@ -10,7 +10,15 @@ import pytest
 from postgres.databases import Database, as_role
 from servers.postgres_cluster import PostgresCluster
 
-TABLES = ["chat_sessions", "chat_messages", "chat_files", "chat_forks", "perdure_migrations"]
+TABLES = [
+    "chat_sessions",
+    "chat_messages",
+    "chat_files",
+    "chat_forks",
+    "chat_words",
+    "chat_words_due",
+    "perdure_migrations",
+]
 OF_TABLES = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN"]
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -29,6 +37,7 @@ OWN_CONVERSATIONS = {
     "begin_turns",
     "finish_turns",
     "read_turns_in_line",
+    "chat_found",
     "chat_heir",
     "chat_line",
     "chat_joined",
@@ -46,16 +55,18 @@ MAY_CALL = {
     "service_role": OWN_CONVERSATIONS
     | {"purge_expired", "delete_conversation", "store_status"}
     | {"remove_expired", "remove_conversation", "forget_user", "chat_remove", "store_statistics"}
-    | {"chat_only_for_forks", "fork_conversation"},
+    | {"chat_only_for_forks", "fork_conversation", "keep_words"},
 }
 READ_AND_ADD = {(table, right) for table in TABLES[:3] for right in ("SELECT", "INSERT")}
 MAY_TOUCH = {
     "public": set(),
     "anon": set(),
-    "authenticated": READ_AND_ADD | {("chat_forks", "SELECT")},
+    "authenticated": READ_AND_ADD | {("chat_forks", "SELECT"), ("chat_words", "SELECT"), ("chat_words_due", "INSERT")},
     "service_role": READ_AND_ADD
     | {("chat_forks", "SELECT"), ("chat_forks", "INSERT"), ("perdure_migrations", "SELECT")}
-    | {("chat_sessions", "DELETE"), ("chat_messages", "DELETE"), ("chat_files", "DELETE")},
+    | {("chat_sessions", "DELETE"), ("chat_messages", "DELETE"), ("chat_files", "DELETE")}
+    | {("chat_words", right) for right in ("SELECT", "INSERT")}
+    | {("chat_words_due", right) for right in ("SELECT", "INSERT", "DELETE")},
 }
 MAY_UPDATE = {
     *(("chat_sessions", column) for column in ("last_place", "continuation_id", "updated_at", "expires_at")),
@@ -111,7 +122,7 @@ def test_a_role_may_call_what_it_needs_and_no_more(project: Database, role: str)
     """
     assert {name for (name,) in project.execute(has, [role])} == MAY_CALL[role]
     everything = project.one("select count(*) from pg_proc where pronamespace = 'public'::regnamespace")
-    assert everything == len(MAY_CALL["service_role"] | {"chat_prepare_storage"})
+    assert everything == len(MAY_CALL["service_role"] | {"chat_prepare_storage", "chat_await_words"})
 
 
 # ── really called ────────────────────────────────────────────────────────────────────────────────────────────

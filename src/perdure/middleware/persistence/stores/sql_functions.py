@@ -14,9 +14,12 @@ from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.serialization import encode_answer, encode_prompt, readable_json
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.grouped_calls import GroupedCalls
+from perdure.middleware.persistence.stores.kept_words import KeptWords
 from perdure.middleware.persistence.stores.known_turns import KnownTurn, KnownTurns
+from perdure.middleware.persistence.stores.search_upkeep import SearchUpkeep
+from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, not_an_answer
 from perdure.middleware.persistence.stores.sql_lines import characters_of, file_of, summary_of, turn_of
-from perdure.middleware.persistence.stores.sql_upkeep import SqlFunctions, SqlUpkeep, not_an_answer
+from perdure.middleware.persistence.stores.sql_upkeep import SqlUpkeep
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -55,6 +58,8 @@ class SqlFunctionStore(SqlUpkeep):
         self._missing: dict[str, float] = {}
         """Functions that the database has not, and when it said so."""
         self._known: KnownTurns[tuple[str, str]] = KnownTurns()
+        self._words = KeptWords(functions)
+        self._words_upkeep = SearchUpkeep(self._words)
         self._beginnings = GroupedCalls(partial(self._sent, "begin_turns", "beginnings"), under_way=_UNDER_WAY)
         self._endings = GroupedCalls(partial(self._sent, "finish_turns", "endings"), under_way=_UNDER_WAY)
 
@@ -104,6 +109,7 @@ class SqlFunctionStore(SqlUpkeep):
                 whole = ending | self._whole(turn)
             reply = self._functions.call("finish_turn", whole, deadline=deadline)
         reply = self._acknowledged(turn, reply)
+        self._words_upkeep.count_turn()
         with decoded(self._functions.where):
             # No id: the conversation has expired meanwhile, and is found under none any more.
             continuation_id = reply["continuation_id"] or turn.continuation_id
@@ -182,6 +188,7 @@ class SqlFunctionStore(SqlUpkeep):
             return [file_of(line) for line in lines]
 
     def close(self) -> None:
+        self._words_upkeep.stop()
         self._functions.close()
 
     def _read(self, function: str, what: str, **arguments: Json) -> list[JsonObject]:

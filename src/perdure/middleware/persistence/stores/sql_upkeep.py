@@ -1,20 +1,20 @@
 """Searching, removing and counting over the SQL functions of `sql/postgres`, whatever carries the calls."""
 
 import re
-from collections.abc import Mapping
-from typing import Protocol
 
-from perdure.errors import ForkRefused, StoreUnavailable
+from perdure.errors import ForkRefused
 from perdure.middleware.persistence.excerpts import Excerpt, marked
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.question import Question, Term
 from perdure.middleware.persistence.stores.faults import decoded
+from perdure.middleware.persistence.stores.kept_words import KeptWords
 from perdure.middleware.persistence.stores.known_turns import KnownTurns
+from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, asked
 from perdure.middleware.persistence.stores.sql_lines import time_of
 from perdure.middleware.persistence.turn import Json, JsonObject, Outcome
 from perdure.middleware.persistence.upkeep import FileName, Hit, HitPosition, Removed, Statistics
 
-__all__ = ["SqlFunctions", "SqlUpkeep", "not_an_answer", "tsquery"]
+__all__ = ["SqlUpkeep", "tsquery"]
 
 _FOUND, _END = "\ue000", "\ue001"
 """Around what was found, in an excerpt."""
@@ -22,38 +22,16 @@ _FOUND, _END = "\ue000", "\ue001"
 _REPEATED = re.compile(r"([^\w\s])\1+")
 
 
-class SqlFunctions(Protocol):
-    """Carries calls to the functions in `public`. Safe to use from many threads at once."""
-
-    where: str
-    """Names the database to people, without a secret in it."""
-    timeout: float
-    """Seconds that a call may take, trying again included."""
-
-    def call(
-        self, function: str, arguments: Mapping[str, Json], *, deadline: float | None = None, again: bool = True
-    ) -> Json:
-        """What `function` returned. Arguments are JSON values, times in ISO 8601; None leaves one at its default.
-
-        Calling again is harmless, and is done where a reply was lost, unless `again` is false. `deadline`: on
-        `time.monotonic()`; after `timeout` if none is given.
-
-        Raises:
-            StoreError: It was refused. What it would have written is not there.
-            StoreUnavailable: It could not be asked, or the reply was lost.
-        """
-        ...
-
-    def close(self) -> None: ...
-
-
 class SqlUpkeep:
     _functions: SqlFunctions
     _clock: Clock
     _known: KnownTurns[tuple[str, str]]
+    _words: KeptWords
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:
         before_at, before_turn, before_part = (before[0].isoformat(), *before[1:]) if before else (None, None, None)
+        if question.every:
+            self._words.add_all()
         reply = self._asked(
             "find_messages",
             "hits",
@@ -132,21 +110,10 @@ class SqlUpkeep:
             )
 
     def _asked(self, function: str, expected: str, **arguments: Json) -> JsonObject:
-        """What `function` answered, which has `expected`: what merely looks like success is no answer."""
-        reply = self._functions.call(function, arguments)
-        if not isinstance(reply, dict) or expected not in reply:
-            raise not_an_answer(self._functions.where, function)
-        return reply
+        return asked(self._functions, function, expected, arguments)
 
     def _now(self) -> str:
         return self._clock.now().isoformat()
-
-
-def not_an_answer(where: str, of_what: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"The database {where} answered to {of_what} with something that is not an answer of perdure's functions.",
-        remedy="look at what stands between: a proxy, a login page, a gateway of another version.",
-    )
 
 
 def tsquery(question: Question) -> str | None:

@@ -11,12 +11,13 @@ from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
 from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.search_upkeep import SearchUpkeep
 from perdure.middleware.persistence.stores.sqlite.forks import add_fork, history_of, turns_of
 from perdure.middleware.persistence.stores.sqlite.histories import Histories
+from perdure.middleware.persistence.stores.sqlite.kept_index import KeptSearchIndex
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversations
 from perdure.middleware.persistence.stores.sqlite.rows import file_of, summary_of, turn_of
 from perdure.middleware.persistence.stores.sqlite.search_index import SearchIndex
-from perdure.middleware.persistence.stores.sqlite.search_upkeep import SearchUpkeep
 from perdure.middleware.persistence.stores.sqlite.turn_writing import Place, TurnWriting
 from perdure.middleware.persistence.stores.sqlite.upkeep import SqliteUpkeep
 from perdure.middleware.persistence.stores.sqlite.written_rows import answer_row, prompt_row
@@ -46,7 +47,7 @@ class SqliteStore(SqliteUpkeep):
         self._histories = Histories(self._sql, self._known, self._database.reading, self.path)
         self._turns = TurnWriting(self._sql, self._clock, self._known, self._histories)
         self._index = SearchIndex(self.path)
-        self._index_upkeep = SearchUpkeep(self._index, self._database.gate)
+        self._index_upkeep = SearchUpkeep(KeptSearchIndex(self._index, self._database.gate))
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with _Keeping(self._database, turn):

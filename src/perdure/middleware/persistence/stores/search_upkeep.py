@@ -1,41 +1,46 @@
 """Keeps a search index nearly up to date in the process that keeps turns, so that no search has much to add first.
 
-Only where somebody has searched before: whoever never does pays a count for each turn, and no space on the disk. After
-some hundred turns a thread adds them, some 10 ms of work at a time with long rests, and ends. It reads the
-database as anybody else does, and writes to the index alone, so that no turn waits for it.
+Only where somebody has searched before: whoever never does pays a count for each turn, and no space for an index. After
+some hundred turns a thread adds them, some 10 ms of work at a time with long rests, and ends. No turn waits for it.
 """
 
-import sqlite3
 import threading
 import time
+from typing import Protocol
 
 from perdure.errors import PerdureError
 from perdure.logs import OnceAMinute, log
-from perdure.middleware.persistence.sqlite_file.fork_gate import ForkGate
-from perdure.middleware.persistence.stores.sqlite.search_file import SearchFileReplaced
-from perdure.middleware.persistence.stores.sqlite.search_index import SearchIndex
 
-__all__ = ["SearchUpkeep"]
+__all__ = ["KeptIndex", "SearchUpkeep"]
 
 _WORTH_IT = 500
-"""Turns: a search adds so many in 10 ms itself."""
-
-_AT_ONCE = 500
-"""Turns in one transaction. A fork, and the end of the process, wait for no more than that."""
-
-_REST = 50
-"""Times as long as it has worked: at most 2 % of a processor."""
+"""Turns: a search adds so many in 10 ms itself, or in 200 in Postgres."""
 
 _REST_AFTER_FAULT_SECONDS = 60.0
-_WAIT_SECONDS = 0.5
 _LONGEST_END_SECONDS = 1.0
 
 
+class KeptIndex(Protocol):
+    where: str
+    """Names it to people."""
+    rest: float
+    """Times as long as adding took: of 50, adding takes at most 2 % of a processor."""
+    faults: tuple[type[Exception], ...]
+    """What `add_some` may raise besides errors of ours."""
+
+    def is_wanted(self) -> bool:
+        """Whether anybody has ever searched here, as far as that can be told without asking a server."""
+        ...
+
+    def add_some(self) -> bool:
+        """Add some of what is missing: the end of the process waits for no more. Whether there may be more."""
+        ...
+
+
 class SearchUpkeep:
-    def __init__(self, index: SearchIndex, gate: ForkGate) -> None:
-        """`gate` is that of the database which `index` reads."""
+    def __init__(self, index: KeptIndex) -> None:
         self._index = index
-        self._gate = gate
+        self._faults: tuple[type[Exception], ...] = (PerdureError, *index.faults)
         self._said = OnceAMinute()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -78,14 +83,11 @@ class SearchUpkeep:
         while there_may_be_more and not ends.wait(rest):
             began = time.monotonic()
             try:
-                with self._gate.inside():
-                    there_may_be_more = self._index.add(_AT_ONCE, wait_seconds=_WAIT_SECONDS)
-            except SearchFileReplaced:
-                pass
-            except (sqlite3.Error, OSError, PerdureError) as error:
+                there_may_be_more = self._index.add_some()
+            except self._faults as error:
                 self._leave_off(error)
                 return
-            rest = (time.monotonic() - began) * _REST
+            rest = (time.monotonic() - began) * self._index.rest
             self._rests_until = time.monotonic() + rest
 
     def _leave_off(self, error: Exception) -> None:
@@ -93,5 +95,5 @@ class SearchUpkeep:
         self._rests_until = time.monotonic() + _REST_AFTER_FAULT_SECONDS
         if self._said.is_due("search.index_not_kept_up"):
             log.debug(
-                "search.index_not_kept_up", what=f"{self._index.path} could not be brought up to date: {error!r}."
+                "search.index_not_kept_up", what=f"{self._index.where} could not be brought up to date: {error!r}."
             )

@@ -1,0 +1,262 @@
+-- perdure 0011: the words of messages stand in a table of their own, and are made when somebody searches.
+do $migration$ begin
+set local lock_timeout = '15s';
+perform pg_advisory_xact_lock(7305437215021183092);
+if to_regclass('public.perdure_migrations') is null then
+  raise exception 'perdure 0011 needs 0010' using hint = 'Run the files of sql/postgres/migrations in their order.';
+elsif not exists (select from public.perdure_migrations where version = 10) then  -- unlike OR, not looked at without the table
+  raise exception 'perdure 0011 needs 0010' using hint = 'Run the files of sql/postgres/migrations in their order.';
+end if;
+if exists (select from public.perdure_migrations where version = 11) then return; end if;
+-- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
+
+create table public.chat_words (
+  message_id  uuid      primary key references public.chat_messages (id) on delete cascade,
+  user_id     text      collate "C" not null,  -- the message's: so that row security needs no join
+  words       tsvector  not null               -- of its first 100,000 characters
+);
+create index chat_words_words on public.chat_words using gin (words) with (gin_pending_list_limit = 512);
+
+create table public.chat_words_due (
+  message_id  uuid      not null
+);
+
+-- As for the other tables: estimates would tell letter by letter what is private.
+alter table public.chat_words alter column message_id set statistics 0, alter column words set statistics 0;
+alter table public.chat_words_due alter column message_id set statistics 0;
+
+-- Each message, and each whose text somebody changes by hand, waits until its words are wanted.
+create function public.chat_await_words() returns trigger
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $function$
+begin
+  if tg_op = 'UPDATE' then
+    delete from public.chat_words w where w.message_id = new.id;
+  end if;
+  insert into public.chat_words_due (message_id) values (new.id);
+  return null;
+end $function$;
+
+-- ── who may see which rows ───────────────────────────────────────────────────────────────────────────────────
+alter table public.chat_words enable row level security;
+alter table public.chat_words_due enable row level security;
+alter table public.chat_words force row level security;
+alter table public.chat_words_due force row level security;
+
+create policy server on public.chat_words to current_user using (true) with check (true);
+create policy server on public.chat_words_due to current_user using (true) with check (true);
+create policy own on public.chat_words for select using (user_id = (select public.chat_subject()));
+create policy own on public.chat_words_due for insert
+  with check (exists (select from public.chat_messages m where m.id = message_id and m.user_id = (select public.chat_subject())));
+
+do $grants$
+declare api text;
+begin
+  revoke all on public.chat_words, public.chat_words_due from public;
+  revoke all on function public.chat_await_words from public;
+  foreach api in array array['anon', 'authenticated', 'service_role'] loop
+    continue when not exists (select from pg_roles where rolname = api);
+    execute format('revoke all on public.chat_words, public.chat_words_due from %I', api);
+    execute format('revoke all on function public.chat_await_words from %I', api);
+    continue when api = 'anon';
+    execute format('grant select on public.chat_words to %I', api);
+    execute format('grant insert on public.chat_words_due to %I', api);
+    continue when api = 'authenticated';
+    execute format('grant insert on public.chat_words to %I', api);
+    execute format('grant select, delete on public.chat_words_due to %I', api);
+  end loop;
+end $grants$;
+
+comment on table public.chat_words is 'perdure: the words of messages, for search. Made by keep_words when somebody searches.';
+comment on table public.chat_words_due is 'perdure: messages whose words are not in chat_words yet.';
+
+-- ── from the column to the table ─────────────────────────────────────────────────────────────────────────────
+alter table public.chat_messages drop column words;  -- and its index; rows keep the space until they are written anew
+insert into public.chat_words_due (message_id) select m.id from public.chat_messages m;
+create trigger chat_messages_await_words after insert or update of content on public.chat_messages
+  for each row execute function public.chat_await_words();
+
+-- Make the words of up to max_messages that wait, fewer where they are long. Returns whether some are left, and after which
+-- place of the queue to go on. only_if_wanted: nothing unless somebody has searched before.
+create function public.keep_words(
+  max_messages integer default 1000, after text default '(0,0)', only_if_wanted boolean default false
+) returns json
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms'
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $function$
+#variable_conflict use_column
+declare
+  places tid[];
+  messages uuid[];
+begin
+  if not public.chat_trusted() then
+    raise exception 'Only a server may keep words' using errcode = 'insufficient_privilege';
+  end if;
+  if current_setting('transaction_read_only')::boolean then  -- as in a replica
+    return json_build_object('left', false, 'after', keep_words.after);
+  end if;
+  if keep_words.only_if_wanted and not exists (select from public.chat_words) then
+    return json_build_object('left', false, 'after', keep_words.after);
+  end if;
+  perform pg_advisory_xact_lock(7305437215021183093);  -- whoever searches meanwhile waits for these, and takes the next
+  select array_agg(t.place order by t.place), array_agg(t.message_id) into places, messages
+    from (select d.place, d.message_id,
+                 sum(least(octet_length(m.content), 100000))
+                   over (order by d.place rows between unbounded preceding and 1 preceding) as bytes_before
+            from (select x.ctid as place, x.message_id from public.chat_words_due x
+                   where x.ctid > keep_words.after::tid limit keep_words.max_messages) d
+            left join public.chat_messages m on m.id = d.message_id) t
+   where coalesce(t.bytes_before, 0) < 1000000;
+  -- Nobody is waited for who removes a message: its words can wait.
+  insert into public.chat_words (message_id, user_id, words)
+    select m.id, m.user_id, to_tsvector('simple', left(m.content, 100000)) from public.chat_messages m
+     where m.id = any (messages) for key share skip locked
+    on conflict (message_id) do nothing;
+  delete from public.chat_words_due d
+   where d.ctid = any (places)
+     and (exists (select from public.chat_words w where w.message_id = d.message_id)
+          or not exists (select from public.chat_messages m where m.id = d.message_id));
+  return json_build_object(
+    'left', exists (select from public.chat_words_due x where x.ctid > places[cardinality(places)]),
+    'after', coalesce(places[cardinality(places)], keep_words.after::tid));
+end $function$;
+
+-- The messages of that user, or of all, that have the words asked for. For a server those whose words are kept, by the index, and
+-- those that still wait, one by one; for any other caller all of its own, one by one: row security keeps it from the index.
+create function public.chat_found(wanted tsquery, principal text) returns setof uuid
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $function$
+begin
+  if public.chat_trusted() then
+    return query select w.message_id from public.chat_words w
+                  where w.words @@ chat_found.wanted and (chat_found.principal is null or w.user_id = chat_found.principal);
+    return query select m.id from public.chat_words_due d join public.chat_messages m on m.id = d.message_id
+                  where (chat_found.principal is null or m.user_id = chat_found.principal)
+                    and to_tsvector('simple', left(m.content, 100000)) @@ chat_found.wanted;
+  else
+    return query select m.id from public.chat_sessions s
+                   join public.chat_messages m on m.session_id = s.id
+                   left join public.chat_words w on w.message_id = m.id
+                  where s.user_id = chat_found.principal and m.user_id = chat_found.principal
+                    and coalesce(w.words, to_tsvector('simple', left(m.content, 100000))) @@ chat_found.wanted;
+  end if;
+end $function$;
+
+-- Messages that answer a question, newest first, from the one after (before_at, before_turn, before_part). words: a tsquery
+-- as text; null: any message, of each turn its prompt. user_id null: everybody's for a trusted caller, the token's own for
+-- any other. What was found stands in the excerpt between U+E000 and U+E001. Each message is found once: under continuation_id, if
+-- that is given and has it, be it from what it was forked from; else under its own conversation; where that is gone, under the
+-- fork of it that was used last.
+drop function public.find_messages;
+create function public.find_messages(
+  user_id text default null, words text default null, continuation_id text default null, tool text default null,
+  outcome text default null, since timestamptz default null, until timestamptz default null,
+  before_at timestamptz default null, before_turn uuid default null, before_part integer default null,
+  max_hits integer default 20, at timestamptz default null
+) returns json
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $function$
+#variable_conflict use_column
+declare
+  principal constant text := case when find_messages.user_id is null and public.chat_trusted() then null
+                                  else public.chat_principal(find_messages.user_id) end;
+  moment constant timestamptz := coalesce(find_messages.at, clock_timestamp());
+  asked constant tsquery := to_tsquery('simple', find_messages.words);
+  narrowed text := 'true';
+  shown text := 'public.chat_messages m
+               left join public.chat_sessions o on o.id = m.session_id
+                and (o.expires_at is null or o.expires_at > $3) and o.continuation_id not like chr(31) || ''%''
+               join public.chat_sessions s on s.id = coalesce(o.id, public.chat_heir(m.session_id, m.turn_seq, $3))';
+  hits json;
+begin
+  -- Put together, so that each way to ask has its own plan and index. Only these fixed words ever go into the text.
+  if find_messages.continuation_id is not null then
+    shown := 'public.chat_sessions s
+              cross join lateral public.chat_line(s.id) l
+               join public.chat_messages m on m.session_id = l.segment and m.turn_seq <= l.upto';
+  end if;
+  if principal is not null then narrowed := narrowed || ' and m.user_id = $1 and s.user_id = $1'; end if;
+  if find_messages.words is null then narrowed := narrowed || ' and m.part = 0'; else narrowed := narrowed || ' and m.id in (select public.chat_found($2, $1))'; end if;
+  if find_messages.before_at is not null then narrowed := narrowed || ' and (m.created_at, m.turn_id, m.part) < ($9, $10, $11)'; end if;
+  execute
+    'select json_agg(json_build_object(
+              ''user_id'', h.user_id, ''continuation_id'', h.continuation_id, ''turn_id'', h.turn_id, ''place'', h.turn_seq,
+              ''part'', h.part, ''tool'', h.tool, ''outcome'', h.ended, ''created_at'', h.created_at,
+              ''excerpt'', case when $2 is null then left(h.content, 200)
+                              else ts_headline(''simple'', left(h.content, 100000), $2,
+                                ''MaxFragments=1, MaxWords=30, MinWords=10, ShortWord=0, StartSel='' || chr(57344) || '', StopSel='' || chr(57345)) end)
+              order by h.created_at desc, h.turn_id desc, h.part desc)
+       from (select m.user_id, s.continuation_id, m.turn_id, m.turn_seq, m.part, q.tool, e.ended, m.created_at, m.content
+               from ' || shown || '
+               join public.chat_messages q on q.session_id = m.session_id and q.turn_seq = m.turn_seq and q.part = 0
+               left join public.chat_messages a on a.session_id = m.session_id and a.turn_seq = m.turn_seq and a.part = 1
+              cross join lateral (select coalesce(a.outcome, case when coalesce(q.lease_until, q.created_at) < $3
+                                                            then ''interrupted'' else ''running'' end) as ended) e
+              where ' || narrowed || '
+                and (s.expires_at is null or s.expires_at > $3) and s.continuation_id not like chr(31) || ''%''
+                and ($4 is null or s.continuation_id = $4) and ($5 is null or q.tool = $5) and ($6 is null or e.ended = $6)
+                and ($7 is null or m.created_at >= $7) and ($8 is null or m.created_at < $8)
+              order by m.created_at desc, m.turn_id desc, m.part desc limit $12) h'
+    into hits
+    using principal, asked, moment, find_messages.continuation_id, find_messages.tool, find_messages.outcome,
+          find_messages.since, find_messages.until, find_messages.before_at, find_messages.before_turn,
+          find_messages.before_part, find_messages.max_hits;
+  return json_build_object('hits', coalesce(hits, '[]'::json));
+end $function$;
+
+-- Messages that hold the words asked for ("a phrase", or, -not), newest first. Only a message's first 100,000 characters
+-- are searched, and only the question's first 2,000 count.
+drop function public.search_messages;
+create function public.search_messages(
+  user_id text, query text, tool text default null, outcome text default null, since timestamptz default null,
+  until timestamptz default null, max_hits integer default 20, at timestamptz default null
+) returns json
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $function$
+#variable_conflict use_column
+declare
+  principal constant text := public.chat_principal(search_messages.user_id);
+  moment constant timestamptz := coalesce(search_messages.at, clock_timestamp());
+  question constant text := left(search_messages.query, 2000);
+  asked tsquery;
+  hits json;
+begin
+  begin
+    asked := websearch_to_tsquery('simple', question);
+  exception when internal_error or program_limit_exceeded or statement_too_complex then
+    asked := plainto_tsquery('simple', question);  -- 33 hyphens in a row are too many for the other one
+  end;
+  select json_agg(h order by h.created_at desc, h.turn_id desc, h.part desc) into hits
+    from (select s.continuation_id, m.turn_id, m.turn_seq as place, m.part, m.role, q.tool, a.outcome, m.created_at,
+                 ts_headline('simple', left(m.content, 100000), asked,
+                                        'MaxFragments=1, MaxWords=30, MinWords=10, ShortWord=0, StartSel=«, StopSel=»') as excerpt
+            from public.chat_messages m
+            join public.chat_sessions s on s.id = m.session_id
+            join public.chat_messages q on q.session_id = m.session_id and q.turn_seq = m.turn_seq and q.part = 0
+            left join public.chat_messages a on a.session_id = m.session_id and a.turn_seq = m.turn_seq and a.part = 1
+           where m.id in (select public.chat_found(asked, principal)) and m.user_id = principal and s.user_id = principal
+             and (s.expires_at is null or s.expires_at > moment)
+             and (search_messages.tool is null or q.tool = search_messages.tool)
+             and (search_messages.outcome is null or a.outcome = search_messages.outcome)
+             and m.created_at >= coalesce(search_messages.since, '-infinity')
+             and m.created_at < coalesce(search_messages.until, 'infinity')
+           order by m.created_at desc, m.turn_id desc, m.part desc limit search_messages.max_hits) h;
+  return json_build_object('hits', coalesce(hits, '[]'::json));
+end $function$;
+
+do $grants$
+declare
+  api text;
+  functions constant text := 'public.chat_found, public.find_messages, public.search_messages';
+begin
+  execute 'revoke all on function ' || functions || ', public.keep_words from public';
+  foreach api in array array['anon', 'authenticated', 'service_role'] loop
+    continue when not exists (select from pg_roles where rolname = api);
+    execute format('revoke all on function %s, public.keep_words from %I', functions, api);
+    continue when api = 'anon';
+    execute format('grant execute on function %s to %I', functions, api);
+    continue when api = 'authenticated';
+    execute format('grant execute on function public.keep_words to %I', api);
+  end loop;
+end $grants$;
+
+-- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+insert into public.perdure_migrations (version, name, checksum) values (11, 'words', '5da5f7cde1d253d916b6c18742d31a3410d09fb0a169486db9b451b2a985731e');
+perform pg_notify('pgrst', 'reload schema');
+end $migration$;
