@@ -172,11 +172,6 @@ class KnownConversations:
         self._characters = 0
         self._intents: dict[str, Intent] = {}
         self._as_of: tuple[sqlite3.Connection | None, int] = (None, 0)
-        self._is_sure = False
-        """Nobody else has written, nor can: it was looked at in the transaction that goes on."""
-
-    def transaction_began(self) -> None:
-        self._is_sure = False
 
     def transaction_taken_back(self) -> None:
         # Whatever it had noted; and if what is known here was wrong, and the database refused it, that must end, too.
@@ -184,14 +179,11 @@ class KnownConversations:
 
     def forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         """Within a transaction. What is asked for thereafter is as it stands in the database."""
-        if self._is_sure:
-            return
         # https://sqlite.org/pragma.html#pragma_data_version: it stays as it is for what this connection commits.
         as_of = connection, connection.execute("PRAGMA data_version").fetchone()[0]
         if as_of != self._as_of:
             self.forget_all()
             self._as_of = as_of
-        self._is_sure = True
 
     def of(self, principal: str, continuation_id: str) -> KnownConversation | None:
         name = principal, continuation_id
