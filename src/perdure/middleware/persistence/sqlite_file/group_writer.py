@@ -78,7 +78,13 @@ class GroupWriter:
                 raise
         if not write.done:
             self._lead()
-        return write.outcome()
+        if write.error is not None:
+            raise write.error
+        result: Any = write.result
+        if isinstance(result, Refused):
+            raise result.error
+        done: T = result
+        return done
 
     def _lead(self) -> None:
         with self._lock:
@@ -92,7 +98,10 @@ class GroupWriter:
             self._commit(batch)
         finally:
             with self._lock:
-                self._pass_on()
+                if self._waiting:
+                    self._pass_on()
+                else:
+                    self._leader = None
             for write, following in pairwise(batch):
                 write.following = following
             for write in batch:
@@ -269,12 +278,3 @@ class _Write(Generic[T]):
             self.error = error
         connection.execute("RELEASE one")
         return self.error is None
-
-    def outcome(self) -> T:
-        if self.error is not None:
-            raise self.error
-        result: Any = self.result
-        if isinstance(result, Refused):
-            raise result.error
-        done: T = result
-        return done
