@@ -189,7 +189,9 @@ class TurnWriting:
             continuation_id=continuation_id,
             place=place,
             outcome=turn.outcome,
-            files=files_kept(connection, self._sql, answer, intent.key, continuation_id, are_new=True),
+            files=files_kept(connection, self._sql, answer, intent.key, continuation_id, are_new=True)
+            if turn.files
+            else (),
         )
 
     # ── what is looked up ────────────────────────────────────────────────────────────────────────────────────────
