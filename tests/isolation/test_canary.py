@@ -93,7 +93,7 @@ UNBOUND = {
         "delete_conversation", "and x.user_id = principal for update", "for update",
     ),
     "search_messages searches anybody's": (
-        "search_messages", "and m.user_id = principal and s.user_id = principal", "",
+        "search_messages", "where m.user_id = principal and s.user_id = principal", "where true",
     ),
     "find_messages searches anybody's": ("find_messages", "and m.user_id = $1 and s.user_id = $1", ""),
     "remove_conversation removes anybody's": (

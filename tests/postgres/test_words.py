@@ -129,16 +129,20 @@ def test_who_waits_long_while_others_make_words_goes_on(told: Database) -> None:
         assert len(found(store)) == 3
 
 
-def test_beside_turns_nobody_waits_for_who_makes_words(told: Database) -> None:
+def test_beside_turns_nobody_waits_for_who_makes_words_or_works_on_their_table(told: Database) -> None:
     with told.connect() as another, closing(told.store()) as store:
         found(store)
         tell(store, 3)
-        with another.transaction():
-            another.execute("select pg_advisory_xact_lock(7305437215021183093)")
-            with told.connect() as keeper:
-                keeper.execute("set statement_timeout = '1s'")
+        with told.connect() as keeper:
+            keeper.execute("set statement_timeout = '1s'")
+            with another.transaction():
+                another.execute("select pg_advisory_xact_lock(7305437215021183093)")
                 (answer,) = keeper.execute("select keep_words(only_if_wanted => true)").fetchone() or (None,)
-            assert answer == {"left": False, "after": "(0,0)"}
+                assert answer == {"left": False, "after": "(0,0)"}
+            with another.transaction():
+                another.execute("lock table chat_words in exclusive mode")  # as vacuum full would
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    keeper.execute("select keep_words(only_if_wanted => true)")
     assert told.one(WAITING) == 2
 
 

@@ -111,6 +111,7 @@ begin
     elsif not pg_try_advisory_xact_lock(ours) then
       return json_build_object('left', false, 'after', keep_words.after);
     end if;
+    perform set_config('lock_timeout', '100ms', true);  -- nor while somebody works on the tables
   else
     begin
       perform pg_advisory_xact_lock(ours);  -- whoever searches meanwhile waits for these, and takes the next
@@ -297,6 +298,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (11, 'words', 'a24d734ae1bcae918e396a69d1f1bf9a941758088385c9cf88d87220f390b6eb');
+insert into public.perdure_migrations (version, name, checksum) values (11, 'words', '3f87ec251df5b05c0efbdb72d66377263447c0dcf44ca69c73d1fc0b85e419a0');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;
