@@ -2,11 +2,14 @@
 
 import json
 import math
+from collections import OrderedDict
+from enum import StrEnum
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.middleware.persistence.common_bodies import written_out
 from perdure.middleware.persistence.json_text import compact_json, sorted_json
 from perdure.middleware.persistence.serialization import (
     answer_and_copy,
@@ -28,6 +31,47 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+SAID = "a text that is long enough to be kept once"
+
+
+class Spoken(StrEnum):
+    SAID = SAID
+
+
+PARTS = st.permutations([("type", "text"), ("text", SAID)]).map(dict) | st.sampled_from(
+    [
+        {"type": "text", "text": Spoken.SAID},
+        {"type": "text", "text": SAID + "!"},
+        {"type": "text", "text": SAID, "annotations": None},
+        {"type": "image", "text": SAID},
+        OrderedDict(text=SAID, type="text"),
+        OrderedDict(type="text", text=SAID),
+        SAID,
+    ]
+)
+RESULTS = st.permutations(["content", "structuredContent", "isError", "resultType", "more"]).flatmap(
+    lambda names: st.integers(0, len(names)).flatmap(
+        lambda count: st.fixed_dictionaries(
+            {
+                name: {
+                    "content": st.lists(PARTS, max_size=2)
+                    | st.tuples(PARTS)
+                    | st.just([{"type": "text", "text": SAID}]),
+                    "structuredContent": st.sampled_from(
+                        [{"result": SAID}, {"result": "another"}, {"value": SAID}, {}]
+                    ),
+                    "isError": st.sampled_from([False, True, 0, 0.0, None]),
+                    "resultType": st.sampled_from(["complete", "input_required", Spoken.SAID]),
+                    "more": st.none(),
+                }[name]
+                for name in names[:count]
+            }
+        )
+    )
+)
+"""That are, and that are nearly, as tools give them most often."""
 
 
 @given(VALUES)
@@ -58,3 +102,35 @@ def test_the_copy_of_an_answer_is_what_reading_it_gives(text: str, result: Any) 
     if copy is not None:
         assert repr(decode_answer(message)) == repr(copy)
         assert copy.result is not result or not isinstance(result, (dict, list))
+
+
+@given(RESULTS, st.none() | st.just({"type": "ToolError", "message": SAID}))
+def test_what_is_written_without_json_reads_as_if_it_had_been_written_with_it(result: Any, error: Any) -> None:
+    message, copy = answer_and_copy(Answer(text=SAID, result=result, error=error))
+    read = decode_answer(message)
+    assert repr((read.text, read.result, read.error)) == repr((SAID, *json.loads(json.dumps([result, error]))))
+    assert copy is None or repr(copy) == repr(read)
+
+
+@given(st.dictionaries(st.sampled_from(["prompt", "model"]), st.sampled_from([SAID, Spoken.SAID, "another", None, 1])))
+def test_arguments_that_are_written_without_json_do_too(arguments: Any) -> None:
+    message, copy = prompt_and_copy(SAID, arguments)
+    read = decode_prompt(message)
+    assert repr((read.text, read.arguments)) == repr((SAID, json.loads(json.dumps(arguments))))
+    assert copy is None or repr(copy) == repr(read.arguments)
+
+
+def test_what_tools_give_most_often_is_written_as_a_number_and_its_copy_is_nobody_elses() -> None:
+    plain = {"content": [{"type": "text", "text": SAID}]}
+    for more in ({}, {"isError": False}, {"resultType": "complete"}):
+        for structured in ({}, {"structuredContent": {"result": SAID}}):
+            result = {**plain, **structured, **more}
+            message, copy = answer_and_copy(Answer(text=SAID, result=result))
+            assert message.body is not None
+            assert message.body.isdecimal()
+            assert json.loads(written_out(message.body))["value"]["error"] is None
+            assert copy is not None
+            assert copy.result == result
+            assert copy.result["content"][0] is not result["content"][0]
+    message, arguments = prompt_and_copy(SAID, {"prompt": SAID})
+    assert (message.body, arguments) == ("1", {"prompt": SAID})
