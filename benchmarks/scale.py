@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from benchmarks.embedded import Embedded, Seed, name
 from benchmarks.engine_turns import KeptTurns
 from benchmarks.machine import Machine, folder_on_disk
 from perdure.middleware.persistence.migrations import postgres as migrations
+from perdure.middleware.persistence.question import Question, question_of
 from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.stores.postgres import PostgresStore
+from perdure.middleware.persistence.stores.sqlite import SqliteStore
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the servers that the tests bring
 from servers.postgres_cluster import PostgresCluster
@@ -73,11 +76,27 @@ def _sqlite(messages: int, path: Path) -> dict[str, Any]:
         content, rows = connection.execute("SELECT sum(length(content)), count(*) FROM chat_messages").fetchone()
         parts = dict(connection.execute("SELECT name, sum(pgsize) FROM dbstat GROUP BY name").fetchall())
         plans = dict(_sqlite_plans(connection))
+    size = path.stat().st_size
+    with closing(SqliteStore(path)) as store:
+        started = time.monotonic()
+        store.search(_question("question"), limit=1)
+        made_ready = time.monotonic() - started
+        search = {
+            f"a word that {_LENGTH} messages have": _each(
+                lambda number: store.search(_question(str(1 + number * 7919 % conversations)))
+            ),
+            "a word that all messages have": _each(lambda _: store.search(_question("question")), times=5),
+        }
+        purge = _purged_in_sqlite(path, store)
     return {
         "messages": rows,
         "conversations": conversations,
         "seconds to fill": round(filled),
-        "bytes": path.stat().st_size,
+        "bytes": size,
+        "bytes of the search index": path.with_name("perdure-search.db").stat().st_size,
+        "seconds of the first search": round(made_ready, 1),
+        "search, ms": search,
+        "purge of 100 conversations, ms": purge,
         "bytes of content": content,
         "bytes of tables and indexes": {key: size for key, size in parts.items() if size > 1 << 20},
         "turn, ms": taken,
@@ -86,10 +105,28 @@ def _sqlite(messages: int, path: Path) -> dict[str, Any]:
     }
 
 
+def _question(words: str) -> Question:
+    return question_of(words, datetime.now(UTC))
+
+
+def _purged_in_sqlite(path: Path, store: SqliteStore) -> float:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE chat_sessions SET expires_at = '2026-01-01T00:00:00+00:00' WHERE id IN"
+            " (SELECT id FROM chat_sessions LIMIT 100)"
+        )
+    started = time.perf_counter()
+    if store.purge(limit=100).conversations != 100:
+        raise AssertionError("Not all that has expired was purged")
+    return round((time.perf_counter() - started) * 1000, 1)
+
+
 def _sqlite_plans(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
     queries = named_queries("sqlite/queries.sql")
-    for query in ("find_turn", "find_session", "take_place", "window", "turn_at", "read_turns"):
-        wanted = dict.fromkeys(re.findall(r":(\w+)", queries[query]), 1)
+    for query in ("find_turn", "find_session", "take_place", "add_answer", "window", "turns_between", "read_turns"):
+        numbered = re.findall(r"\?(\d+)", queries[query])
+        named = dict.fromkeys(re.findall(r":(\w+)", queries[query]), 1)
+        wanted = (1,) * max(map(int, numbered)) if numbered else named
         steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {queries[query]}", wanted)]
         yield query, "; ".join(steps)
 
@@ -116,6 +153,7 @@ def _postgres(messages: int, cluster: PostgresCluster) -> dict[str, Any]:
             f"a word that {conversations * 2 // frequent:,} messages have": _each(
                 lambda number: _search(plain, f"frequent{number % frequent}")
             ),
+            "a word that all messages have": _each(lambda _: _search(plain, "forget"), times=3),
             "two rare words": _each(lambda number: _search(plain, f"rare{number % rare} rare{(number + 1) % rare}")),
         }
         taken_with_words = _each(lambda number: kept.turn(f"c-{number * 7919 % conversations}"))
@@ -210,16 +248,16 @@ def _purged(plain: psycopg.Connection) -> float:
     return round((time.perf_counter() - started) * 1000, 1)
 
 
-def _each(work: Callable[[int], object]) -> dict[str, float]:
-    for number in range(20):
+def _each(work: Callable[[int], object], times: int = _TURNS) -> dict[str, float]:
+    for number in range(min(times, 20)):
         work(number)  # connections are open and statements prepared
     taken = []
-    for number in range(20, 20 + _TURNS):
+    for number in range(20, 20 + times):
         started = time.perf_counter()
         work(number)
         taken.append((time.perf_counter() - started) * 1000)
     taken.sort()
-    return {"p50": round(taken[_TURNS // 2], 2), "p99": round(taken[_TURNS * 99 // 100], 2)}
+    return {"p50": round(taken[times // 2], 2), "p99": round(taken[times * 99 // 100], 2)}
 
 
 if __name__ == "__main__":
