@@ -5,13 +5,13 @@ stands in the exact form as well (a prompt among its arguments, an answer in `co
 kept once: `body` says where it belongs. Where all that `body` says is said beside most messages, it is a number.
 """
 
-import hashlib
 import json
 from typing import NamedTuple
 
 from perdure.middleware.persistence.common_bodies import of_arguments, of_result, shortened, written_out
 from perdure.middleware.persistence.folded_json import FoldedJson, unfold
 from perdure.middleware.persistence.json_text import compact_json, sorted_json
+from perdure.middleware.persistence.short_hash import sha256_of
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 
 __all__ = [
@@ -90,7 +90,7 @@ def decode_answer(message: StoredMessage) -> Answer:
 
 def digest(tool: str, arguments: JsonObject) -> str:
     """SHA-256 over tool and arguments, the order of keys apart."""
-    return hashlib.sha256(sorted_json([tool, arguments]).encode("ascii")).hexdigest()
+    return sha256_of(sorted_json([tool, arguments]).encode("ascii"))
 
 
 def exact_json(value: Json) -> str:
