@@ -172,9 +172,10 @@ def _calls_to_make_all(server: Functions) -> int:
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
 def test_no_search_goes_through_all_messages_because_many_have_waited(migrated: Database, plans: str) -> None:
     """What is off the queue lies there until a vacuum, and the planner thinks that it waits."""
-    migrated.execute(
-        "insert into chat_sessions (continuation_id, user_id, last_place) values ('c', 'alice', 5000), ('d', 'alice', 50)"
-    )
+    migrated.execute("""
+        insert into chat_sessions (continuation_id, user_id, last_place)
+          select 'c' || n, 'alice', case n when 1 then 5000 else 10 end from generate_series(1, 100) n
+    """)
     migrated.execute("""
         insert into chat_messages (id, session_id, turn_id, turn_seq, part, role, content, user_id, tool, digest)
           select gen_random_uuid(), s.id, gen_random_uuid(), n, 0, 'user', 'needle' || n, 'alice', 'chat', 'd'
@@ -184,7 +185,6 @@ def test_no_search_goes_through_all_messages_because_many_have_waited(migrated: 
     most = {
         "select find_messages(words => '''needle700''')": 100,
         "select search_messages('alice', 'needle700', since => '2020-01-01', until => '2099-01-01')": 100,
-        "select find_messages('alice', '''needle7''', 'd')": 1000,  # looks at each message of that conversation
     }
     blocks = (
         "select sum(seq_scan), sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)"
