@@ -19,6 +19,12 @@ from perdure.testing.turns import a_turn, answered, ended
 
 WIDE = Window(turns=10, tokens=100_000)
 
+NEVER_ANSWERED = """
+    insert into chat_messages (id, session_id, turn_id, turn_seq, part, role, content, user_id, tool, digest)
+    select gen_random_uuid(), s.id, gen_random_uuid(), s.last_place + n, 0, 'user', 'q', s.user_id, 'chat', 'd'
+      from chat_sessions s, generate_series(1, 200) n
+"""
+
 
 class Overheard(PostgresFunctions):
     """Real calls, and what each beginning was told of the history before it."""
@@ -277,6 +283,30 @@ def test_the_window_is_as_wide_as_it_is_asked_to_be_whatever_is_known(store: Sql
     assert told(Window(turns=10, tokens=1000)) == ["one", "two", "three"]
     assert told(Window(turns=10, tokens=10)) == ["three"]
     assert told(Window(turns=0, tokens=1000)) == []
+
+
+def test_where_more_turns_were_never_answered_than_should_be_compared_a_history_is_read(
+    store: SqlFunctionStore, heard: Overheard, url: str
+) -> None:
+    keep(store, "one")
+    by_hand(url, NEVER_ANSWERED)
+    by_hand(url, "update chat_sessions set last_place = last_place + 200")
+    assert history(store) == history(store) == ["one ONE"]
+    assert heard.histories[-2:] == [[1], [1]]
+
+
+def test_a_window_one_of_whose_prompts_was_deleted_is_as_the_database_says(store: SqlFunctionStore, url: str) -> None:
+    narrow = Window(turns=2, tokens=1000)
+    keep(store, "one", "two", "three")
+    by_hand(url, "delete from chat_messages where content = 'two'")
+
+    def told() -> list[str]:
+        turn = a_turn("more", continuation_id="c")
+        begun = store.begin(turn, narrow)
+        store.finish(answered(replace(turn, place=begun.place), "MORE"))
+        return [turn.prompt for turn in begun.history]
+
+    assert [told(), told(), told()] == [["three"], ["three", "more"], ["more", "more"]]
 
 
 @pytest.mark.parametrize("seed", [2, 10, 33])
