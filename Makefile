@@ -2,15 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+NEEDED := dev mcp1 fastmcp4 pgbouncer supabase caddy typescript chromium axe
 
-.PHONY: demo test screenshots matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check docs reference bench terminal-pictures lock format clean
+.PHONY: demo test environments style types types-mcp1 floors collected screenshots matrix test-supabase soak-1 soak-2 soak-3 soak-4 soak-5 soak-6 soak-7 soak-8 soak-9 soak-10 soak-uploads check docs reference bench terminal-pictures lock format clean
 
 demo: .venv/runtime.stamp  ## Chat, kill the server, start it again: it remembers.
 	@$(BIN)/python examples/restart_demo.py
 
-test: .venv/dev.stamp .venv/mcp1.stamp .venv/fastmcp4.stamp .venv/pgbouncer.stamp .venv/supabase.stamp .venv/caddy.stamp .venv/typescript.stamp .venv/chromium.stamp .venv/axe.stamp  ## All tests; those of the seams with mcp 2.x and 1.x.
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
-	.venv/mcp1/bin/python -m pytest -n 3 --dist loadfile tests/seams/suite tests/seams/mcp_v1 tests/resources $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+# Four processes keep two cores busy: who kills or delays something waits. `tests/longest_files.py` says which files come first.
+IN_PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+
+test: environments  ## All tests; those of the seams with mcp 2.x and 1.x.
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
+	.venv/mcp1/bin/python -m pytest $(IN_PARALLEL) tests/seams/suite tests/seams/mcp_v1 tests/resources $(PYTEST_ARGS) $(if $(PYTEST_ARGS),|| test $$? -eq 5)  # 5: the arguments choose none
+
+environments: $(NEEDED:%=.venv/%.stamp)  ## What the tests need; `make -j3 environments` fetches several at once.
 
 screenshots: .venv/dev.stamp .venv/chromium.stamp  ## The pictures in docs/images, made anew.
 	cd tests && ../$(BIN)/python -m viewer.screenshots ../docs/images
@@ -70,12 +76,25 @@ soak-uploads: .venv/dev.stamp  ## 100 uploads of 50 MB, killed and gone on with.
 	$(BIN)/python tests/soak/upload_kills.py --kills 100 --size 50MB
 	$(BIN)/python tests/soak/supabase_replies.py
 
-check: .venv/dev.stamp .venv/mcp1.stamp docs  ## Style, types, floors, the site.
+check: style collected types docs types-mcp1 floors  ## Style, types, floors, the site. `make -j2 check` takes half the time.
+
+style: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
 	$(BIN)/mypy
-	$(BIN)/mypy --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py src/perdure/middleware/server_hook/mcp_v1_conversations.py
+
+# With a cache of its own, since the same names are other modules there.
+types-mcp1: .venv/dev.stamp .venv/mcp1.stamp
+	$(BIN)/mypy --cache-dir .mypy_cache/mcp1 --python-executable .venv/mcp1/bin/python --follow-imports silent src/perdure/middleware/sdk/__init__.py src/perdure/middleware/sdk/mcp_v1.py src/perdure/middleware/sdk/mcp_v1_listing.py src/perdure/middleware/server_hook/mcp_v1.py src/perdure/middleware/server_hook/mcp_v1_conversations.py
+
+floors: .venv/dev.stamp
 	$(BIN)/lint-imports --no-cache
+
+# Every test can be imported. pytest keeps what it has made of their code, or each of its processes would make it anew.
+collected: .venv/dev.stamp
+	$(BIN)/python -m pytest --collect-only -qq > .venv/collected.txt || { tail -50 .venv/collected.txt; exit 1; }
 
 docs: .venv/dev.stamp  ## The site, in docs/_build/html. A link or an anchor that leads nowhere is an error.
 	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html

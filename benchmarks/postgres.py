@@ -71,7 +71,8 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         ]
         size = plain.execute("select sum(length(content)) from chat_messages").fetchone()
         on_disk = plain.execute(
-            "select sum(pg_total_relation_size(c)) from unnest(array['chat_messages', 'chat_sessions']::regclass[]) c"
+            "select sum(pg_total_relation_size(c)) from unnest("
+            "array['chat_messages', 'chat_sessions', 'chat_words', 'chat_words_due']::regclass[]) c"
         ).fetchone()
         ratio = (on_disk or [0])[0] / (size or [1])[0]
         note = f"Verified: all {kept.verified():,} acknowledged turns are there, in their places, with their answers."

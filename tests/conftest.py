@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from backends import Backend
+from longest_files import longest_first
 
 from perdure import settings_watch
 from perdure.middleware.persistence import wiring
@@ -38,6 +39,11 @@ MakeDatabase = Callable[[], str]
 
 on_every_backend = pytest.mark.parametrize("backend", ["sqlite", "postgres", "supabase"], indirect=True)
 """For a test that takes `backend`: once on each that keeps what it is told."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = longest_first(items)
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +116,7 @@ def postgres() -> Iterator[PostgresCluster]:
     """One Postgres for the whole run, without the roles of Supabase. A test that harms it brings its own."""
     from servers.postgres_cluster import PostgresCluster
 
-    with PostgresCluster(max_connections=250) as cluster:
+    with PostgresCluster(max_connections=250, fsync=False) as cluster:
         yield cluster
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 __all__ = ["as_duration"]
 
-_PARTS = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.IGNORECASE)
-_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.IGNORECASE)
+# Compiled when a duration is read first.
+_PARTS = r"(?i)(?:\d+(?:\.\d+)?[smhdw])+"
+_PART = r"(?i)(\d+(?:\.\d+)?)([smhdw])"
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -24,8 +25,8 @@ def as_duration(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if _PARTS.fullmatch(text):  # as seconds: pydantic says of too many what it says of any
-        return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _PART.findall(text))
+    if re.fullmatch(_PARTS, text):  # as seconds: pydantic says of too many what it says of any
+        return sum(float(number) * _SECONDS[unit.lower()] for number, unit in re.findall(_PART, text))
     if text.upper().startswith("P"):
         return text.upper()
     try:

@@ -8,6 +8,7 @@ PerdureError
 └── StoreError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
     │   ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
+    │   ├── SearchNotReady       … for this search: its database has much to be made ready first
     │   ├── StoreMisconfigured   … until an operator mends a setting, a key or the schema
     │   │   └── FunctionMissing      … the last of these: it has not been migrated since perdure was upgraded
     │   ├── StoreLeftAlone       … and was not asked, since it failed so often
@@ -31,6 +32,7 @@ __all__ = [
     "QuestionError",
     "RateLimited",
     "RequestStateRefused",
+    "SearchNotReady",
     "SettingsError",
     "SpoolFull",
     "StoreError",
@@ -98,6 +100,12 @@ class StoreTimeout(StoreUnavailable, TimeoutError):
     """The store did not answer within the time allowed for it."""
 
     code = "store_timeout"
+
+
+class SearchNotReady(StoreUnavailable):
+    """There is more to be made ready for search than anybody should wait for at once. What was done stays done."""
+
+    code = "search_not_ready"
 
 
 class StoreMisconfigured(StoreUnavailable):

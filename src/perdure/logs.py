@@ -7,6 +7,7 @@ it decides nothing, warnings and errors go to stderr.
 
 import contextlib
 import logging
+import re
 import sys
 import time
 from functools import cache
@@ -29,7 +30,7 @@ def _sentence(_logger: object, _method: str, event: "structlog.typing.EventDict"
         parts.append(f"Remedy: {remedy}")
     parts += [f"{key}={value!r}" for key, value in event.items()]
     # What others named may stand in it: it shall not act on a terminal, nor look like a line of ours.
-    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(parts)).replace("\n", "\n    ")
+    return re.sub(UNPRINTABLE, lambda found: ascii(found[0])[1:-1], " ".join(parts)).replace("\n", "\n    ")
 
 
 @cache

@@ -6,10 +6,11 @@ Knows neither files nor variables nor which settings there are: a layer is what 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeAlias
+
+from perdure.quick_values import frozen
 
 __all__ = [
     "BUILT_IN",
@@ -38,7 +39,7 @@ class Origin(StrEnum):
     VARIABLE = "variable"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Source:
     origin: Origin
     name: str
@@ -88,15 +89,16 @@ def matching(names: Iterable[str], tool: str) -> list[str]:
 
 def section(place: Place) -> str:
     """The header under which a place stands, as TOML writes it."""
-    return f"[{'.'.join(part if _BARE.fullmatch(part) else json.dumps(part) for part in place)}]"
+    return f"[{'.'.join(part if re.fullmatch(_BARE, part) else json.dumps(part) for part in place)}]"
 
 
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
+# Compiled when a tool is set by name first.
+_BARE = r"[A-Za-z0-9_-]+"
 
-_SET = re.compile(r"\[!?\]?[^\]]*\]")
+_SET = r"\[!?\]?[^\]]*\]"
 
 
 def _specificity(glob: str) -> tuple[int, int]:
-    rest = _SET.sub("", glob)  # a bracket that is never closed is itself, to fnmatch as well
+    rest = re.sub(_SET, "", glob)  # a bracket that is never closed is itself, to fnmatch as well
     stars = rest.count("*")
     return len(rest) - stars - rest.count("?"), -stars

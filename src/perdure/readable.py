@@ -5,12 +5,13 @@ from datetime import datetime
 
 __all__ = ["UNPRINTABLE", "ago", "count", "printable_text", "took"]
 
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What acts on a terminal, turns the direction of the text around it, or cannot be written as UTF-8."""
+UNPRINTABLE = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+"""What acts on a terminal, turns the direction of the text around it, or cannot be written as UTF-8. Compiled when
+it is needed first."""
 
 
 def printable_text(text: str) -> str:
-    return UNPRINTABLE.sub("\ufffd", text)
+    return re.sub(UNPRINTABLE, "\ufffd", text)
 
 
 def count(number: int, what: str) -> str:

@@ -1,7 +1,6 @@
 """What can be set for one tool, and what is then in effect."""
 
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from perdure.durations import as_duration
+from perdure.quick_values import frozen
 
 __all__ = ["Acknowledge", "Announce", "FileReference", "HistoryMode", "Policy", "ToolSettings"]
 
@@ -139,7 +139,7 @@ class ToolSettings(BaseModel):
         return paths
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Policy:
     """The effective settings for one tool."""
 

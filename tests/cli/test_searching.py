@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from cli.conftest import Ran
 from cli.kept_data import BEGAN, Data
 
+from perdure.middleware.persistence.stores import kept_words
+from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.turn import Outcome
+from perdure.testing.turns import a_turn, answered
 
 Perdure = Callable[..., Ran]
 
@@ -53,6 +57,20 @@ def test_an_excerpt_is_prose_whatever_the_lines_it_came_from(data: Data, perdure
 )
 def test_words_and_filters(told: Data, perdure: Perdure, arguments: list[str], prompts: list[str]) -> None:
     assert [hit["excerpt"] for hit in _found(perdure, *arguments)["hits"]] == prompts
+
+
+def test_a_first_search_goes_on_until_all_is_made_ready(
+    told: Data, perdure: Perdure, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a database so large that a store makes nobody wait for all of it at once."""
+    with closing(PostgresStore(database_url)) as store:
+        for number in range(3):
+            store.finish(answered(a_turn(f"lisbon {number}", continuation_id="trip")))
+    monkeypatch.setattr(kept_words, "_AT_ONCE", 1)
+    monkeypatch.setattr(kept_words, "_LONGEST_SECONDS", 0.0)
+    monkeypatch.setenv("PERDURE_BACKEND", "postgres")
+    monkeypatch.setenv("PERDURE_DATABASE_URL", database_url)
+    assert len(_found(perdure, "lisbon")["hits"]) == 3
 
 
 def test_programs_get_everything(told: Data, perdure: Perdure) -> None:

@@ -1,21 +1,24 @@
-"""Frozen dataclasses with a constructor of our own are in all else what `dataclasses` makes."""
+"""Values whose classes are made here are in all else what `dataclasses` makes."""
 
 import copy
 import dataclasses
+import inspect
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from perdure.middleware.persistence.quick_values import quickly_made
+from perdure.quick_values import frozen, mutable
 
 
-@quickly_made
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Quick:
     name: str
     size: int = 1
     tags: list[str] = field(default_factory=list)
+    note: str = field(default="", repr=False, compare=False)
 
     def changed(self, **changes: object) -> "Quick":
         """As it says here."""
@@ -27,11 +30,31 @@ class Usual:
     name: str
     size: int = 1
     tags: list[str] = field(default_factory=list)
+    note: str = field(default="", repr=False, compare=False)
 
 
-@pytest.mark.parametrize("given", [{"name": "a"}, {"name": "a", "size": 2}, {"name": "a", "size": 2, "tags": ["b"]}])
-def test_it_has_the_same_fields_and_defaults(given: dict[str, object]) -> None:
-    quick, usual = Quick(**given), Usual(**given)  # type: ignore[arg-type]
+@frozen()
+class Pair:
+    left: int
+    right: int = 2
+
+
+@frozen()
+class Single:
+    only: float
+
+
+@mutable()
+class Open:
+    name: str
+    tags: list[str] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    "given", [{"name": "a"}, {"name": "a", "size": 2}, {"name": "a", "size": 2, "tags": ["b"], "note": "n"}]
+)
+def test_it_has_the_same_fields_and_defaults(given: dict[str, Any]) -> None:
+    quick, usual = Quick(**given), Usual(**given)
     assert type(quick) is Quick
     assert dataclasses.asdict(quick) == dataclasses.asdict(usual)
     assert repr(quick) == repr(usual).replace("Usual", "Quick")
@@ -42,14 +65,29 @@ def test_each_has_a_default_of_its_own() -> None:
 
 
 def test_nobody_changes_it() -> None:
+    quick = Quick(name="a")
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'name'"):
+        quick.name = "b"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot delete field 'name'"):
+        del quick.name
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Quick(name="a").name = "b"  # type: ignore[misc]
+        quick.other = 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("given", [{}, {"name": "a", "other": 1}])
-def test_what_is_missing_and_what_is_not_known_is_refused(given: dict[str, object]) -> None:
+def test_what_is_missing_and_what_is_not_known_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(TypeError):
-        Quick(**given)  # type: ignore[arg-type]
+        Quick(**given)
+
+
+def test_what_stands_without_a_name_is_taken_only_where_that_was_asked_for() -> None:
+    assert Pair(1) == Pair(1, 2) == Pair(left=1, right=2)
+    assert [*inspect.signature(Pair).parameters] == ["left", "right"]
+    with pytest.raises(TypeError):
+        Quick("a")  # type: ignore[call-arg]
+    match Pair(1, 3):
+        case Pair(left, right):
+            assert (left, right) == (1, 3)
 
 
 def test_a_copy_with_other_values_leaves_the_first_as_it_was() -> None:
@@ -62,8 +100,32 @@ def test_a_copy_with_other_values_leaves_the_first_as_it_was() -> None:
         first.changed(other=1)
 
 
-def test_it_is_copied_pickled_and_compared() -> None:
-    quick = Quick(name="a", size=3)
-    for same in (copy.copy(quick), copy.deepcopy(quick), pickle.loads(pickle.dumps(quick)), dataclasses.replace(quick)):
-        assert same == quick
-    assert quick != Quick(name="a")
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, dataclasses.replace, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_it_is_copied_and_pickled(copied: Callable[[Any], Any]) -> None:
+    for value in (Quick(name="a", size=3), Pair(1), Single(1.5), Open("a", ["b"])):
+        assert copied(value) == value
+        assert type(copied(value)) is type(value)
+
+
+def test_it_is_compared_and_hashed_by_its_fields() -> None:
+    assert Quick(name="a") == Quick(name="a", note="which does not count")
+    assert Quick(name="a") != Quick(name="b")
+    assert Quick(name="a") != object()
+    assert len({Pair(1), Pair(1, 2), Pair(1, 3), Single(1), Single(1)}) == 3
+    not_a_number = float("nan")
+    assert Single(not_a_number) == Single(not_a_number), "as in a tuple: what is the same is equal"
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Quick(name="a"))  # it has a list
+
+
+def test_one_that_is_not_frozen_is_changed_and_not_hashed() -> None:
+    value = Open("a")
+    value.name = "b"
+    assert value == Open("b")
+    assert repr(value) == "Open(name='b', tags=[])"
+    with pytest.raises(AttributeError):
+        value.other = 1  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(value)

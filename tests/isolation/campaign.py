@@ -47,7 +47,7 @@ TABLES: Mapping[str, Sequence[str]] = {
     "public.chat_messages": ("id", "session_id", "turn_id", "content", "body", "user_id", "tool", "digest", "metadata"),
     "public.chat_files": ("session_id", "turn_id", "user_id", "name", "key", "sha256", "media_type"),
     "public.chat_forks": ("session_id", "parent_id", "user_id"),
-    "public.chat_words": ("message_id", "user_id", "words"),
+    "public.chat_words": ("message_id", "turn_id", "user_id", "words"),
     "public.chat_words_due": ("message_id",),
     "storage.objects": ("id", "bucket_id", "name", "metadata"),
     "public.perdure_migrations": ("version", "name", "checksum"),
@@ -382,7 +382,10 @@ class Campaign:
                 values = f"'{session}', '{parent}', {number}, '{user}'"
                 return f"insert into {table} (session_id, parent_id, place, user_id) values ({values})"
             case "public.chat_words":
-                return f"insert into {table} (message_id, user_id, words) values ('{message}', '{user}', 'planted')"
+                return (
+                    f"insert into {table} (message_id, turn_id, created_at, part, user_id, words) "
+                    f"values ('{message}', '{turn}', now(), 0, '{user}', 'planted')"
+                )
             case "public.chat_words_due":
                 return f"insert into {table} (message_id) values ('{pick(victim.known_answer_ids)}')"
             case "storage.objects":

@@ -93,9 +93,13 @@ UNBOUND = {
         "delete_conversation", "and x.user_id = principal for update", "for update",
     ),
     "search_messages searches anybody's": (
-        "search_messages", "and m.user_id = principal and s.user_id = principal", "",
+        "search_messages",
+        "where m.user_id = principal and s.user_id = principal", "where true",
+        "chat_found(asked, principal)", "chat_found(asked, null)",
     ),
-    "find_messages searches anybody's": ("find_messages", "and m.user_id = $1 and s.user_id = $1", ""),
+    "find_messages searches anybody's": (
+        "find_messages", "and m.user_id = $1 and s.user_id = $1", "", "chat_found($2, $1)", "chat_found($2, null)",
+    ),
     "remove_conversation removes anybody's": (
         "remove_conversation", "and x.user_id = principal", "",
     ),

@@ -110,7 +110,7 @@ def test_functions_that_callers_reach_put_sql_together_of_their_own_words_alone(
     pasted = {name: _outside_of_quotes(text) for name, text in dynamic.items()}
     assert pasted == {"list_files": ["narrowed"], "find_messages": ["shown", "narrowed"], "store_status": []}
     chosen = re.findall(r"shown (?:text )?:= (.*?);", dynamic["find_messages"], re.DOTALL)
-    assert len(chosen) == 2
+    assert len(chosen) == 3
     assert [text for text in chosen if re.sub(r"'([^']|'')*'", "", text)] == []
     for function in ("list_files", "find_messages"):
         narrowings = re.findall(r"narrowed (?:text )?:= (.*?);", dynamic[function])

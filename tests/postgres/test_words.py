@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from postgres.databases import Database, Functions
 
-from perdure.errors import StoreUnavailable
+from perdure.errors import SearchNotReady, StoreUnavailable
 from perdure.middleware.persistence.migrations.postgres_files import postgres_migrations
 from perdure.middleware.persistence.question import question_of
 from perdure.middleware.persistence.stores import kept_words, search_upkeep
@@ -145,7 +145,7 @@ def test_who_would_wait_for_long_is_told_and_goes_on_where_it_was(
     monkeypatch.setattr(kept_words, "_AT_ONCE", 4)
     monkeypatch.setattr(kept_words, "_LONGEST_SECONDS", 0.0)
     with closing(told.store()) as store:
-        with pytest.raises(StoreUnavailable, match="made ready for search") as said:
+        with pytest.raises(SearchNotReady, match="made ready for search") as said:
             found(store)
         assert "search again" in str(said.value.remedy)
         assert told.one(KEPT) == 4

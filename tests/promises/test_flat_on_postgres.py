@@ -43,7 +43,8 @@ insert into chat_messages (id, session_id, turn_id, turn_seq, part, tokens, role
     from (select uuidv7() as id, s.id as session, s.user_id as owner, place, row_number() over () as n
             from chat_sessions s cross join lateral generate_series(1, s.last_place) place) t,
          generate_series(0, 1) part;
-insert into chat_words (message_id, user_id, words) select id, user_id, to_tsvector('simple', content) from chat_messages;
+insert into chat_words (message_id, turn_id, created_at, part, user_id, words)
+  select id, turn_id, created_at, part, user_id, to_tsvector('simple', content) from chat_messages;
 insert into chat_files (session_id, turn_id, version, size, user_id, name, bucket, key, sha256, media_type, created_at)
   select m.session_id, m.id, m.turn_seq, 1, m.user_id, 'report.txt', 'mcp-files', m.user_id || '/' || m.id,
          repeat('0', 64), 'text/plain', m.created_at

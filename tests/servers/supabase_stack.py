@@ -183,8 +183,8 @@ class SupabaseStack(LocalServer):
     def empty(self) -> None:
         """Delete every turn and every object, the log, and open faults: as cheap as a project can be had anew."""
         self.clear_faults()
-        tables = "storage.objects, public.chat_files, public.chat_forks, public.chat_messages, public.chat_sessions"
-        self.execute(f"truncate {tables if self._kind.migrated else 'storage.objects'}")
+        ours = ", public.chat_".join(["", "files", "forks", "words", "words_due", "messages", "sessions"])
+        self.execute(f"truncate storage.objects{ours if self._kind.migrated else ''}")
         for kind in ("objects", "uploads"):
             for path in (self._folder / kind).iterdir():
                 path.unlink()

@@ -5,7 +5,11 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
+
+from benchmarks.content import answer_to, prompt_of
 from perdure.middleware.persistence.serialization import decode_answer, decode_prompt, encode_answer, encode_prompt
+from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Answer, Outcome
 from perdure.testing.turns import a_turn, ended
@@ -30,6 +34,24 @@ def test_a_thousand_turns_take_at_most_1_4_times_their_content(tmp_path: Path) -
         assert store.turns("alice", "c", after=TURNS - 1)[0].answer == Answer(text=ANSWER, result=result)
     size = sum(file.stat().st_size for file in tmp_path.glob("perdure.db*"))
     assert size <= 1.4 * TURNS * (len(PROMPT) + len(ANSWER))
+
+
+def test_in_postgres_they_take_no_more_than_their_content(database_url: str) -> None:
+    """Where nobody has searched; texts are compressed, indexes and the queue for search are counted."""
+    with closing(PostgresStore(database_url)) as store, ThreadPoolExecutor(32) as pool:
+
+        def keep(number: int) -> int:
+            prompt = prompt_of(number)
+            answer = answer_to(prompt)
+            store.finish(ended(a_turn(prompt, continuation_id="c"), Outcome.ANSWERED, Answer(text=answer)))
+            return len(prompt) + len(answer)
+
+        content = sum(pool.map(keep, range(TURNS)))
+    with psycopg.connect(database_url) as connection:
+        (size,) = connection.execute(
+            "select sum(pg_total_relation_size(oid)) from pg_class where relname like 'chat\\_%' and relkind = 'r'"
+        ).fetchone() or (0,)
+    assert 0 < size <= content
 
 
 def test_a_body_that_stands_beside_most_messages_is_a_number_and_its_likes_are_not() -> None:

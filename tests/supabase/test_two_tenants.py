@@ -287,7 +287,7 @@ Settled = tuple[SupabaseStack, dict[str, Tenant], dict[str, bytes]]
 
 
 def test_none_of_fifteen_hundred_attempts_reaches_another_tenant(settled: Settled) -> None:
-    report = GatewayCampaign(*settled).attack({"service": 400, "user": 800, "files": 500})
+    report = GatewayCampaign(*settled).attack({"service": 400, "user": 900, "files": 500})
     assert report.leaks == []
     assert report.blind == []
     assert report.total >= 1_500

@@ -11,9 +11,12 @@ if exists (select from public.perdure_migrations where version = 11) then return
 -- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
 
 create table public.chat_words (
-  message_id  uuid      primary key references public.chat_messages (id) on delete cascade,
-  user_id     text      collate "C" not null,  -- the message's: so that row security needs no join
-  words       tsvector  not null               -- of its first 100,000 characters
+  message_id  uuid         primary key references public.chat_messages (id) on delete cascade,
+  turn_id     uuid         not null,              -- this and what follows as in the message: so that the newest are known
+  created_at  timestamptz  not null,              -- before a message is looked at, and row security needs no join
+  part        smallint     not null,
+  user_id     text         collate "C" not null,
+  words       tsvector     not null               -- of its first 100,000 characters
 );
 create index chat_words_words on public.chat_words using gin (words) with (gin_pending_list_limit = 512);
 
@@ -22,10 +25,11 @@ create table public.chat_words_due (
 );
 
 -- As for the other tables: estimates would tell letter by letter what is private.
-alter table public.chat_words alter column message_id set statistics 0, alter column words set statistics 0;
+alter table public.chat_words alter column message_id set statistics 0, alter column turn_id set statistics 0,
+  alter column words set statistics 0;
 alter table public.chat_words_due alter column message_id set statistics 0;
 
--- Each message, and each whose text somebody changes by hand, waits until its words are wanted.
+-- Each message, and each whose text or time somebody changes by hand, waits until its words are wanted.
 create function public.chat_await_words() returns trigger
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $function$
 begin
@@ -72,7 +76,7 @@ comment on table public.chat_words_due is 'perdure: messages whose words are not
 -- ── from the column to the table ─────────────────────────────────────────────────────────────────────────────
 alter table public.chat_messages drop column words;  -- and its index; rows keep the space until they are written anew
 insert into public.chat_words_due (message_id) select m.id from public.chat_messages m;
-create trigger chat_messages_await_words after insert or update of content on public.chat_messages
+create trigger chat_messages_await_words after insert or update of content, created_at on public.chat_messages
   for each row execute function public.chat_await_words();
 
 -- Make the words of up to max_messages that wait, fewer where they are long. Returns whether some are left, and after which
@@ -107,8 +111,8 @@ begin
             left join public.chat_messages m on m.id = d.message_id) t
    where coalesce(t.bytes_before, 0) < 1000000;
   -- Nobody is waited for who removes a message: its words can wait.
-  insert into public.chat_words (message_id, user_id, words)
-    select m.id, m.user_id, to_tsvector('simple', left(m.content, 100000)) from public.chat_messages m
+  insert into public.chat_words (message_id, turn_id, created_at, part, user_id, words)
+    select m.id, m.turn_id, m.created_at, m.part, m.user_id, to_tsvector('simple', left(m.content, 100000)) from public.chat_messages m
      where m.id = any (messages) for key share skip locked
     on conflict (message_id) do nothing;
   delete from public.chat_words_due d
@@ -122,17 +126,22 @@ end $function$;
 
 -- The messages of that user, or of all, that have the words asked for. For a server those whose words are kept, by the index, and
 -- those that still wait, one by one; for any other caller all of its own, one by one: row security keeps it from the index.
-create function public.chat_found(wanted tsquery, principal text) returns setof uuid
+create function public.chat_found(wanted tsquery, principal text)
+returns table (message_id uuid, created_at timestamptz, turn_id uuid, part smallint)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $function$
+#variable_conflict use_column
 begin
   if public.chat_trusted() then
-    return query select w.message_id from public.chat_words w
+    return query select w.message_id, w.created_at, w.turn_id, w.part from public.chat_words w
                   where w.words @@ chat_found.wanted and (chat_found.principal is null or w.user_id = chat_found.principal);
-    return query select m.id from public.chat_words_due d join public.chat_messages m on m.id = d.message_id
+    return query select m.id, m.created_at, m.turn_id, m.part
+                   from (select distinct x.message_id from public.chat_words_due x) d
+                   join public.chat_messages m on m.id = d.message_id
                   where (chat_found.principal is null or m.user_id = chat_found.principal)
+                    and not exists (select from public.chat_words w where w.message_id = m.id)
                     and to_tsvector('simple', left(m.content, 100000)) @@ chat_found.wanted;
   else
-    return query select m.id from public.chat_sessions s
+    return query select m.id, m.created_at, m.turn_id, m.part from public.chat_sessions s
                    join public.chat_messages m on m.session_id = s.id
                    left join public.chat_words w on w.message_id = m.id
                   where s.user_id = chat_found.principal and m.user_id = chat_found.principal
@@ -160,21 +169,36 @@ declare
   moment constant timestamptz := coalesce(find_messages.at, clock_timestamp());
   asked constant tsquery := to_tsquery('simple', find_messages.words);
   narrowed text := 'true';
+  -- Of what was found the newest are looked at first, until there are enough.
   shown text := 'public.chat_messages m
+              cross join lateral (select m.created_at, m.turn_id, m.part) f
                left join public.chat_sessions o on o.id = m.session_id
                 and (o.expires_at is null or o.expires_at > $3) and o.continuation_id not like chr(31) || ''%''
                join public.chat_sessions s on s.id = coalesce(o.id, public.chat_heir(m.session_id, m.turn_seq, $3))';
   hits json;
 begin
   -- Put together, so that each way to ask has its own plan and index. Only these fixed words ever go into the text.
+  if find_messages.words is not null then
+    shown := '(select x.* from public.chat_found($2, $1) x
+                order by x.created_at desc, x.turn_id desc, x.part desc) f
+               join public.chat_messages m on m.id = f.message_id
+               left join public.chat_sessions o on o.id = m.session_id
+                and (o.expires_at is null or o.expires_at > $3) and o.continuation_id not like chr(31) || ''%''
+               join public.chat_sessions s on s.id = coalesce(o.id, public.chat_heir(m.session_id, m.turn_seq, $3))';
+  end if;
   if find_messages.continuation_id is not null then
     shown := 'public.chat_sessions s
               cross join lateral public.chat_line(s.id) l
-               join public.chat_messages m on m.session_id = l.segment and m.turn_seq <= l.upto';
+               join public.chat_messages m on m.session_id = l.segment and m.turn_seq <= l.upto
+              cross join lateral (select m.created_at, m.turn_id, m.part) f';
+    if find_messages.words is not null then
+      narrowed := narrowed || ' and coalesce((select w.words from public.chat_words w where w.message_id = m.id),
+                                             to_tsvector(''simple'', left(m.content, 100000))) @@ $2';
+    end if;
   end if;
   if principal is not null then narrowed := narrowed || ' and m.user_id = $1 and s.user_id = $1'; end if;
-  if find_messages.words is null then narrowed := narrowed || ' and m.part = 0'; else narrowed := narrowed || ' and m.id in (select public.chat_found($2, $1))'; end if;
-  if find_messages.before_at is not null then narrowed := narrowed || ' and (m.created_at, m.turn_id, m.part) < ($9, $10, $11)'; end if;
+  if find_messages.words is null then narrowed := narrowed || ' and m.part = 0'; end if;
+  if find_messages.before_at is not null then narrowed := narrowed || ' and (f.created_at, f.turn_id, f.part) < ($9, $10, $11)'; end if;
   execute
     'select json_agg(json_build_object(
               ''user_id'', h.user_id, ''continuation_id'', h.continuation_id, ''turn_id'', h.turn_id, ''place'', h.turn_seq,
@@ -192,8 +216,8 @@ begin
               where ' || narrowed || '
                 and (s.expires_at is null or s.expires_at > $3) and s.continuation_id not like chr(31) || ''%''
                 and ($4 is null or s.continuation_id = $4) and ($5 is null or q.tool = $5) and ($6 is null or e.ended = $6)
-                and ($7 is null or m.created_at >= $7) and ($8 is null or m.created_at < $8)
-              order by m.created_at desc, m.turn_id desc, m.part desc limit $12) h'
+                and ($7 is null or f.created_at >= $7) and ($8 is null or f.created_at < $8)
+              order by f.created_at desc, f.turn_id desc, f.part desc limit $12) h'
     into hits
     using principal, asked, moment, find_messages.continuation_id, find_messages.tool, find_messages.outcome,
           find_messages.since, find_messages.until, find_messages.before_at, find_messages.before_turn,
@@ -226,17 +250,19 @@ begin
     from (select s.continuation_id, m.turn_id, m.turn_seq as place, m.part, m.role, q.tool, a.outcome, m.created_at,
                  ts_headline('simple', left(m.content, 100000), asked,
                                         'MaxFragments=1, MaxWords=30, MinWords=10, ShortWord=0, StartSel=«, StopSel=»') as excerpt
-            from public.chat_messages m
+            from (select x.* from public.chat_found(asked, principal) x
+                   order by x.created_at desc, x.turn_id desc, x.part desc) f  -- the newest are looked at, until there are enough
+            join public.chat_messages m on m.id = f.message_id
             join public.chat_sessions s on s.id = m.session_id
             join public.chat_messages q on q.session_id = m.session_id and q.turn_seq = m.turn_seq and q.part = 0
             left join public.chat_messages a on a.session_id = m.session_id and a.turn_seq = m.turn_seq and a.part = 1
-           where m.id in (select public.chat_found(asked, principal)) and m.user_id = principal and s.user_id = principal
+           where m.user_id = principal and s.user_id = principal
              and (s.expires_at is null or s.expires_at > moment)
              and (search_messages.tool is null or q.tool = search_messages.tool)
              and (search_messages.outcome is null or a.outcome = search_messages.outcome)
-             and m.created_at >= coalesce(search_messages.since, '-infinity')
-             and m.created_at < coalesce(search_messages.until, 'infinity')
-           order by m.created_at desc, m.turn_id desc, m.part desc limit search_messages.max_hits) h;
+             and f.created_at >= coalesce(search_messages.since, '-infinity')
+             and f.created_at < coalesce(search_messages.until, 'infinity')
+           order by f.created_at desc, f.turn_id desc, f.part desc limit search_messages.max_hits) h;
   return json_build_object('hits', coalesce(hits, '[]'::json));
 end $function$;
 
@@ -257,6 +283,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (11, 'words', '5da5f7cde1d253d916b6c18742d31a3410d09fb0a169486db9b451b2a985731e');
+insert into public.perdure_migrations (version, name, checksum) values (11, 'words', '94d05ac444fa2bc44944db46aa04234306529c7a2c50e222b81132221dec9eff');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,7 +133,7 @@ def _on_one_line(text: str) -> str:
     """Names that others chose stand in it: they shall neither act on the terminal nor fill it."""
     if len(text) > _LONGEST_LINE:
         text = f"{text[: _LONGEST_LINE // 2]} … {text[-_LONGEST_LINE // 2 :]}"
-    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text.replace("\n", "\\n"))
+    return re.sub(UNPRINTABLE, lambda found: ascii(found[0])[1:-1], text.replace("\n", "\\n"))
 
 
 def _say(text: str) -> None:

@@ -1,13 +1,16 @@
 """`perdure conversations search`: what was said, by its words."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
 from rich.text import Text
 
 from perdure.cli.terminal import OUTCOME_COLOURS, ago, console, printable, write_json
 from perdure.cursors import cursor_of, hit_position_of
+from perdure.errors import SearchNotReady
 from perdure.middleware.persistence.question import question_of
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.upkeep import Hit
@@ -35,7 +38,8 @@ def search(
     """
     now = runtime.engine.clock.now()
     question = question_of(" ".join(words), now, filters)
-    hits = runtime.engine.store.search(question, before=hit_position_of(before) if before else None, limit=limit + 1)
+    position = hit_position_of(before) if before else None
+    hits = _made_ready(partial(runtime.engine.store.search, question, before=position, limit=limit + 1))
     hits, more = hits[:limit], len(hits) > limit
     following = cursor_of(hits[-1].position) if more else None
     if as_json:
@@ -49,6 +53,17 @@ def search(
     if lines:
         console().print(Text("\n").join(lines), soft_wrap=True)  # at once: rich takes a while for each print
     return bool(hits)
+
+
+def _made_ready(find: Callable[[], list[Hit]]) -> list[Hit]:
+    """What is found, however long a large database has to be made ready for its first search."""
+    try:
+        return find()
+    except SearchNotReady:
+        with console().status("Making the messages ready for their first search …"):
+            while True:
+                with suppress(SearchNotReady):
+                    return find()
 
 
 def _lines(hit: Hit, now: datetime, *, with_user: bool) -> Iterator[Text]:

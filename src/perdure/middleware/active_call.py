@@ -1,16 +1,17 @@
 """The `tools/call` that is being served in this context: how the seams within one another know of each other."""
 
+from collections.abc import Callable
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from typing import Any
 
 from perdure.middleware.persisted_call import PersistedCall
 from perdure.middleware.persistence.history import Conversation, conversation_here
+from perdure.quick_values import mutable
 
 __all__ = ["ActiveCall", "active_call", "within"]
 
 
-@dataclass(slots=True)
+@mutable()
 class ActiveCall:
     """The `tools/call` that is being served in this context, as the outermost seam sees it."""
 
@@ -31,7 +32,7 @@ class within:  # noqa: N801 - read as a verb: `with within(active)`
 
     __slots__ = ("_active", "_conversation", "_token")
 
-    _conversation: "Token[Conversation | None] | None"
+    _conversation: "Token[Callable[[], Conversation] | None] | None"
 
     def __init__(self, active: ActiveCall) -> None:
         self._active = active
@@ -41,9 +42,7 @@ class within:  # noqa: N801 - read as a verb: `with within(active)`
         self._token: Token[ActiveCall | None] = active_call.set(self._active)
         self._conversation = None
         if call is not None:
-            turn = call.kept.turn
-            here = Conversation(turn.continuation_id, turn.id, call.kept.history)
-            self._conversation = conversation_here.set(here)
+            self._conversation = conversation_here.set(call.conversation)
 
     def __exit__(self, *_: object) -> None:
         if self._conversation is not None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from perdure.middleware.persistence.turn import Json, JsonObject
@@ -9,8 +10,6 @@ from perdure.middleware.persistence.turn import Json, JsonObject
 __all__ = ["replaced_by_schema"]
 
 _URI_FORMATS = frozenset({"uri", "uri-reference", "iri", "iri-reference"})
-
-_NAMES_A_URI = re.compile(r"(?:^|[_-])(?i:ur[il]s?)$|[a-z](?:Ur[il]|UR[IL])s?$")
 
 _DEEPEST = 50
 """References that a schema follows to itself."""
@@ -46,7 +45,13 @@ def _wants_uri(here: list[Mapping[str, Any]], name: str) -> bool:
     formats = {schema["format"] for schema in here if isinstance(schema.get("format"), str)}
     if formats:
         return not formats.isdisjoint(_URI_FORMATS)
-    return _NAMES_A_URI.search(name) is not None
+    return _name_of_a_uri().search(name) is not None
+
+
+@cache
+def _name_of_a_uri() -> re.Pattern[str]:
+    """Compiled when a call names a file first."""
+    return re.compile(r"(?:^|[_-])(?i:ur[il]s?)$|[a-z](?:Ur[il]|UR[IL])s?$")
 
 
 def _below(here: list[Mapping[str, Any]], root: Mapping[str, Any], key: str | None) -> list[Mapping[str, Any]]:

@@ -45,8 +45,10 @@ def may_name_stored_files(arguments: JsonObject) -> bool:
 
 def may_name_files(result: JsonObject) -> bool:
     """Whether anything in `result` could be a path: cheap, and never wrongly false."""
-    text = "\0".join(_strings(result))
-    return "/" in text or ("\\" in text and "\\u002" in text.lower())
+    for text in _strings(result):  # noqa: SIM110 - a generator would take longer than its search
+        if "/" in text or ("\\" in text and "\\u002" in text.lower()):
+            return True
+    return False
 
 
 class CallFiles:

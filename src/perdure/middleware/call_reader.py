@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from perdure.middleware.idempotency import in_use
 from perdure.middleware.meta_keys import META_CONTINUATION_ID, META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.turn import JsonObject, Turn, new_continuation_id, new_turn_id
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
+from perdure.quick_values import frozen, mutable
 from perdure.settings import HistoryMode, Policy, Settings
 
 __all__ = [
@@ -32,7 +33,7 @@ _NOT_IN_IDS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode categories: control characters, lone surrogates, line and paragraph separators."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Caller:
     """What the request's authentication says. Nothing a client can write into a call counts."""
 
@@ -61,7 +62,7 @@ class VerifiedToken(Protocol):
     claims: dict[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ToolShape:
     """What a tool's entry in `tools/list`, and its handler, say of all its calls."""
 
@@ -77,7 +78,7 @@ class ToolShape:
     """The client is shown the output schema with the continuation id in it."""
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: it is made in every call, and that takes three times as long
+@mutable(kw_only=True)  # not frozen: it is made in every call, and that takes three times as long
 class ToolRequest:
     """A `tools/call` as a seam sees it. Nobody changes it."""
 
@@ -93,7 +94,7 @@ class ToolRequest:
     """The SDK itself encrypts and checks it."""
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen, as above
+@mutable(kw_only=True)  # not frozen, as above
 class Reading:
     """A call as perdure understands it. Nobody changes it."""
 

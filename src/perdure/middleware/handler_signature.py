@@ -8,7 +8,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema, WrapValidator
@@ -18,6 +18,7 @@ from pydantic.types import PathType
 from perdure.middleware.path_rewriting import storage_uri
 from perdure.middleware.persistence.history import History
 from perdure.middleware.tool_schema import CONTINUATION_ID, continuation_id_schema
+from perdure.quick_values import frozen
 
 __all__ = ["CONTEXT_PARAMETER", "HandlerSignature", "read_signature"]
 
@@ -25,7 +26,7 @@ CONTEXT_PARAMETER = "perdure_context"
 """The hidden parameter through which the SDK hands over the request, where the handler has none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class HandlerSignature:
     shown: inspect.Signature
     """What an SDK sees."""

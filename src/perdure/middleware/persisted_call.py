@@ -22,7 +22,7 @@ from perdure.middleware.meta_keys import (
     META_RETRY_AFTER,
     META_TURN_ID,
 )
-from perdure.middleware.persistence.history import NOTHING_BEFORE, History
+from perdure.middleware.persistence.history import NOTHING_BEFORE, Conversation, History
 from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.turn import Answer, JsonObject, Outcome
 from perdure.middleware.tool_plan import ToolPlan
@@ -93,6 +93,11 @@ class PersistedCall:
     @property
     def history_for_parameter(self) -> History:
         return self.kept.history if self.kept.reading.history_mode is HistoryMode.PARAMETER else NOTHING_BEFORE
+
+    def conversation(self) -> Conversation:
+        """Where the body is, should it ask."""
+        turn = self.kept.turn
+        return Conversation(turn.continuation_id, turn.id, self.kept.history)
 
     # ── after the body ───────────────────────────────────────────────────────────────────────────────────────
 

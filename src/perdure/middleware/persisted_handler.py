@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 from anyio.lowlevel import checkpoint_if_cancelled
 
@@ -334,8 +333,10 @@ def _on_an_event_loop() -> bool:
 
 def _client_gave_up() -> bool:
     """Whether the call was cancelled while its synchronous body ran, in a thread that nothing could stop."""
+    from anyio.from_thread import check_cancelled  # noqa: PLC0415 - the event loop brings it
+
     try:
-        anyio.from_thread.check_cancelled()
+        check_cancelled()
     except RuntimeError:
         return False  # Not a worker thread of an event loop.
     except BaseException as error:

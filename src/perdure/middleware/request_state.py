@@ -14,12 +14,12 @@ import base64
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from perdure.errors import RequestStateRefused
 from perdure.middleware.persistence.serialization import digest, exact_json
 from perdure.middleware.persistence.turn import JsonObject
+from perdure.quick_values import frozen
 
 __all__ = ["SEALED_BY_SDK", "STAYS_OPEN", "Binding", "OpenTurn", "is_envelope", "opened", "own_state", "wrapped"]
 
@@ -33,7 +33,7 @@ _PREFIX = "perdure.1."
 _NONE = "-"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class OpenTurn:
     """What the next leg must know of the turn that it goes on with."""
 
@@ -47,7 +47,7 @@ class OpenTurn:
     """None: no store has accepted any record of it yet."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Binding:
     """The call that an envelope counts for."""
 

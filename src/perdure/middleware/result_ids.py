@@ -15,10 +15,10 @@ as well. It is replaced where it stands as a word of its own, and is too long to
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.quick_values import frozen
 
 __all__ = ["ResultIds"]
 
@@ -41,7 +41,7 @@ class _Literal(NamedTuple):
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class ResultIds:
     """Where a result has ids of the tool's own."""
 

@@ -1,12 +1,12 @@
 """What clients of one server were shown of its tools, as far as that hangs on settings, which may change."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.persistence.wiring import Runtime, runtime
 from perdure.middleware.tool_schema import has_added_id, without_added_id
 from perdure.policy_sources import Source
+from perdure.quick_values import frozen
 from perdure.settings import Announce, Policy, Settings, ToolSettings
 
 __all__ = ["ShownTools"]
@@ -93,7 +93,7 @@ class ShownTools:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class _Shown:
     in_code: ToolSettings | None
     by: Source

@@ -159,11 +159,9 @@ class Engine:
         if turn.answer is None:
             return turn
         answer = _redacted(turn.answer, redactor)
-        return turn.changed(answer=answer, tokens=self._tokens(turn.prompt) + self._tokens(answer.text))
-
-    def _tokens(self, text: str) -> int:
-        """What `text` costs in a history, which shows it without the transcripts in it."""
-        return self._count_tokens(without_transcripts(text))
+        # What they cost in a history, which shows them without the transcripts in them.
+        shown = map(without_transcripts, (turn.prompt, answer.text))
+        return turn.changed(answer=answer, tokens=sum(map(self._count_tokens, shown)))
 
 
 def _redacted(answer: Answer, redactor: Redactor) -> Answer:

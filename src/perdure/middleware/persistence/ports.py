@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,6 +16,7 @@ from perdure.middleware.persistence.turn import (
     Window,
 )
 from perdure.middleware.persistence.upkeep import Upkeep
+from perdure.quick_values import frozen
 
 __all__ = ["Clock", "FileStore", "Spool", "Store", "SystemClock", "Waiting"]
 
@@ -202,7 +202,7 @@ class Spool(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Waiting:
     """What the spool keeps for one destination."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Runtime", "redactor_for", "roots_for"]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Runtime:
     """Everything one process needs to persist tool calls."""
 

@@ -3,12 +3,12 @@
 import os
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from perdure.middleware.persistence.quick_values import quickly_made
+from perdure.quick_values import frozen
 
 __all__ = [
     "Answer",
@@ -69,8 +69,7 @@ class Outcome(StrEnum):
     """Derived when reading, never written: no answer, and the lease is over."""
 
 
-@quickly_made
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Answer:
     """What a tool gave back, before perdure added anything to it."""
 
@@ -82,7 +81,7 @@ class Answer:
     """`{"type", "message"}` of what the tool raised."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class StoredFile:
     """A version of a file that a turn gave out."""
 
@@ -106,8 +105,7 @@ class StoredFile:
         return f"storage://{self.bucket}/{self.key}"
 
 
-@quickly_made
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Turn:
     """One persisted tool call. Immutable: each step of its life is a new value under the same `id`."""
 
@@ -168,7 +166,7 @@ class Turn:
         return self
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class Window:
     """How much history to read: the newest answered turns that fit both limits; and how long it may become."""
 
@@ -178,8 +176,7 @@ class Window:
     """That may be given to a new turn; None: any. A turn that has a place keeps it."""
 
 
-@quickly_made
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class BegunTurn:
     """A store's answer to `begin`."""
 
@@ -198,8 +195,7 @@ class BegunTurn:
         return self.place - 1 - len(self.history)
 
 
-@quickly_made
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FinishedTurn:
     """A store's acknowledgement of `finish`: the turn is durable."""
 
@@ -211,7 +207,7 @@ class FinishedTurn:
     """With their versions."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class WaitingHistory:
     """What the spool knows of a conversation while its store is away."""
 
@@ -223,7 +219,7 @@ class WaitingHistory:
     """Turns that wait and are not among `turns`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ConversationSummary:
     """A line in a list of conversations."""
 

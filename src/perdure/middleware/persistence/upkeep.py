@@ -1,10 +1,10 @@
 """What an operator does with what is kept, beside reading it turn by turn: the second part of every store."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from perdure.middleware.persistence.turn import ConversationSummary, Outcome
+from perdure.quick_values import frozen
 
 if TYPE_CHECKING:  # Most servers are never searched.
     from perdure.middleware.persistence.excerpts import Excerpt
@@ -16,7 +16,7 @@ HitPosition = tuple[datetime, str, int]
 """When a message was written, its turn's id, and its part: 0 the prompt, 1 the answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Hit:
     """A message that answers a question."""
 
@@ -36,7 +36,7 @@ class Hit:
         return self.created_at, self.turn_id, self.part
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class FileName:
     """Where the bytes of a file are."""
 
@@ -46,7 +46,7 @@ class FileName:
     """Whether the same content is still needed, under another name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Removed:
     """What is gone, or would be."""
 
@@ -56,7 +56,7 @@ class Removed:
     """Those that no turn names any more: their bytes may go."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Statistics:
     """Of what can be read now; `expired` waits to be purged."""
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.sdk import mcp_v2
 from perdure.middleware.sdk.interface import IncomingRequest, ResultTaker
 from perdure.middleware.tool_schema import CONTINUATION_ID, continuation_id_schema
+from perdure.quick_values import frozen
 
 if TYPE_CHECKING:
     from fastmcp import FastMCP
@@ -83,7 +84,7 @@ def request_of(context: "Context") -> IncomingRequest | None:
 # ── the tool that runs ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class _Running:
     """A tool whose function is about to be called. fastmcp tells a function's context which server, not which tool."""
 

@@ -1,17 +1,17 @@
 """What the seams ask of an MCP SDK, whichever of them this process has."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from perdure.middleware.call_files import Reporter
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.quick_values import mutable
 
 __all__ = ["IncomingRequest", "RegisteredTool", "ResultTaker", "Sdk", "SdkOfContexts"]
 
 
-@dataclass(slots=True)  # not frozen: it is made in every call, and that takes three times as long
+@mutable()  # not frozen: it is made in every call, and that takes three times as long
 class IncomingRequest:
     """A request that is being served. Nobody changes it."""
 

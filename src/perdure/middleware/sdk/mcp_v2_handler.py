@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.request_state import is_envelope, own_state
 from perdure.middleware.sdk.interface import ResultTaker
 from perdure.middleware.sdk.mcp_v2_listing import wire_result
+from perdure.quick_values import mutable
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -32,7 +33,7 @@ def sdk_types() -> Any:
     return mcp_types
 
 
-@dataclass(slots=True)
+@mutable()
 class Served:
     """The call that is being served, at its server's handler."""
 

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import anyio.from_thread
 import anyio.lowlevel
 
 from perdure.middleware.call_files import Report
@@ -18,13 +17,15 @@ def report_on_this_loop(tell: Callable[[float, str], Coroutine[Any, Any, None]])
     Raises:
         RuntimeError: There is none.
     """
+    from anyio import from_thread  # noqa: PLC0415 - the event loop brings it
+
     try:
         loop = anyio.lowlevel.current_token()
     except RuntimeError:  # of which anyio's own NoEventLoopError is one
-        loop = anyio.from_thread.run_sync(anyio.lowlevel.current_token)
+        loop = from_thread.run_sync(anyio.lowlevel.current_token)
 
     def report(fraction: float, text: str) -> None:
         with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody listens any more.
-            anyio.from_thread.run(tell, fraction, text, token=loop)
+            from_thread.run(tell, fraction, text, token=loop)
 
     return report

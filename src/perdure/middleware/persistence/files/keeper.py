@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +17,7 @@ from perdure.middleware.persistence.files.names import local_name, safe_name, te
 from perdure.middleware.persistence.files.snapshot import Limit, Progress, Snapshot, take_snapshot
 from perdure.middleware.persistence.ports import FileStore, Spool, Store
 from perdure.middleware.persistence.turn import StoredFile
+from perdure.quick_values import frozen
 
 __all__ = ["FileKeeper", "FileLimits", "Keeping", "LeftAlone"]
 
@@ -31,7 +31,7 @@ _MOST_OF_COPIES = 1_000_000_000
 """Bytes of all copies together, beyond which the oldest go before their time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class FileLimits:
     """Bytes, files and seconds that one turn, or all together, may take."""
 
@@ -42,7 +42,7 @@ class FileLimits:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen()
 class LeftAlone:
     """A path that stays in the result as it is."""
 

@@ -40,7 +40,8 @@ class Database:
         self._schema = schema
         self._connect_to = connect
         self._turn = ProcessTurn.on(path.with_name(path.name + "-writer"))
-        self._writing = _Writing(self)
+        self.writing = _Writing(self)
+        """The one connection that writes, while it is this process's turn. For one thread at a time."""
         self._writer: sqlite3.Connection | None = None
         self._file: _File | None = None
         self._lock = threading.Lock()
@@ -48,29 +49,6 @@ class Database:
 
     def exists(self) -> bool:
         return self._identity() is not None
-
-    def writing(self) -> "_Writing":
-        """The one connection that writes, while it is this process's turn. For one thread at a time."""
-        return self._writing
-
-    def _begin_writing(self) -> sqlite3.Connection:
-        self._turn.take(self._make_folder)
-        try:
-            writer = self._writer
-            if writer is None or self._file != self._identity():
-                self._turn.make_sure(self._make_folder)
-                writer = self._opened_writer()
-            return writer
-        except BaseException:
-            self._turn.give_back()
-            raise
-
-    def _end_writing(self, *, failed: bool) -> None:
-        try:
-            if failed and self._writer is not None and self._writer.in_transaction:
-                self._close_writer()  # It could not even be rolled back.
-        finally:
-            self._turn.give_back()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -85,7 +63,7 @@ class Database:
             connection = self._connect("ro")
             try:
                 if not self._is_ready(connection):
-                    with self.writing():
+                    with self.writing:
                         pass  # opening for writing brings the schema up to date
             except BaseException:
                 connection.close()
@@ -214,10 +192,25 @@ class _Writing:
         self._database = database
 
     def __enter__(self) -> sqlite3.Connection:
-        return self._database._begin_writing()
+        database = self._database
+        database._turn.take(database._make_folder)
+        try:
+            writer = database._writer
+            if writer is None or database._file != database._identity():
+                database._turn.make_sure(database._make_folder)
+                writer = database._opened_writer()
+            return writer
+        except BaseException:
+            database._turn.give_back()
+            raise
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self._database._end_writing(failed=error is not None)
+        database = self._database
+        try:
+            if error is not None and database._writer is not None and database._writer.in_transaction:
+                database._close_writer()  # It could not even be rolled back.
+        finally:
+            database._turn.give_back()
 
 
 class explained:  # noqa: N801 - read as a word in a `with`; no generator, since this stands around every operation

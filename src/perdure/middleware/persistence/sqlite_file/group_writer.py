@@ -10,7 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import pairwise
+from itertools import islice, pairwise
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 __all__ = ["GroupWriter", "Refused"]
@@ -29,21 +30,16 @@ class Refused(NamedTuple):
 
 
 class GroupWriter:
-    """`writing` gives the connection, for one thread at a time.
+    """`writing` gives the connection, for one thread at a time, again and again.
 
-    What writes note for those after them can be kept right by two calls, within the thread that commits: `began`, when
-    a transaction has begun, and `taken_back`, when what was written in one was undone, of one write or of all.
+    What writes note for those after them can be kept right by `taken_back`, which is called, within the thread that
+    commits, when what was written in a transaction was undone, of one write or of all.
     """
 
     def __init__(
-        self,
-        writing: Callable[[], AbstractContextManager[sqlite3.Connection]],
-        *,
-        began: Callable[[], None] = lambda: None,
-        taken_back: Callable[[], None] = lambda: None,
+        self, writing: AbstractContextManager[sqlite3.Connection], *, taken_back: Callable[[], None] = lambda: None
     ) -> None:
         self._writing = writing
-        self._began = began
         self._taken_back = taken_back
         self._lock = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
@@ -68,9 +64,11 @@ class GroupWriter:
         write = _Write(work, all_done, durable)
         with self._lock:
             self._waiting.append(write)
-            if self._leader is None:
+            leads = self._leader is None
+            if leads:
                 self._leader = write
-            leads = self._leader is write
+            else:
+                write.put_to_sleep()
         if not leads:
             try:
                 write.wait()
@@ -80,21 +78,36 @@ class GroupWriter:
                 raise
         if not write.done:
             self._lead()
-        return write.outcome()
+        if write.error is not None:
+            raise write.error
+        result: Any = write.result
+        if isinstance(result, Refused):
+            raise result.error
+        done: T = result
+        return done
 
     def _lead(self) -> None:
         with self._lock:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_AT_ONCE))]
+            batch = list(islice(self._waiting, _MOST_AT_ONCE))
+            if len(batch) == len(self._waiting):
+                self._waiting.clear()
+            else:
+                for _ in batch:
+                    self._waiting.popleft()
         try:
             self._commit(batch)
         finally:
             with self._lock:
-                self._pass_on()
+                if self._waiting:
+                    self._pass_on()
+                else:
+                    self._leader = None
             for write, following in pairwise(batch):
                 write.following = following
             for write in batch:
                 write.done = True
-            self._wake_next(batch[0])
+            if len(batch) > 1:
+                self._wake_next(batch[0])
 
     def _wake_next(self, write: "_Write[Any]") -> None:
         """Each whose write is done wakes the next: all at once would only stand in each other's way, at Python's own
@@ -126,9 +139,9 @@ class GroupWriter:
 
     def _commit(self, batch: "list[_Write[Any]]") -> None:
         try:
-            with self._writing() as connection:
+            with self._writing as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
-                self._set_synchronous(connection, "FULL" if any(write.durable for write in batch) else "NORMAL")
+                self._set_synchronous(connection, "FULL" if any(map(_is_durable, batch)) else "NORMAL")
                 if not self._committed(connection, batch, apart=False):
                     self._committed(connection, batch, apart=True)
         except BaseException as error:  # noqa: BLE001 - every waiting thread must learn of it
@@ -142,8 +155,9 @@ class GroupWriter:
         """
         connection.execute("BEGIN IMMEDIATE")
         try:
-            self._began()
-            if not apart:
+            if len(batch) == 1:
+                batch[0].do(connection)
+            elif not apart:
                 _done_together(connection, batch)
             else:
                 for write in batch:
@@ -166,14 +180,14 @@ class GroupWriter:
             self._synchronous = (connection, level)
 
 
+_is_durable = attrgetter("durable")
+
+
 def _one_after_another(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
     return [work(connection) for work in works]
 
 
 def _done_together(connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
-    if len(batch) == 1:
-        batch[0].do(connection)
-        return
     alike: dict[object, list[_Write[Any]]] = {}
     for write in sorted(batch, key=_comes_later):
         alike.setdefault(write.all_done, []).append(write)
@@ -227,10 +241,14 @@ class _Write(Generic[T]):
         self.following: _Write[Any] | None = None
         """Whom to wake next, once it is done."""
         self.is_given_up = False
-        self._asleep = threading.Lock()
-        """Free once there is something to do for whoever waits: its work is done, or it is the leader."""
-        self._asleep.acquire()
+        self._asleep: threading.Lock
+        """Where somebody waits; free once there is something to do: the work is done, or this is the leader."""
         self._is_woken = False
+
+    def put_to_sleep(self) -> None:
+        """`wait` waits until `wake`, which may come first."""
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
 
     def wait(self) -> None:
         self._asleep.acquire()
@@ -260,12 +278,3 @@ class _Write(Generic[T]):
             self.error = error
         connection.execute("RELEASE one")
         return self.error is None
-
-    def outcome(self) -> T:
-        if self.error is not None:
-            raise self.error
-        result: Any = self.result
-        if isinstance(result, Refused):
-            raise result.error
-        done: T = result
-        return done

@@ -14,11 +14,15 @@ from perdure.errors import StoreTimeout
 if sys.platform != "win32":
     import fcntl
 
+    _TAKEN = fcntl.LOCK_EX | fcntl.LOCK_NB
+
 __all__ = ["ProcessTurn"]
 
 _LONGEST_WAIT = 3.0
 """Seconds: less than a call waits for its store, so that the reason is said and not only that it took too long."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.005
+
+_HELD_BY_ANOTHER = (BlockingIOError, PermissionError)
 
 _LOOK_EVERY = 1.0
 """Seconds: whether the side file was removed. Who has the turn nevertheless knows that the database was, too."""
@@ -74,7 +78,11 @@ class ProcessTurn:
                 if make_folder is not None:
                     make_folder()
                 return  # Among processes SQLite's own lock has to do.
-            self._lock(now + _LONGEST_WAIT, make_folder)
+            descriptor = self._descriptor if self._descriptor is not None else self._opened(make_folder)
+            try:
+                fcntl.lockf(descriptor, _TAKEN)
+            except _HELD_BY_ANOTHER:
+                self._lock(descriptor, now + _LONGEST_WAIT)
             if now - self._looked_at >= _LOOK_EVERY:
                 self.make_sure(make_folder)
         except BaseException:
@@ -92,7 +100,7 @@ class ProcessTurn:
         self._looked_at = time.monotonic()
         while not self._is_the_file_that_others_see():
             self._close()
-            self._lock(self._looked_at + _LONGEST_WAIT, make_folder)
+            self._lock(self._opened(make_folder), self._looked_at + _LONGEST_WAIT)
 
     def give_back(self) -> None:
         try:
@@ -116,17 +124,19 @@ class ProcessTurn:
             remedy="look for a process of this server that hangs or is stopped, and end it.",
         )
 
-    def _lock(self, deadline: float, make_folder: Callable[[], None] | None) -> None:
-        if self._descriptor is None:
-            if make_folder is not None:
-                make_folder()
-            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            self._file = os.fstat(self._descriptor)
+    def _opened(self, make_folder: Callable[[], None] | None) -> int:
+        if make_folder is not None:
+            make_folder()
+        self._descriptor = descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._file = os.fstat(descriptor)
+        return descriptor
+
+    def _lock(self, descriptor: int, deadline: float) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
+                fcntl.lockf(descriptor, _TAKEN)
+            except _HELD_BY_ANOTHER as error:
                 if time.monotonic() > deadline:
                     raise self._too_long() from error
                 time.sleep(pause)

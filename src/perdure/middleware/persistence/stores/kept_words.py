@@ -2,7 +2,7 @@
 
 import time
 
-from perdure.errors import FunctionMissing, StoreUnavailable
+from perdure.errors import FunctionMissing, SearchNotReady
 from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, asked
 from perdure.middleware.persistence.turn import JsonObject
 
@@ -37,7 +37,8 @@ class KeptWords:
     def add_all(self) -> None:
         """
         Raises:
-            StoreUnavailable: There is more than can be added while somebody waits, or the database cannot be asked.
+            SearchNotReady: There is more than can be added while somebody waits.
+            StoreUnavailable: The database cannot be asked.
         """
         until = time.monotonic() + _LONGEST_SECONDS
         given: JsonObject = {"max_messages": _AT_ONCE}
@@ -49,7 +50,7 @@ class KeptWords:
             if not reply["left"]:
                 return
             if time.monotonic() > until:
-                raise StoreUnavailable(
+                raise SearchNotReady(
                     f"The messages in {self._functions.where} are being made ready for search for the first time, and "
                     f"{_LONGEST_SECONDS:.0f} s were not enough for all of them.",
                     remedy="search again, until this is not said any more: what was done stays done.",

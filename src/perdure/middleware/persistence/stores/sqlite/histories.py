@@ -74,7 +74,7 @@ class Histories:
             StoreUnavailable: A row holds what perdure did not write.
         """
         turns = plan.turns if plan.is_known else self._read(plan)
-        return CopiedTurns([turn for turn in turns if turn is not None]) if turns else ()
+        return CopiedTurns(list(filter(None, turns))) if turns else ()
 
     def _read(self, plan: HistoryPlan) -> list[Turn | None]:
         """None of what was deleted meanwhile."""

@@ -124,21 +124,25 @@ class KnownConversation:
             at -= 1
         if at == 0 and not self.whole:
             return
+        turn, characters = known[:2] if known is not None else (None, 0)
         self._places.insert(at, place)
         self._tokens.insert(at, tokens)
-        self._turns.insert(at, None)
-        self._characters.insert(at, 0)
+        self._turns.insert(at, turn)
+        self._characters.insert(at, characters)
         self.spent += tokens
-        if known is not None:
-            self._know(at, known)
+        self.characters += characters
         if len(self._places) > self.depth:
-            self._let_go_of_oldest()
+            self.whole = False
+            self.spent -= self._tokens.pop(0)
+            self.characters -= self._characters.pop(0)
+            del self._turns[0], self._places[0]
 
     def learn(self, known: Mapping[int, KnownTurn]) -> None:
         """What some of its turns say, by place."""
         for at, place in enumerate(self._places):
             if self._turns[at] is None and place in known:
-                self._know(at, known[place])
+                self._turns[at], self._characters[at] = known[place][:2]
+                self.characters += self._characters[at]
 
     def learn_from(self, earlier: "KnownConversation") -> None:
         """What was known of its turns before."""
@@ -149,17 +153,6 @@ class KnownConversation:
         self._turns = [None] * len(self._places)
         self._characters = [0] * len(self._places)
         self.characters = _OF_A_CONVERSATION
-
-    def _know(self, at: int, known: KnownTurn) -> None:
-        self._turns[at], self._characters[at] = known.turn, known.characters
-        self.characters += known.characters
-
-    def _let_go_of_oldest(self) -> None:
-        self.whole = False
-        self.spent -= self._tokens.pop(0)
-        self.characters -= self._characters.pop(0)
-        del self._turns[0]
-        del self._places[0]
 
 
 class KnownConversations:
@@ -172,11 +165,6 @@ class KnownConversations:
         self._characters = 0
         self._intents: dict[str, Intent] = {}
         self._as_of: tuple[sqlite3.Connection | None, int] = (None, 0)
-        self._is_sure = False
-        """Nobody else has written, nor can: it was looked at in the transaction that goes on."""
-
-    def transaction_began(self) -> None:
-        self._is_sure = False
 
     def transaction_taken_back(self) -> None:
         # Whatever it had noted; and if what is known here was wrong, and the database refused it, that must end, too.
@@ -184,14 +172,11 @@ class KnownConversations:
 
     def forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         """Within a transaction. What is asked for thereafter is as it stands in the database."""
-        if self._is_sure:
-            return
         # https://sqlite.org/pragma.html#pragma_data_version: it stays as it is for what this connection commits.
         as_of = connection, connection.execute("PRAGMA data_version").fetchone()[0]
         if as_of != self._as_of:
             self.forget_all()
             self._as_of = as_of
-        self._is_sure = True
 
     def of(self, principal: str, continuation_id: str) -> KnownConversation | None:
         name = principal, continuation_id

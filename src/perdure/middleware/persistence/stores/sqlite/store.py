@@ -41,9 +41,7 @@ class SqliteStore(SqliteUpkeep):
         self._sql = named_queries("sqlite/queries.sql")
         self._database = Database(self.path, self._clock, connect=connect)
         self._known = KnownConversations()
-        self._writer = GroupWriter(
-            self._database.writing, began=self._known.transaction_began, taken_back=self._known.transaction_taken_back
-        )
+        self._writer = GroupWriter(self._database.writing, taken_back=self._known.transaction_taken_back)
         self._histories = Histories(self._sql, self._known, self._database.reading, self.path)
         self._turns = TurnWriting(self._sql, self._clock, self._known, self._histories)
         self._index = SearchIndex(self.path)

@@ -6,7 +6,6 @@ what there is.
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -106,10 +105,13 @@ class TurnWriting:
         turn = answer.turn
         intent = self._known.ended(turn.id, turn.principal, turn.digest)
         if intent is not None:
-            with suppress(sqlite3.IntegrityError):  # It is not there any more: somebody has deleted it.
-                values = answer.values(intent.key, intent.place)
-                if connection.execute(self._sql["add_answer"], values).rowcount:
-                    return self._ended(connection, answer, intent)
+            values = answer.values(intent.key, intent.place)
+            try:
+                added = connection.execute(self._sql["add_answer"], values).rowcount
+            except sqlite3.IntegrityError:
+                added = 0  # It is not there any more: somebody has deleted it.
+            if added:
+                return self._ended(connection, answer, intent)
         try:
             return self._finished_where_it_stands(connection, answer)
         except TurnConflict as error:
@@ -187,7 +189,9 @@ class TurnWriting:
             continuation_id=continuation_id,
             place=place,
             outcome=turn.outcome,
-            files=files_kept(connection, self._sql, answer, intent.key, continuation_id, are_new=True),
+            files=files_kept(connection, self._sql, answer, intent.key, continuation_id, are_new=True)
+            if turn.files
+            else (),
         )
 
     # ── what is looked up ────────────────────────────────────────────────────────────────────────────────────────

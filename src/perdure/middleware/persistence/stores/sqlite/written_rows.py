@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from perdure.middleware.persistence.ports import Clock
@@ -21,10 +22,8 @@ class PromptRow(NamedTuple):
     metadata: str | None
     arguments: JsonObject | None
     """As they will be read again, a copy; None where only reading tells."""
-
-    @property
-    def characters(self) -> int:
-        return len(self.content) + len(self.body or "") + len(self.metadata or "")
+    characters: int
+    """Of all its texts."""
 
     def values(self, key: int, place: int) -> tuple[str | int | None, ...]:
         """What `add_prompt` is given for that place in the conversation of that key."""
@@ -65,23 +64,24 @@ class AnswerRow(NamedTuple):
             place,
             self.content,
             self.body,
-            turn.outcome.value,
+            turn.outcome._value_,  # `value` takes two calls
             turn.tokens,
             self.ended_at,
         )
 
 
 def prompt_row(turn: Turn) -> PromptRow:
-    message, arguments = prompt_and_copy(turn.prompt, turn.arguments)
+    (content, body), arguments = prompt_and_copy(turn.prompt, turn.arguments)
     metadata = exact_json(turn.metadata) if turn.metadata else None
     return PromptRow(
         turn,
-        message.content,
-        message.body,
+        content,
+        body,
         turn.lease_until.isoformat(),
         turn.started_at.isoformat(),
         metadata,
         arguments,
+        len(content) + len(body or "") + len(metadata or ""),
     )
 
 
@@ -92,6 +92,13 @@ def answer_row(turn: Turn, clock: Clock) -> AnswerRow:
     return AnswerRow(turn, message.content, message.body, ended_at, ended_at.isoformat(), answer)
 
 
+@lru_cache(maxsize=64)
+def _read_again(metadata: str) -> JsonObject:
+    """The same object for the same text, of which there are few: what is known of turns is nobody's to change."""
+    read: JsonObject = json.loads(metadata)
+    return read
+
+
 def as_read(prompt: PromptRow, answer: AnswerRow, continuation_id: str, place: int) -> KnownTurn | None:
     """What a reader will be given of a turn that was answered; None where only reading tells."""
     if prompt.arguments is None or answer.answer is None:
@@ -99,7 +106,7 @@ def as_read(prompt: PromptRow, answer: AnswerRow, continuation_id: str, place: i
     turn = prompt.turn.changed(
         continuation_id=continuation_id,
         arguments=prompt.arguments,
-        metadata=json.loads(prompt.metadata) if prompt.metadata else {},
+        metadata=_read_again(prompt.metadata) if prompt.metadata else {},
         place=place,
         outcome=answer.turn.outcome,
         answer=answer.answer,
