@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import NoneType
 
 import pytest
 
@@ -45,19 +46,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-@pytest.mark.parametrize("interrupted", [False, True], ids=["its time is over", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("its time is over", TimeoutError), ("just before it would be woken", NoneType), ("Ctrl-C", KeyboardInterrupt)],
+)
 def test_one_that_waits_no_longer_keeps_nobody_behind_it_from_waking(
-    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, *, interrupted: bool
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, how: str, error: type[BaseException | None]
 ) -> None:
     monkeypatch.setattr(grouped_calls, "_PATIENCE", LONG)
     gate = Gate()
     calls = GroupedCalls(gate, under_way=1)
-    if interrupted:
-
-        def interrupt(_call: object) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(calls, "_leave", interrupt)
 
     def call(name: str, seconds: float = LONG) -> JsonObject | None:
         return calls.call({"turn_id": name}, 1, time.monotonic() + seconds)
@@ -65,19 +63,35 @@ def test_one_that_waits_no_longer_keeps_nobody_behind_it_from_waking(
     first = pool.submit(call, "first")
     wait_until(lambda: len(gate.sent) == 1)
     waiting = []
-    for number, name in enumerate(("leads", "behind them", "last", "gone", "gone as well")):
-        waiting.append(pool.submit(call, name, 1.0 if "gone" in name else LONG))
+    for number, name in enumerate(("leads", "behind it", "last", "gone")):
+        waiting.append(pool.submit(call, name, 1.0 if name == "gone" else LONG))
         wait_until(lambda number=number: len(calls._waiting) == number + 1)  # type: ignore[misc]
-    calls._waiting.extend([calls._waiting[1], calls._waiting[2]])  # as if these had come last
-    for _ in range(2):
-        del calls._waiting[1]
+    calls._waiting.insert(1, calls._waiting.pop())  # as if it had come second
+    leads, behind, last, gone = waiting
+    leave, wake_after = calls._leave, calls._wake_after
+    waking: list[str] = []
+
+    def leaving(one: "grouped_calls._Call") -> None:
+        if how == "Ctrl-C":
+            raise KeyboardInterrupt
+        leave(one)
+        if how == "just before it would be woken":
+            gate.let_through()
+            behind.result(LONG / 3)
+
+    def wakes(one: "grouped_calls._Call") -> None:
+        waking.append(one.given["turn_id"])
+        wake_after(one)
+
+    monkeypatch.setattr(calls, "_leave", leaving)
+    monkeypatch.setattr(calls, "_wake_after", wakes)
     gate.let_through()
     wait_until(lambda: len(gate.sent) == 2)
-    leads, behind, last, *gone = waiting
-    assert {type(one.exception(LONG)) for one in gone} == {KeyboardInterrupt if interrupted else TimeoutError}
+    assert isinstance(gone.exception(LONG), error)
     gate.let_through()
     assert [one.result(LONG / 3) for one in (first, leads, behind, last)] == [
-        {"reply to": name} for name in ("first", "leads", "behind them", "last")
+        {"reply to": name} for name in ("first", "leads", "behind it", "last")
     ]
-    assert gate.sent[1] == ["leads", "gone", "gone as well", "behind them", "last"]
+    assert "gone" not in waking, "somebody else woke whoever stood behind it"
+    assert gate.sent[1] == ["leads", "gone", "behind it", "last"]
     assert calls._under_way == 0

@@ -77,7 +77,7 @@ class GroupedCalls:
                 self._waiting.append(call)
         if leads or self._is_to_lead(call):
             self._lead(call)
-        elif call.following is not None:
+        elif not call.is_gone:
             with self._lock:
                 self._wake_after(call)
         if call.failed:
@@ -181,7 +181,7 @@ class GroupedCalls:
                 self._waiting.remove(call)
             elif call.leads:
                 self._pass_on()
-            elif call.is_woken:
+            elif call.is_woken and not call.is_gone:
                 self._wake_after(call)
             else:
                 call.is_gone = True

@@ -65,7 +65,8 @@ class SqlFunctionStore(SqlUpkeep):
         conversation = turn.principal, turn.continuation_id
         with encoded(turn.id):
             beginning = beginning_of(turn, self._clock.now())
-        given = beginning.given | {"max_turns": window.turns, "max_tokens": window.tokens}
+        given = beginning.given
+        given["max_turns"], given["max_tokens"] = window.turns, window.tokens
         told = self._known.of(conversation, window)
         reply: Json = None
         if _is_new(turn):
@@ -260,15 +261,15 @@ class SqlFunctionStore(SqlUpkeep):
             ConversationFull: It has given the last place that it may.
             StoreUnavailable: It is not what the functions answer.
         """
-        match reply:
-            case {"status": "conflict"}:
+        if isinstance(reply, dict):  # not `match`, which takes four times as long
+            status, place = reply.get("status"), reply.get("place")
+            if status == "conflict":
                 raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
-            case {"status": "full", "place": int() as place}:
+            if status == "full" and isinstance(place, int):
                 raise ConversationFull(turn.continuation_id, place)
-            case {"turn_id": turn_id, "place": int()} if turn_id == turn.id:
-                return dict(reply)
-            case _:
-                raise not_an_answer(self._functions.where, "a turn")
+            if reply.get("turn_id") == turn.id and isinstance(place, int):
+                return reply
+        raise not_an_answer(self._functions.where, "a turn")
 
 
 def _is_new(turn: Turn) -> bool:

@@ -79,7 +79,7 @@ class PostgresFunctions:
 
 def _result(connection: Connection, statement: bytes, arguments: Mapping[str, str]) -> Json:
     with cut_off_noticed(connection):
-        row = connection.execute(statement, arguments).fetchone()
+        row = connection.called(statement, arguments)
     return row[0] if row else None
 
 
