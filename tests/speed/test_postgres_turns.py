@@ -6,9 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from servers.postgres_cluster import PostgresCluster
 
-from perdure.middleware.persistence.migrations import postgres as migrations
 from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.turn import Window
@@ -38,17 +36,9 @@ class Counted:
             return int(syncs or 0)
 
 
-@pytest.fixture(scope="module")
-def durable_url() -> Iterator[str]:
-    """Of a server that waits for its disk, unlike the one that other tests share."""
-    with PostgresCluster() as cluster:
-        migrations.apply(cluster.url(), "a durable database", lambda _: None)
-        yield cluster.url()
-
-
 @pytest.fixture
-def counted(durable_url: str) -> Iterator[Counted]:
-    counted = Counted(durable_url)
+def counted(database_url: str) -> Iterator[Counted]:
+    counted = Counted(database_url)
     with closing(counted.store):
         yield counted
 
@@ -73,8 +63,8 @@ def test_a_turn_that_is_begun_and_ended_at_once_waits_for_the_disk(counted: Coun
     assert sum(counted.syncs_of(lambda turn=turn: counted.store.finish(turn)) for turn in turns) >= 5
 
 
-def test_a_connection_that_waits_for_no_disk_at_all_is_left_so(durable_url: str) -> None:
-    counted = Counted(f"{durable_url}?options=-c%20synchronous_commit%3Doff")
+def test_a_connection_that_waits_for_no_disk_at_all_is_left_so(database_url: str) -> None:
+    counted = Counted(f"{database_url}?options=-c%20synchronous_commit%3Doff")
     with closing(counted.store):
         turn = a_turn("q", continuation_id="c")
         begun = counted.store.begin(turn, WINDOW)
