@@ -116,7 +116,7 @@ def postgres() -> Iterator[PostgresCluster]:
     """One Postgres for the whole run, without the roles of Supabase. A test that harms it brings its own."""
     from servers.postgres_cluster import PostgresCluster
 
-    with PostgresCluster(max_connections=250, fsync=False) as cluster:
+    with PostgresCluster(max_connections=250) as cluster:
         yield cluster
 
 

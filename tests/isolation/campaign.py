@@ -48,7 +48,7 @@ TABLES: Mapping[str, Sequence[str]] = {
     "public.chat_files": ("session_id", "turn_id", "user_id", "name", "key", "sha256", "media_type"),
     "public.chat_forks": ("session_id", "parent_id", "user_id"),
     "public.chat_words": ("message_id", "turn_id", "user_id", "words"),
-    "public.chat_words_due": ("message_id",),
+    "public.chat_words_due": ("message_id", "changed"),
     "storage.objects": ("id", "bucket_id", "name", "metadata"),
     "public.perdure_migrations": ("version", "name", "checksum"),
 }

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 
 import psycopg
@@ -138,6 +139,19 @@ def test_tables_that_somebody_holds_are_waited_for_only_so_long(
         database.migrate()
     assert "Migration 0001 tables cannot run" in refused.value.what
     assert "while the servers stand still" in refused.value.remedy
+
+
+def test_a_migration_waits_in_no_ring_with_who_has_read_the_messages_and_would_write(database: Database) -> None:
+    for migration in postgres_migrations()[:10]:
+        database.execute(migration.sql)
+    with ThreadPoolExecutor(1) as threads, database.connect() as server:
+        with server.transaction():
+            server.execute("set local deadlock_timeout = '10ms'")
+            server.execute("select from chat_messages")
+            migrating = threads.submit(database.migrate)
+            _wait_for(database, 1)
+            server.execute("update chat_messages set tokens = 1 where part = 1")
+        assert migrating.result(60) == ["0011 words: done"]
 
 
 def _migrating(database: Database) -> subprocess.Popen[str]:

@@ -96,6 +96,118 @@ def test_a_text_that_was_changed_by_hand_is_found_by_its_new_words(told: Databas
         assert (len(found(store)), found(store, "pin")) == (2, ["pin"])
 
 
+def test_a_text_that_is_being_changed_while_words_are_made_is_found_by_its_new_words(told: Database) -> None:
+    with told.connect() as somebody, closing(told.store()) as store:
+        with somebody.transaction():
+            somebody.execute("update chat_messages set content = 'pin' where content like '%0 needle'")
+            assert len(found(store)) == 3
+        assert (len(found(store)), found(store, "pin")) == (2, ["pin"])
+
+
+def test_messages_that_somebody_gives_to_another_user_are_found_there(told: Database) -> None:
+    with closing(told.store()) as store:
+        assert len(found(store, "needle user:alice")) == 3
+        for table in ("chat_sessions", "chat_messages"):
+            told.execute(f"update {table} set user_id = 'bob'")
+        assert (len(found(store, "needle user:bob")), found(store, "needle user:alice")) == (3, [])
+    assert len(told.one("select search_messages('bob', 'needle')")["hits"]) == 3
+
+
+def test_words_are_made_where_somebody_publishes_all_tables(told: Database) -> None:
+    told.execute("create publication everything for all tables")
+    with closing(told.store()) as store:
+        assert len(found(store)) == 3
+    assert told.one(WAITING) == 0
+
+
+def test_who_waits_long_while_others_make_words_goes_on(told: Database) -> None:
+    with told.connect() as another, closing(told.store(timeout=10)) as store:
+        with another.transaction():
+            another.execute("select pg_advisory_xact_lock(7305437215021183093)")
+            (answer,) = told.execute("select keep_words(), keep_words(only_if_wanted => true)")
+            assert answer == ({"left": True, "after": "(0,0)"}, {"left": False, "after": "(0,0)"})
+        assert len(found(store)) == 3
+
+
+def test_beside_turns_nobody_waits_for_who_makes_words_or_works_on_their_table(told: Database) -> None:
+    with told.connect() as another, closing(told.store()) as store:
+        found(store)
+        tell(store, 3)
+        with told.connect() as keeper:
+            keeper.execute("set statement_timeout = '1s'")
+            with another.transaction():
+                another.execute("select pg_advisory_xact_lock(7305437215021183093)")
+                (answer,) = keeper.execute("select keep_words(only_if_wanted => true)").fetchone() or (None,)
+                assert answer == {"left": False, "after": "(0,0)"}
+            with another.transaction():
+                another.execute("lock table chat_words in exclusive mode")  # as vacuum full would
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    keeper.execute("select keep_words(only_if_wanted => true)")
+    assert told.one(WAITING) == 2
+
+
+def test_a_token_that_fills_the_queue_keeps_nobody_from_searching(project: Database, server: Functions) -> None:
+    _calls_to_make_all(server)  # of other tests' turns
+    with closing(Functions(project, "authenticated", "mallory")) as mallory:
+        mallory.store.finish(answered(mallory.turn("long " * 20_000), "short"))
+        again = "insert into chat_words_due select id from chat_messages, generate_series(1, 5000) where part = 0"
+        mallory.connection.execute(again)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            mallory.connection.execute("insert into chat_words_due select id, true from chat_messages")
+    assert _calls_to_make_all(server) < 10, "a text of 100 KB has its words made once, and not ten times in each call"
+    assert project.one(WAITING) == 0
+
+
+def _calls_to_make_all(server: Functions) -> int:
+    calls = 0
+    given: dict[str, Json] = {}
+    while True:
+        reply = server.call("keep_words", given)
+        assert isinstance(reply, dict)
+        calls, given = calls + 1, {"after": reply["after"]}
+        if not reply["left"]:
+            return calls
+
+
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+def test_no_search_goes_through_all_messages_because_many_have_waited(migrated: Database, plans: str) -> None:
+    """What is off the queue lies there until a vacuum, and the planner thinks that it waits."""
+    migrated.execute(
+        "insert into chat_sessions (continuation_id, user_id, last_place) values ('c', 'alice', 5000), ('d', 'alice', 50)"
+    )
+    migrated.execute("""
+        insert into chat_messages (id, session_id, turn_id, turn_seq, part, role, content, user_id, tool, digest)
+          select gen_random_uuid(), s.id, gen_random_uuid(), n, 0, 'user', 'needle' || n, 'alice', 'chat', 'd'
+            from chat_sessions s, generate_series(1, s.last_place) n
+    """)
+    migrated.execute("analyze")
+    most = {
+        "select find_messages(words => '''needle700''')": 100,
+        "select search_messages('alice', 'needle700', since => '2020-01-01', until => '2099-01-01')": 100,
+        "select find_messages('alice', '''needle7''', 'd')": 1000,  # looks at each message of that conversation
+    }
+    blocks = (
+        "select sum(seq_scan), sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)"
+        " from pg_stat_user_tables join pg_statio_user_tables using (relid) where relid = 'chat_messages'::regclass"
+    )
+    with migrated.connect() as connection:
+        connection.execute(f"set plan_cache_mode = {plans}".encode())
+        connection.execute("select keep_words(10000)")
+        for search, blocks_at_most in most.items():
+            before = _counted(connection, blocks)
+            for _ in range(3):
+                (answer,) = connection.execute(search.encode()).fetchone() or (None,)
+                assert len(answer["hits"]) == 1
+            scans, read = (now - then for now, then in zip(_counted(connection, blocks), before, strict=True))
+            assert scans == 0, search
+            assert read < blocks_at_most, search
+
+
+def _counted(connection: psycopg.Connection[Any], what: str) -> list[int]:
+    connection.execute("select pg_stat_force_next_flush()")
+    return [int(value) for value in connection.execute(what.encode()).fetchone() or ()]
+
+
 def test_a_call_takes_no_more_than_a_megabyte_of_text(migrated: Database) -> None:
     with closing(migrated.store()) as store:
         for number in range(30):

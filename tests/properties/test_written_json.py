@@ -2,11 +2,14 @@
 
 import json
 import math
+from collections import OrderedDict
+from enum import StrEnum
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from perdure.middleware.persistence.common_bodies import written_out
 from perdure.middleware.persistence.json_text import compact_json, sorted_json
 from perdure.middleware.persistence.serialization import (
     answer_and_copy,
@@ -28,6 +31,53 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+SAID = "a text that is long enough to be kept once"
+
+
+class Spoken(StrEnum):
+    SAID = SAID
+
+
+ONE_TEXT = [{"type": "text", "text": SAID}]
+MEMBERS = {
+    "content": st.just(ONE_TEXT)
+    | st.sampled_from(
+        [
+            [{"text": SAID, "type": "text"}],
+            [{"type": "text", "text": Spoken.SAID}],
+            [{"type": "text", "text": SAID + "!"}],
+            [{"type": "text", "text": SAID, "annotations": None}],
+            [OrderedDict(type="text", text=SAID)],
+            [*ONE_TEXT, *ONE_TEXT],
+            tuple(ONE_TEXT),
+            [SAID],
+            [],
+        ]
+    ),
+    "structuredContent": st.just({"result": SAID}) | st.sampled_from([{"result": "another"}, {"value": SAID}, {}]),
+    "isError": st.just(False) | st.sampled_from([True, 0, 0.0, None]),
+    "resultType": st.just("complete") | st.sampled_from(["input_required", Spoken.SAID]),
+    "more": st.none(),
+}
+RESULTS = st.sampled_from(
+    [
+        ("content",),
+        ("content", "structuredContent"),
+        ("structuredContent", "content"),
+        ("content", "isError"),
+        ("isError", "content"),
+        ("content", "structuredContent", "isError"),
+        ("content", "resultType"),
+        ("content", "structuredContent", "resultType"),
+        ("content", "structuredContent", "isError", "resultType"),
+        ("content", "more"),
+        ("structuredContent",),
+        (),
+    ]
+).flatmap(lambda names: st.fixed_dictionaries({name: MEMBERS[name] for name in names}))
+"""That are, and that are nearly, as tools give them most often."""
 
 
 @given(VALUES)
@@ -58,3 +108,37 @@ def test_the_copy_of_an_answer_is_what_reading_it_gives(text: str, result: Any) 
     if copy is not None:
         assert repr(decode_answer(message)) == repr(copy)
         assert copy.result is not result or not isinstance(result, (dict, list))
+
+
+@example({"content": ONE_TEXT, "isError": 0}, None)
+@example({"content": [{"text": SAID, "type": "text"}]}, None)
+@given(RESULTS, st.none() | st.just({"type": "ToolError", "message": SAID}))
+def test_what_is_written_without_json_reads_as_if_it_had_been_written_with_it(result: Any, error: Any) -> None:
+    message, copy = answer_and_copy(Answer(text=SAID, result=result, error=error))
+    read = decode_answer(message)
+    assert repr((read.text, read.result, read.error)) == repr((SAID, *json.loads(json.dumps([result, error]))))
+    assert copy is None or repr(copy) == repr(read)
+
+
+@given(st.dictionaries(st.sampled_from(["prompt", "model"]), st.sampled_from([SAID, Spoken.SAID, "another", None, 1])))
+def test_arguments_that_are_written_without_json_do_too(arguments: Any) -> None:
+    message, copy = prompt_and_copy(SAID, arguments)
+    read = decode_prompt(message)
+    assert repr((read.text, read.arguments)) == repr((SAID, json.loads(json.dumps(arguments))))
+    assert copy is None or repr(copy) == repr(read.arguments)
+
+
+def test_what_tools_give_most_often_is_written_as_a_number_and_its_copy_is_nobody_elses() -> None:
+    plain = {"content": [{"type": "text", "text": SAID}]}
+    for more in ({}, {"isError": False}, {"resultType": "complete"}):
+        for structured in ({}, {"structuredContent": {"result": SAID}}):
+            result = {**plain, **structured, **more}
+            message, copy = answer_and_copy(Answer(text=SAID, result=result))
+            assert message.body is not None
+            assert message.body.isdecimal()
+            assert json.loads(written_out(message.body))["value"]["error"] is None
+            assert copy is not None
+            assert copy.result == result
+            assert copy.result["content"][0] is not result["content"][0]
+    message, arguments = prompt_and_copy(SAID, {"prompt": SAID})
+    assert (message.body, arguments) == ("1", {"prompt": SAID})

@@ -38,7 +38,7 @@ def test_a_thousand_turns_take_at_most_1_4_times_their_content(tmp_path: Path) -
 
 def test_in_postgres_they_take_no_more_than_their_content(database_url: str) -> None:
     """Where nobody has searched; texts are compressed, indexes and the queue for search are counted."""
-    with closing(PostgresStore(database_url)) as store, ThreadPoolExecutor(32) as pool:
+    with closing(PostgresStore(database_url, timeout=60)) as store, ThreadPoolExecutor(32) as pool:
 
         def keep(number: int) -> int:
             prompt = prompt_of(number)

@@ -10,6 +10,9 @@ end if;
 if exists (select from public.perdure_migrations where version = 11) then return; end if;
 -- ── statements ──────────────────────────────────────────────────────────────────────────────────────────────
 
+-- At once as strongly as it is locked below: who had read the table and would write it now would wait in a ring with us.
+lock table public.chat_messages in access exclusive mode;
+
 create table public.chat_words (
   message_id  uuid         primary key references public.chat_messages (id) on delete cascade,
   turn_id     uuid         not null,              -- this and what follows as in the message: so that the newest are known
@@ -21,22 +24,27 @@ create table public.chat_words (
 create index chat_words_words on public.chat_words using gin (words) with (gin_pending_list_limit = 512);
 
 create table public.chat_words_due (
-  message_id  uuid      not null
+  message_id  uuid      not null,
+  changed     boolean                          -- true: words that stand there already are of another text
 );
+-- It has no key, and nobody could take a row off it where somebody publishes all tables.
+alter table public.chat_words_due replica identity full;
 
 -- As for the other tables: estimates would tell letter by letter what is private.
 alter table public.chat_words alter column message_id set statistics 0, alter column turn_id set statistics 0,
   alter column words set statistics 0;
 alter table public.chat_words_due alter column message_id set statistics 0;
 
--- Each message, and each whose text or time somebody changes by hand, waits until its words are wanted.
+-- Each message, and each whose text, user or time somebody changes by hand, waits until its words are wanted.
 create function public.chat_await_words() returns trigger
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $function$
 begin
   if tg_op = 'UPDATE' then
     delete from public.chat_words w where w.message_id = new.id;
+    insert into public.chat_words_due (message_id, changed) values (new.id, true);
+  else
+    insert into public.chat_words_due (message_id) values (new.id);
   end if;
-  insert into public.chat_words_due (message_id) values (new.id);
   return null;
 end $function$;
 
@@ -50,7 +58,8 @@ create policy server on public.chat_words to current_user using (true) with chec
 create policy server on public.chat_words_due to current_user using (true) with check (true);
 create policy own on public.chat_words for select using (user_id = (select public.chat_subject()));
 create policy own on public.chat_words_due for insert
-  with check (exists (select from public.chat_messages m where m.id = message_id and m.user_id = (select public.chat_subject())));
+  with check (changed is null  -- or a token could have the words of one message made again and again
+              and exists (select from public.chat_messages m where m.id = message_id and m.user_id = (select public.chat_subject())));
 
 do $grants$
 declare api text;
@@ -65,7 +74,7 @@ begin
     execute format('grant select on public.chat_words to %I', api);
     execute format('grant insert on public.chat_words_due to %I', api);
     continue when api = 'authenticated';
-    execute format('grant insert on public.chat_words to %I', api);
+    execute format('grant insert, update (created_at, user_id, words) on public.chat_words to %I', api);
     execute format('grant select, delete on public.chat_words_due to %I', api);
   end loop;
 end $grants$;
@@ -76,11 +85,11 @@ comment on table public.chat_words_due is 'perdure: messages whose words are not
 -- ── from the column to the table ─────────────────────────────────────────────────────────────────────────────
 alter table public.chat_messages drop column words;  -- and its index; rows keep the space until they are written anew
 insert into public.chat_words_due (message_id) select m.id from public.chat_messages m;
-create trigger chat_messages_await_words after insert or update of content, created_at on public.chat_messages
+create trigger chat_messages_await_words after insert or update of content, user_id, created_at on public.chat_messages
   for each row execute function public.chat_await_words();
 
 -- Make the words of up to max_messages that wait, fewer where they are long. Returns whether some are left, and after which
--- place of the queue to go on. only_if_wanted: nothing unless somebody has searched before.
+-- place of the queue to go on. only_if_wanted: nothing unless somebody has searched before, or while somebody else makes them.
 create function public.keep_words(
   max_messages integer default 1000, after text default '(0,0)', only_if_wanted boolean default false
 ) returns json
@@ -89,8 +98,10 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $function$
 #variable_conflict use_column
 declare
+  ours constant bigint := 7305437215021183093;
   places tid[];
-  messages uuid[];
+  without_words uuid[];
+  skipped uuid[];
 begin
   if not public.chat_trusted() then
     raise exception 'Only a server may keep words' using errcode = 'insufficient_privilege';
@@ -98,34 +109,53 @@ begin
   if current_setting('transaction_read_only')::boolean then  -- as in a replica
     return json_build_object('left', false, 'after', keep_words.after);
   end if;
-  if keep_words.only_if_wanted and not exists (select from public.chat_words) then
-    return json_build_object('left', false, 'after', keep_words.after);
+  if keep_words.only_if_wanted then
+    if not exists (select from public.chat_words) then
+      return json_build_object('left', false, 'after', keep_words.after);
+    elsif not pg_try_advisory_xact_lock(ours) then
+      return json_build_object('left', false, 'after', keep_words.after);
+    end if;
+    perform set_config('lock_timeout', '100ms', true);  -- nor while somebody works on the tables
+  else
+    begin
+      perform pg_advisory_xact_lock(ours);  -- whoever searches meanwhile waits for these, and takes the next
+    exception when lock_not_available then  -- many do
+      return json_build_object('left', true, 'after', keep_words.after);
+    end;
   end if;
-  perform pg_advisory_xact_lock(7305437215021183093);  -- whoever searches meanwhile waits for these, and takes the next
-  select array_agg(t.place order by t.place), array_agg(t.message_id) into places, messages
-    from (select d.place, d.message_id,
-                 sum(least(octet_length(m.content), 100000))
+  select array_agg(t.place order by t.place), array_agg(t.message_id) filter (where t.lacks_words) into places, without_words
+    from (select d.place, d.message_id, d.lacks_words,
+                 sum(case when d.lacks_words then least(octet_length(m.content), 100000) end)
                    over (order by d.place rows between unbounded preceding and 1 preceding) as bytes_before
-            from (select x.ctid as place, x.message_id from public.chat_words_due x
-                   where x.ctid > keep_words.after::tid limit keep_words.max_messages) d
+            from (select x.place, x.message_id, x.changed is true or w.message_id is null as lacks_words
+                    from (select y.ctid as place, y.message_id, y.changed from public.chat_words_due y
+                           where y.ctid > keep_words.after::tid limit keep_words.max_messages) x
+                    left join public.chat_words w on w.message_id = x.message_id) d
             left join public.chat_messages m on m.id = d.message_id) t
    where coalesce(t.bytes_before, 0) < 1000000;
-  -- Nobody is waited for who removes a message: its words can wait.
-  insert into public.chat_words (message_id, turn_id, created_at, part, user_id, words)
-    select m.id, m.turn_id, m.created_at, m.part, m.user_id, to_tsvector('simple', left(m.content, 100000)) from public.chat_messages m
-     where m.id = any (messages) for key share skip locked
-    on conflict (message_id) do nothing;
+  -- Nobody is waited for who removes a message: its words can wait. Who changes one has not hidden its old text from us yet,
+  -- so these words may be there when the new ones are due.
+  with kept as (
+    insert into public.chat_words (message_id, turn_id, created_at, part, user_id, words)
+      select m.id, m.turn_id, m.created_at, m.part, m.user_id, to_tsvector('simple', left(m.content, 100000)) from public.chat_messages m
+       where m.id = any (without_words) for key share skip locked
+      on conflict (message_id) do update set created_at = excluded.created_at, user_id = excluded.user_id, words = excluded.words
+      returning message_id
+  )
+  select coalesce(array_agg(t.id), '{}') into skipped from unnest(without_words) as t (id)
+   where t.id not in (select k.message_id from kept k);
   delete from public.chat_words_due d
    where d.ctid = any (places)
-     and (exists (select from public.chat_words w where w.message_id = d.message_id)
-          or not exists (select from public.chat_messages m where m.id = d.message_id));
+     and (d.message_id <> all (skipped) or not exists (select from public.chat_messages m where m.id = d.message_id));
   return json_build_object(
     'left', exists (select from public.chat_words_due x where x.ctid > places[cardinality(places)]),
     'after', coalesce(places[cardinality(places)], keep_words.after::tid));
 end $function$;
 
--- The messages of that user, or of all, that have the words asked for. For a server those whose words are kept, by the index, and
--- those that still wait, one by one; for any other caller all of its own, one by one: row security keeps it from the index.
+-- The messages of that user, or of all, that have the words asked for, each once. For a server those whose words are kept, by the
+-- index, and those that still wait, one by one; for any other caller all of its own, one by one: row security keeps it from the
+-- index. Messages are looked up by "limit 1" or "offset 0", here and by who calls this: left to choose, the planner reads all
+-- messages through, makes the words of all to find those of the few that wait, or calls this for each of them.
 create function public.chat_found(wanted tsquery, principal text)
 returns table (message_id uuid, created_at timestamptz, turn_id uuid, part smallint)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $function$
@@ -136,15 +166,18 @@ begin
                   where w.words @@ chat_found.wanted and (chat_found.principal is null or w.user_id = chat_found.principal);
     return query select m.id, m.created_at, m.turn_id, m.part
                    from (select distinct x.message_id from public.chat_words_due x) d
-                   join public.chat_messages m on m.id = d.message_id
-                  where (chat_found.principal is null or m.user_id = chat_found.principal)
-                    and not exists (select from public.chat_words w where w.message_id = m.id)
-                    and to_tsvector('simple', left(m.content, 100000)) @@ chat_found.wanted;
+                  cross join lateral (select x.* from public.chat_messages x
+                                       where x.id = d.message_id
+                                         and (chat_found.principal is null or x.user_id = chat_found.principal) limit 1) m
+                   left join lateral (select x.words from public.chat_words x where x.message_id = m.id limit 1) w on true
+                  where to_tsvector('simple', left(m.content, 100000)) @@ chat_found.wanted
+                    and (w.words @@ chat_found.wanted) is not true;
   else
     return query select m.id, m.created_at, m.turn_id, m.part from public.chat_sessions s
-                   join public.chat_messages m on m.session_id = s.id
-                   left join public.chat_words w on w.message_id = m.id
-                  where s.user_id = chat_found.principal and m.user_id = chat_found.principal
+                  cross join lateral (select x.* from public.chat_messages x
+                                       where x.session_id = s.id and x.user_id = chat_found.principal offset 0) m
+                   left join lateral (select x.words from public.chat_words x where x.message_id = m.id limit 1) w on true
+                  where s.user_id = chat_found.principal
                     and coalesce(w.words, to_tsvector('simple', left(m.content, 100000))) @@ chat_found.wanted;
   end if;
 end $function$;
@@ -169,7 +202,6 @@ declare
   moment constant timestamptz := coalesce(find_messages.at, clock_timestamp());
   asked constant tsquery := to_tsquery('simple', find_messages.words);
   narrowed text := 'true';
-  -- Of what was found the newest are looked at first, until there are enough.
   shown text := 'public.chat_messages m
               cross join lateral (select m.created_at, m.turn_id, m.part) f
                left join public.chat_sessions o on o.id = m.session_id
@@ -178,10 +210,9 @@ declare
   hits json;
 begin
   -- Put together, so that each way to ask has its own plan and index. Only these fixed words ever go into the text.
-  if find_messages.words is not null then
-    shown := '(select x.* from public.chat_found($2, $1) x
-                order by x.created_at desc, x.turn_id desc, x.part desc) f
-               join public.chat_messages m on m.id = f.message_id
+  if find_messages.words is not null then  -- of what was found the newest are looked at, until there are enough
+    shown := '(select x.* from public.chat_found($2, $1) x order by x.created_at desc, x.turn_id desc, x.part desc) f
+              cross join lateral (select x.* from public.chat_messages x where x.id = f.message_id limit 1) m
                left join public.chat_sessions o on o.id = m.session_id
                 and (o.expires_at is null or o.expires_at > $3) and o.continuation_id not like chr(31) || ''%''
                join public.chat_sessions s on s.id = coalesce(o.id, public.chat_heir(m.session_id, m.turn_seq, $3))';
@@ -189,7 +220,8 @@ begin
   if find_messages.continuation_id is not null then
     shown := 'public.chat_sessions s
               cross join lateral public.chat_line(s.id) l
-               join public.chat_messages m on m.session_id = l.segment and m.turn_seq <= l.upto
+              cross join lateral (select x.* from public.chat_messages x
+                                   where x.session_id = l.segment and x.turn_seq <= l.upto offset 0) m
               cross join lateral (select m.created_at, m.turn_id, m.part) f';
     if find_messages.words is not null then
       narrowed := narrowed || ' and coalesce((select w.words from public.chat_words w where w.message_id = m.id),
@@ -252,10 +284,12 @@ begin
                                         'MaxFragments=1, MaxWords=30, MinWords=10, ShortWord=0, StartSel=«, StopSel=»') as excerpt
             from (select x.* from public.chat_found(asked, principal) x
                    order by x.created_at desc, x.turn_id desc, x.part desc) f  -- the newest are looked at, until there are enough
-            join public.chat_messages m on m.id = f.message_id
+           cross join lateral (select x.* from public.chat_messages x where x.id = f.message_id limit 1) m
             join public.chat_sessions s on s.id = m.session_id
-            join public.chat_messages q on q.session_id = m.session_id and q.turn_seq = m.turn_seq and q.part = 0
-            left join public.chat_messages a on a.session_id = m.session_id and a.turn_seq = m.turn_seq and a.part = 1
+           cross join lateral (select x.tool from public.chat_messages x
+                                where x.session_id = m.session_id and x.turn_seq = m.turn_seq and x.part = 0 limit 1) q
+            left join lateral (select x.outcome from public.chat_messages x
+                                where x.session_id = m.session_id and x.turn_seq = m.turn_seq and x.part = 1 limit 1) a on true
            where m.user_id = principal and s.user_id = principal
              and (s.expires_at is null or s.expires_at > moment)
              and (search_messages.tool is null or q.tool = search_messages.tool)
@@ -283,6 +317,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (11, 'words', '94d05ac444fa2bc44944db46aa04234306529c7a2c50e222b81132221dec9eff');
+insert into public.perdure_migrations (version, name, checksum) values (11, 'words', 'e84f691ec6b6c63949231e8fd14f2d3788eaee7c464e04da1f3559d10e4fb9d5');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;

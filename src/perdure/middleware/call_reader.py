@@ -78,7 +78,7 @@ class ToolShape:
     """The client is shown the output schema with the continuation id in it."""
 
 
-@mutable(kw_only=True)  # not frozen: it is made in every call, and that takes three times as long
+@mutable(kw_only=True)  # not frozen: it is made in every call, and that takes longer
 class ToolRequest:
     """A `tools/call` as a seam sees it. Nobody changes it."""
 

@@ -5,13 +5,13 @@ stands in the exact form as well (a prompt among its arguments, an answer in `co
 kept once: `body` says where it belongs. Where all that `body` says is said beside most messages, it is a number.
 """
 
-import hashlib
 import json
 from typing import NamedTuple
 
-from perdure.middleware.persistence.common_bodies import shortened, written_out
+from perdure.middleware.persistence.common_bodies import of_arguments, of_result, shortened, written_out
 from perdure.middleware.persistence.folded_json import FoldedJson, unfold
 from perdure.middleware.persistence.json_text import compact_json, sorted_json
+from perdure.middleware.persistence.short_hash import sha256_of
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "prompt_and_copy",
     "readable_json",
 ]
+
 
 _WORTH_FOLDING = 16
 """Characters. A shorter text costs less than saying where it belongs."""
@@ -54,6 +55,9 @@ def encode_prompt(
 
 def prompt_and_copy(prompt: str, arguments: JsonObject) -> tuple[StoredMessage, JsonObject | None]:
     """As `encode_prompt`; beside it the arguments as they will be read again, a copy; None where only reading tells."""
+    common = of_arguments(arguments, prompt) if len(prompt) >= _WORTH_FOLDING else None
+    if common is not None and _storable(prompt) == prompt:
+        return StoredMessage(prompt, common[0]), common[1]
     message, read = _encode(prompt, {"arguments": arguments})
     return message, read["arguments"] if read is not None else None
 
@@ -71,14 +75,20 @@ def decode_prompt(message: StoredMessage) -> Prompt:
 
 
 def encode_answer(answer: Answer, *, self_contained: bool = False) -> StoredMessage:
-    value = {"result": answer.result, "error": answer.error}
-    return _encode(answer.text, value, self_contained=self_contained)[0]
+    if self_contained:
+        value = {"result": answer.result, "error": answer.error}
+        return _encode(answer.text, value, self_contained=True)[0]
+    return answer_and_copy(answer)[0]
 
 
 def answer_and_copy(answer: Answer) -> tuple[StoredMessage, Answer | None]:
     """As `encode_answer`; beside it the answer as it will be read again, a copy; None where only reading tells."""
-    message, read = _encode(answer.text, {"result": answer.result, "error": answer.error})
-    return message, Answer(text=answer.text, result=read["result"], error=read["error"]) if read is not None else None
+    text, result, error = answer.text, answer.result, answer.error
+    common = of_result(result, text) if error is None and len(text) >= _WORTH_FOLDING else None
+    if common is not None and _storable(text) == text:
+        return StoredMessage(text, common[0]), Answer(text=text, result=common[1])
+    message, read = _encode(text, {"result": result, "error": error})
+    return message, Answer(text=text, result=read["result"], error=read["error"]) if read is not None else None
 
 
 def decode_answer(message: StoredMessage) -> Answer:
@@ -88,7 +98,7 @@ def decode_answer(message: StoredMessage) -> Answer:
 
 def digest(tool: str, arguments: JsonObject) -> str:
     """SHA-256 over tool and arguments, the order of keys apart."""
-    return hashlib.sha256(sorted_json([tool, arguments]).encode("ascii")).hexdigest()
+    return sha256_of(sorted_json([tool, arguments]).encode("ascii"))
 
 
 def exact_json(value: Json) -> str:

@@ -11,7 +11,7 @@ from perdure.quick_values import mutable
 __all__ = ["IncomingRequest", "RegisteredTool", "ResultTaker", "Sdk", "SdkOfContexts"]
 
 
-@mutable()  # not frozen: it is made in every call, and that takes three times as long
+@mutable()  # not frozen: it is made in every call, and that takes longer
 class IncomingRequest:
     """A request that is being served. Nobody changes it."""
 
