@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.embedded import Embedded, Seed, embedded, name
+from benchmarks.going_on import at_once
 from benchmarks.harness import ALARM, Candidate, Comparison, Goal, Line, Result, Series, interleaved, time_each
 from benchmarks.peers.process import NotInstalled, PeerFailed, PeerProcess, peer_process
 from benchmarks.raw_sqlite import RawTurns
-from benchmarks.throughput import at_once
 
 __all__ = ["OURS", "PeerKind", "opened", "rates", "run", "standing_beside", "verified"]
 
@@ -173,7 +173,9 @@ def _many(database: Embedded, pool: ThreadPoolExecutor, peers: dict[PeerKind, Pe
     return rates(
         "peers",
         f"Durable turns in a file, on {_CONVERSATIONS} conversations at once",
-        at_once(database, pool, _CONVERSATIONS),
+        at_once(
+            database.turn, pool, [name(number) for number in range(_CONVERSATIONS)], _AT_ONCE, threads=_CONVERSATIONS
+        ),
         {kind: partial(peer.at_once, names, _AT_ONCE) for kind, peer in peers.items()},
         file="throughput",
     )

@@ -14,6 +14,7 @@ import psycopg
 
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, WINDOW, KeptTurns
+from benchmarks.going_on import at_once
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
 from benchmarks.peer_turns import OURS, PeerKind, opened, rates, standing_beside, verified
 from benchmarks.peers.process import PeerProcess
@@ -32,6 +33,7 @@ _TURNS = 40
 """In one round, for each candidate."""
 
 _CONVERSATIONS = 64
+_MANY = [f"many-{number}" for number in range(_CONVERSATIONS)]
 _THREADS = 64
 
 _PEERS = (
@@ -54,8 +56,8 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         for size in _SIZES:
             _plant(plain, f"long-{size}", size // 2)
             _plant(plain, f"raw-{size}", size // 2)
-        for number in range(_CONVERSATIONS):
-            _plant(plain, f"many-{number}", 50)
+        for name in _MANY:
+            _plant(plain, name, 50)
         peers, notes = opened(stack, _PEERS, lambda kind: _empty_database(cluster, kind))
         for peer in peers.values():
             peer.plant("long-100", 100)
@@ -110,8 +112,8 @@ def _throughput(plain: psycopg.Connection, kept: KeptTurns, pool: ThreadPoolExec
 
     def raw() -> float:
         started = time.perf_counter()
-        for number in range(_CONVERSATIONS):
-            _raw_begin(plain, f"many-{number}")
+        for name in _MANY:
+            _raw_begin(plain, name)
         return _CONVERSATIONS / (time.perf_counter() - started)
 
     return Comparison(
@@ -150,23 +152,17 @@ def _beside_peers(kept: KeptTurns, peers: dict[PeerKind, PeerProcess]) -> Compar
 
 
 def _at_once_beside_peers(kept: KeptTurns, pool: ThreadPoolExecutor, peers: dict[PeerKind, PeerProcess]) -> Comparison:
-    names = [f"many-{number}" for number in range(_CONVERSATIONS)]
     return rates(
         "postgres",
         f"Turns in Postgres, on {_CONVERSATIONS} conversations at once over 8 connections",
         _at_once(kept, pool),
-        {kind: partial(peer.at_once, names, 4 * _CONVERSATIONS) for kind, peer in peers.items()},
+        {kind: partial(peer.at_once, _MANY, 4 * _CONVERSATIONS) for kind, peer in peers.items()},
         file="throughput-postgres",
     )
 
 
 def _at_once(kept: KeptTurns, pool: ThreadPoolExecutor) -> Callable[[], float]:
-    def measure() -> float:
-        started = time.perf_counter()
-        list(pool.map(lambda number: kept.turn(f"many-{number}"), list(range(_CONVERSATIONS)) * 4))
-        return 4 * _CONVERSATIONS / (time.perf_counter() - started)
-
-    return measure
+    return at_once(kept.turn, pool, _MANY, 4 * _CONVERSATIONS, threads=_THREADS)
 
 
 def _each_turn(kept: KeptTurns, continuation_id: str) -> Callable[[], float]:

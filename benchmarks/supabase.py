@@ -20,6 +20,7 @@ import psycopg
 
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, KeptTurns, one_turn
+from benchmarks.going_on import at_once
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
 from benchmarks.peer_turns import OURS, PeerKind, opened, rates, standing_beside, verified
 from benchmarks.peers.process import PeerProcess
@@ -188,12 +189,8 @@ def _throughput(bare: _BareRequests, kept: KeptTurns, pool: ThreadPoolExecutor) 
 
 
 def _at_once(pool: ThreadPoolExecutor, work: Callable[[str], None], name: str) -> Callable[[], float]:
-    def measure() -> float:
-        started = time.perf_counter()
-        list(pool.map(lambda number: work(f"{name}-{number}"), list(range(_THREADS)) * 4))
-        return 4 * _THREADS / (time.perf_counter() - started)
-
-    return measure
+    names = [f"{name}-{number}" for number in range(_THREADS)]
+    return at_once(work, pool, names, 4 * _THREADS, threads=_THREADS)
 
 
 def _tables(cluster: PostgresCluster) -> str:

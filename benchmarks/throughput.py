@@ -1,6 +1,5 @@
 """Durable turns a second from many threads at once, each of 64 conversations going on by itself."""
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +7,12 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.embedded import WINDOW, Embedded, Seed, embedded, name
+from benchmarks.embedded import WINDOW, Seed, embedded, name
+from benchmarks.going_on import at_once
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
 from benchmarks.raw_sqlite import RawTurns
 
-__all__ = ["at_once", "run"]
+__all__ = ["run"]
 
 _CONVERSATIONS = 64
 _MESSAGES = 100
@@ -34,6 +34,7 @@ def run(rounds: int, folder: Path) -> list[Result]:
         database = stack.enter_context(
             embedded(folder / "embedded.db", Seed(conversations=_CONVERSATIONS, messages=_MESSAGES))
         )
+        names = [name(number) for number in range(_CONVERSATIONS)]
         candidates: list[Candidate] = []
         for threads in _THREADS:
             pool = stack.enter_context(ThreadPoolExecutor(threads))
@@ -42,7 +43,7 @@ def run(rounds: int, folder: Path) -> list[Result]:
                 Candidate(name=floor, measure=_raw(raw, threads)),
                 Candidate(
                     name=f"{threads} thread{'s' * (threads > 1)}",
-                    measure=at_once(database, pool, threads),
+                    measure=at_once(database.turn, pool, names, _TURNS, threads=threads),
                     floor=floor,
                     goal=Goal(quantity="ratio", limit=0.7) if threads == _CONVERSATIONS else None,
                 ),
@@ -76,23 +77,3 @@ def _batches(size: int) -> list[list[int]]:
     """A round's turns, as numbers of conversations."""
     conversations = [number % _CONVERSATIONS for number in range(_TURNS)]
     return [conversations[start : start + size] for start in range(0, _TURNS, size)]
-
-
-def at_once(database: Embedded, pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
-    """Turns a second. The pool's threads live as long as the benchmark, as a server's do."""
-    ready = threading.Barrier(threads + 1)
-
-    def take_turns(first: int) -> None:
-        ready.wait()
-        for number in range(first, _TURNS, threads):
-            database.turn(name(number % _CONVERSATIONS))
-
-    def measure() -> float:
-        jobs = [pool.submit(take_turns, first) for first in range(threads)]
-        ready.wait()
-        started = time.perf_counter()
-        for job in jobs:
-            job.result()
-        return _TURNS / (time.perf_counter() - started)
-
-    return measure

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.middleware.persistence.stores.known_turns import OF_A_TURN, KnownTurn, KnownTurns
+from perdure.middleware.persistence.stores.known_turns import OF_A_TURN
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Turn, Window
 from perdure.testing.turns import a_turn, answered
@@ -59,25 +59,6 @@ def test_a_content_that_is_known_is_not_read_again(store: SqliteStore) -> None:
     keep(store, "i")
     assert history(store) == list("abcdefghi")
     assert len([statement for statement in read if "AS prompt_body" in statement]) == 1
-
-
-def test_what_is_remembered_stays_within_its_bounds_and_the_oldest_goes_first() -> None:
-    known: KnownTurns[str] = KnownTurns(most_characters=1000)
-
-    def window(characters: int) -> dict[int, KnownTurn]:
-        return {1: KnownTurn(a_turn("q", continuation_id="c"), characters)}
-
-    for name in ("a", "b", "c", "d"):
-        known.keep(name, window(240), known.generation)
-    known.of("a")
-    known.keep("e", window(240), known.generation)
-    assert [name for name in "abcde" if known.of(name)] == ["a", "c", "d", "e"]
-    known.keep("much", window(300), known.generation)
-    assert not known.of("much")
-    before = known.generation
-    known.forget_all()
-    known.keep("late", window(1), before)
-    assert [name for name in ("a", "c", "late") if known.of(name)] == []
 
 
 def test_small_turns_are_counted_for_more_than_their_texts(store: SqliteStore) -> None:

@@ -1,13 +1,16 @@
 """A store over a database that an older perdure migrated: it uses what functions are there, at little cost."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from conftest import MakeDatabase
 from psycopg import connect
+from servers.postgres_cluster import PostgresCluster
 
 from perdure.errors import FunctionMissing, StoreMisconfigured
+from perdure.middleware.persistence.migrations.postgres_files import postgres_migrations
 from perdure.middleware.persistence.stores import sql_functions
 from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
@@ -104,4 +107,21 @@ def test_where_there_are_none_at_all_it_is_said_that_somebody_must_migrate(make_
     with pytest.raises(FunctionMissing) as refused:
         store.begin(a_turn("x", continuation_id="c"), WITHIN)
     assert "perdure migrate" in refused.value.remedy
+    store.close()
+
+
+def test_a_database_that_tells_no_versions_of_what_is_written_keeps_turns_as_it_did(postgres: PostgresCluster) -> None:
+    url = postgres.url(postgres.create_database("before_0012"))
+    with connect(url, autocommit=True) as connection:
+        for migration in postgres_migrations():
+            if migration.version < 12:
+                connection.execute(migration.sql.encode())
+    heard = Overheard(url)
+    store = SqlFunctionStore(heard)
+    for place in (1, 2, 3, 4):
+        turn = a_turn(f"{place}", continuation_id="c")
+        begun = store.begin(turn, WITHIN)
+        assert [earlier.prompt for earlier in begun.history] == [f"{before}" for before in range(1, place)]
+        store.finish(answered(replace(turn, place=begun.place)))
+    assert heard.called == ["begin_turns", "finish_turns"] * 4
     store.close()

@@ -9,6 +9,7 @@ import pytest
 from postgres.databases import Functions
 
 from perdure.middleware.persistence.files.names import tenant_of
+from perdure.middleware.persistence.stores.sql_arguments import beginning_of
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.turn import StoredFile, Turn, Window
 from perdure.testing import FrozenClock
@@ -135,5 +136,5 @@ def _key(functions: Functions) -> str:
 
 def _begin(functions: Functions, turn: Turn, **changes: datetime) -> None:
     """With what a store does not say."""
-    arguments = functions.store._whole(turn) | {name: value.isoformat() for name, value in changes.items()}
+    arguments = beginning_of(turn, turn.started_at).given | {name: value.isoformat() for name, value in changes.items()}
     assert functions.call("begin_turn", arguments)["status"] == "new"

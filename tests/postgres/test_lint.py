@@ -141,6 +141,10 @@ def test_in_the_database_every_function_is_bound_and_every_table_has_row_securit
         "keep_words",
     }
     assert {name for name, _, settings in functions if "lock_timeout=1500ms" in settings} == writes
+    assert {name for name, _, settings in functions if "plan_cache_mode=force_generic_plan" in settings} == {
+        "begin_turns",
+        "finish_turns",
+    }, "to make a plan of their statements takes longer than to carry them out"
     tables = database.execute("""
         select relname, relrowsecurity, relforcerowsecurity from pg_class
          where relnamespace = 'public'::regnamespace and relkind = 'r' order by relname

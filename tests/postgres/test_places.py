@@ -8,6 +8,7 @@ import pytest
 from postgres.databases import Database, Functions
 
 from perdure.errors import TurnConflict
+from perdure.middleware.persistence.stores.sql_arguments import ending_of
 from perdure.middleware.persistence.turn import Outcome, Turn, Window
 from perdure.testing.store_bench import at_once
 from perdure.testing.turns import answered, ended
@@ -43,7 +44,8 @@ def test_beginning_and_ending_again_and_again_in_any_order_keeps_one_place_and_o
 
 
 def test_an_ending_alone_that_nobody_began_is_unknown_and_leaves_nothing(mine: Functions) -> None:
-    alone = mine.store._ending(answered(mine.turn("unknown")))
+    unknown = mine.turn("unknown")
+    alone = ending_of(answered(unknown), unknown.started_at).given
     assert mine.call("finish_turn", alone) == {"status": "unknown", "turn_id": alone["turn_id"]}
     assert mine.store.conversations(mine.principal) == []
 

@@ -10,6 +10,7 @@ import pytest
 from postgres.databases import Database, Functions
 from servers.unprivileged import wait_until
 
+from perdure.middleware.persistence.stores.sql_arguments import beginning_of
 from perdure.middleware.persistence.turn import BegunTurn, Json, StoredFile, Turn, Window
 from perdure.testing.turns import answered
 
@@ -166,7 +167,7 @@ def _keep(
 ) -> Turn:
     turn = functions.turn(f"of {name}", name, files=files)
     expiry = {"expires_at": expires_at.isoformat()} if expires_at else {}
-    arguments = functions.store._whole(turn) | {"at": (NOON - timedelta(hours=1)).isoformat()} | expiry
+    arguments = beginning_of(turn, turn.started_at).given | {"at": (NOON - timedelta(hours=1)).isoformat()} | expiry
     assert functions.call("begin_turn", arguments)["status"] == "new"
     if finish:
         functions.store.finish(answered(turn))

@@ -174,6 +174,7 @@ FILES_GIVEN = (a_file("report.txt"), a_file("new.txt"))
 # Each prepares a call, which is then measured.
 IN_A_CONVERSATION: dict[str, Callable[[Metered, str], Callable[[], object]]] = {
     "begin": lambda its, name: partial(begun, its, name),
+    "begin where nothing is known": lambda its, name: (its.store._known.forget_all(), partial(begun, its, name))[1],
     "begin again": lambda its, name: partial(its.store.begin, first_of(its, name), WINDOW),
     "finish": lambda its, name: partial(its.store.finish, answered(begun(its, name), "a")),
     "finish again": lambda its, name: partial(its.store.finish, answered(first_of(its, name), "a")),
@@ -282,7 +283,8 @@ def test_a_reply_is_no_larger_in_a_long_conversation(metered: Metered) -> None:
 def test_plans_that_were_made_for_empty_tables_serve_a_long_conversation_as_well(cluster: PostgresCluster) -> None:
     """As on a server's first day: statements have their plans, and nobody has counted the rows since."""
     its = Metered(new_database(cluster, "first_day"))
-    operations = {name: IN_A_CONVERSATION[name] for name in ("begin", "finish", "first page", "last page")}
+    names = ("begin", "begin where nothing is known", "finish", "first page", "last page")
+    operations = {name: IN_A_CONVERSATION[name] for name in names}
     for operation in operations.values():
         its.store.finish(answered(a_turn("q", continuation_id="short")))
         for _ in range(OFTEN):
@@ -298,8 +300,8 @@ def test_plans_that_were_made_for_empty_tables_serve_a_long_conversation_as_well
         "update chat_sessions set last_place = 5000 where continuation_id = 'long'",
         database="first_day",
     )
-    for _ in range(WINDOW.turns):
-        its.store.finish(answered(begun(its, "short")))
+    for conversation in ("short", "long") * WINDOW.turns:
+        its.store.finish(answered(begun(its, conversation)))
     for name, operation in operations.items():
         short, long = (its.work_of(operation(its, conversation)) for conversation in ("short", "long"))
         assert short.scans == long.scans == {}, name

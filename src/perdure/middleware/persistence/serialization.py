@@ -24,6 +24,7 @@ __all__ = [
     "encode_answer",
     "encode_prompt",
     "exact_json",
+    "prompt_and_copies",
     "prompt_and_copy",
     "readable_json",
 ]
@@ -59,6 +60,13 @@ def prompt_and_copy(prompt: str, arguments: JsonObject) -> tuple[StoredMessage, 
         return StoredMessage(prompt, common[0]), common[1]
     message, read = _encode(prompt, {"arguments": arguments})
     return message, read["arguments"] if read is not None else None
+
+
+def prompt_and_copies(prompt: str, arguments: JsonObject, metadata: JsonObject) -> tuple[StoredMessage, Prompt | None]:
+    """As `encode_prompt`; beside it all of that as it will be read again, copies; None where only reading tells."""
+    value = {"arguments": arguments, "metadata": metadata} if metadata else {"arguments": arguments}
+    message, read = _encode(prompt, value)
+    return message, Prompt(prompt, read["arguments"], read.get("metadata", {})) if read is not None else None
 
 
 def decode_prompt(message: StoredMessage) -> Prompt:

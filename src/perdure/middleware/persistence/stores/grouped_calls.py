@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from perdure.middleware.persistence.turn import JsonObject
@@ -76,6 +77,9 @@ class GroupedCalls:
                 self._waiting.append(call)
         if leads or self._is_to_lead(call):
             self._lead(call)
+        elif not call.is_gone:
+            with self._lock:
+                self._wake_after(call)
         if call.failed:
             return self._alone(call)
         return call.reply
@@ -95,10 +99,11 @@ class GroupedCalls:
             else:
                 self._send_together(group)
         finally:
+            for one, following in pairwise(group):
+                one.following = following
             with self._lock:
                 self._pass_on()
-            for other in group[1:]:
-                other.wake.release()
+                self._wake_after(call)
 
     def _send_together(self, group: "Sequence[_Call]") -> None:
         for call in group:
@@ -128,11 +133,19 @@ class GroupedCalls:
             group.append(self._waiting.popleft())
         return group
 
+    def _wake_after(self, call: "_Call") -> None:
+        """Each that was sent wakes the next: all at once would stand in each other's way, at Python's own lock."""
+        following = call.following
+        while following is not None:
+            following.is_woken = True
+            following.wake.release()
+            following = following.following if following.is_gone else None
+
     def _pass_on(self) -> None:
         """Make whoever waits longest a leader, or let the next that comes be one."""
         if self._waiting and self._under_way <= self._most_under_way:
             next_one = self._waiting.popleft()
-            next_one.leads = True
+            next_one.leads = next_one.is_woken = True
             next_one.wake.release()
         else:
             self._under_way -= 1
@@ -142,7 +155,9 @@ class GroupedCalls:
         try:
             woken = call.wake.acquire(timeout=max(min(_PATIENCE, call.deadline - time.monotonic()), 0.0))
             if not woken and not self._takes_the_lead(call):
-                call.wake.acquire(timeout=max(call.deadline - time.monotonic(), 0.0))
+                woken = call.wake.acquire(timeout=max(call.deadline - time.monotonic(), 0.0))
+                if not woken:
+                    self._leave(call)
         except BaseException:  # interrupted, as by Ctrl-C
             self._give_up(call)
             raise
@@ -156,12 +171,20 @@ class GroupedCalls:
                 call.leads = True
             return call.leads
 
+    def _leave(self, call: "_Call") -> None:
+        with self._lock:
+            call.is_gone = not call.is_woken
+
     def _give_up(self, call: "_Call") -> None:
         with self._lock:
             if call in self._waiting:
                 self._waiting.remove(call)
             elif call.leads:
                 self._pass_on()
+            elif call.is_woken and not call.is_gone:
+                self._wake_after(call)
+            else:
+                call.is_gone = True
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
@@ -171,7 +194,18 @@ class GroupedCalls:
 
 
 class _Call:
-    __slots__ = ("characters", "deadline", "failed", "given", "leads", "reply", "wake")
+    __slots__ = (
+        "characters",
+        "deadline",
+        "failed",
+        "following",
+        "given",
+        "is_gone",
+        "is_woken",
+        "leads",
+        "reply",
+        "wake",
+    )
 
     wake: threading.Lock
     """Of one that waits. Free once there is something to do for it."""
@@ -184,6 +218,11 @@ class _Call:
         self.failed = False
         """With the others of its group."""
         self.reply: JsonObject | None = None
+        self.following: _Call | None = None
+        """Whom to wake next, once its group was sent."""
+        self.is_woken = False
+        self.is_gone = False
+        """It waits no longer, and wakes nobody."""
 
 
 def _after_fork_in_child() -> None:

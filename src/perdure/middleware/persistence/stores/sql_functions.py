@@ -11,17 +11,17 @@ from functools import partial
 from perdure.errors import ConversationFull, FunctionMissing, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock, SystemClock
-from perdure.middleware.persistence.serialization import encode_answer, encode_prompt, readable_json
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.grouped_calls import GroupedCalls
 from perdure.middleware.persistence.stores.kept_words import KeptWords
-from perdure.middleware.persistence.stores.known_turns import KnownTurn, KnownTurns
+from perdure.middleware.persistence.stores.known_turns import KnownTurn
+from perdure.middleware.persistence.stores.known_windows import BegunHere, KnownWindow, KnownWindows, Told
 from perdure.middleware.persistence.stores.search_upkeep import SearchUpkeep
+from perdure.middleware.persistence.stores.sql_arguments import Ending, as_read, beginning_of, ending_of
 from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, not_an_answer
 from perdure.middleware.persistence.stores.sql_lines import characters_of, file_of, summary_of, turn_of
 from perdure.middleware.persistence.stores.sql_upkeep import SqlUpkeep
 from perdure.middleware.persistence.turn import (
-    Answer,
     BegunTurn,
     ConversationSummary,
     FinishedTurn,
@@ -31,7 +31,6 @@ from perdure.middleware.persistence.turn import (
     StoredFile,
     Turn,
     Window,
-    new_turn_id,
 )
 
 __all__ = ["SqlFunctionStore", "SqlFunctions"]
@@ -44,8 +43,6 @@ _ASK_AGAIN_AFTER = 60.0
 _UNDER_WAY = 1
 """Groups of turns that begin, and of turns that end, at a time: more at a time are smaller, and cost more in all."""
 
-_TEXTS = ("content", "body", "answer", "answer_body")
-
 
 class SqlFunctionStore(SqlUpkeep):
     blocking = True
@@ -57,7 +54,7 @@ class SqlFunctionStore(SqlUpkeep):
         self._clock = clock or SystemClock()
         self._missing: dict[str, float] = {}
         """Functions that the database has not, and when it said so."""
-        self._known: KnownTurns[tuple[str, str]] = KnownTurns()
+        self._known: KnownWindows[tuple[str, str]] = KnownWindows()
         self._words = KeptWords(functions)
         self._words_upkeep = SearchUpkeep(self._words)
         self._beginnings = GroupedCalls(partial(self._sent, "begin_turns", "beginnings"), under_way=_UNDER_WAY)
@@ -66,53 +63,64 @@ class SqlFunctionStore(SqlUpkeep):
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         deadline = time.monotonic() + self._functions.timeout
         conversation = turn.principal, turn.continuation_id
-        known, generation = self._known.of(conversation), self._known.generation
         with encoded(turn.id):
-            arguments = self._whole(turn) | {"max_turns": window.turns, "max_tokens": window.tokens}
+            beginning = beginning_of(turn, self._clock.now())
+        given = beginning.given
+        given["max_turns"], given["max_tokens"] = window.turns, window.tokens
+        told = self._known.of(conversation, window)
         reply: Json = None
         if _is_new(turn):
-            versions = [found.made_of for found in known.values() if isinstance(found.made_of, int)]
-            beginning = arguments | {"last_place": window.last_place, "known": versions}
-            reply = self._together("begin_turns", self._beginnings, beginning, deadline)
+            asked = given | _versions_of(told)
+            if window.last_place is not None:
+                asked["last_place"] = window.last_place
+            reply = self._together("begin_turns", self._beginnings, asked, beginning.characters, deadline)
         if reply is None:
-            older = [("begin_turn_in_line", arguments), ("begin_turn", arguments)]
+            older = [("begin_turn_in_line", given), ("begin_turn", given)]
             if window.last_place is not None and _is_new(turn):
-                older.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | arguments))
+                older.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | given))
             reply = self._called(*older, deadline=deadline)
         reply = self._acknowledged(turn, reply)
         with decoded(self._functions.where):
             continuation_id = reply["continuation_id"]
-            if continuation_id != turn.continuation_id:
-                conversation, known = (turn.principal, continuation_id), {}
-            window_now = _window(reply["history"], known, turn.principal, continuation_id)
-            self._known.keep(conversation, window_now, generation)
-            return BegunTurn(
+            if reply["history"] is None and told.claim is not None:  # all of it stands there as it was claimed
+                turns = told.turns
+            else:
+                if continuation_id != turn.continuation_id:
+                    conversation, told = (turn.principal, continuation_id), told._replace(turns={})
+                turns = _turns(reply["history"], told.turns, turn.principal, continuation_id)
+                self._known.keep(conversation, _window(window, turns, reply), told.generation)
+            begun = BegunTurn(
                 continuation_id=continuation_id,
                 place=reply["place"],
                 replay=reply["status"] == "replay",
                 outcome=Outcome(reply["outcome"] or Outcome.RUNNING),
-                history=CopiedTurns([found.turn for found in window_now.values()]),
+                history=CopiedTurns([found.turn for found in turns.values()]),
             )
+            if (version := reply.get("version")) is not None:
+                here = BegunHere(turn, beginning.prompt, beginning.characters, begun.place, version)
+                self._known.begun(conversation, here, told.generation)
+            return begun
 
     def finish(self, turn: Turn) -> FinishedTurn:
         deadline = time.monotonic() + self._functions.timeout
         with encoded(turn.id):
-            ending = self._ending(turn)
+            ending = ending_of(turn, self._clock.now())
         reply: Json = None
         if turn.place is not None:  # It has its prompt there too: that need not travel again.
             if turn.files or self._is_missing("finish_turns"):
-                reply = self._functions.call("finish_turn", ending, deadline=deadline)
+                reply = self._functions.call("finish_turn", ending.given, deadline=deadline)
             else:
-                reply = self._together("finish_turns", self._endings, ending, deadline)
+                reply = self._together("finish_turns", self._endings, ending.given, ending.characters, deadline)
         if reply is None or (isinstance(reply, dict) and reply.get("status") == "unknown"):
             with encoded(turn.id):
-                whole = ending | self._whole(turn)
+                whole = ending.given | beginning_of(turn, self._clock.now()).given
             reply = self._functions.call("finish_turn", whole, deadline=deadline)
         reply = self._acknowledged(turn, reply)
         self._words_upkeep.count_turn()
         with decoded(self._functions.where):
             # No id: the conversation has expired meanwhile, and is found under none any more.
             continuation_id = reply["continuation_id"] or turn.continuation_id
+            self._note(turn, ending, reply, continuation_id)
             return FinishedTurn(
                 continuation_id=continuation_id,
                 place=reply["place"],
@@ -125,6 +133,16 @@ class SqlFunctionStore(SqlUpkeep):
                     )
                 ),
             )
+
+    def _note(self, turn: Turn, ending: Ending, reply: JsonObject, continuation_id: str) -> None:
+        """What the end of `turn` makes of its conversation's history."""
+        begun, version = self._known.begun_here(turn.id), reply.get("version")
+        known = None
+        is_in_history = turn.outcome is Outcome.ANSWERED
+        if is_in_history and begun is not None and version is not None and begun.place == reply["place"]:
+            known = as_read(begun, turn, ending, continuation_id, version)
+        conversation = turn.principal, continuation_id
+        self._known.ended(conversation, reply["place"], version, known, is_in_history=is_in_history)
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         wanted = {principal: list(turn_ids) for principal, turn_ids in turns.items()}
@@ -196,13 +214,11 @@ class SqlFunctionStore(SqlUpkeep):
         return self._lines(function, what, reply)
 
     def _together(
-        self, function: str, calls: GroupedCalls, arguments: JsonObject, deadline: float
+        self, function: str, calls: GroupedCalls, given: JsonObject, characters: int, deadline: float
     ) -> JsonObject | None:
         """What `function` answers to these arguments, among those of others. None: another function has to be asked."""
         if self._is_missing(function):
             return None
-        given = {name: value for name, value in arguments.items() if value is not None}
-        characters = sum(len(given.get(name, "")) for name in _TEXTS)
         try:
             return calls.call(given, characters, deadline)
         except FunctionMissing:
@@ -245,66 +261,15 @@ class SqlFunctionStore(SqlUpkeep):
             ConversationFull: It has given the last place that it may.
             StoreUnavailable: It is not what the functions answer.
         """
-        match reply:
-            case {"status": "conflict"}:
+        if isinstance(reply, dict):  # not `match`, which takes four times as long
+            status, place = reply.get("status"), reply.get("place")
+            if status == "conflict":
                 raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
-            case {"status": "full", "place": int() as place}:
+            if status == "full" and isinstance(place, int):
                 raise ConversationFull(turn.continuation_id, place)
-            case {"turn_id": turn_id, "place": int()} if turn_id == turn.id:
-                return dict(reply)
-            case _:
-                raise not_an_answer(self._functions.where, "a turn")
-
-    def _whole(self, turn: Turn) -> JsonObject:
-        """All that makes a turn known that was not known before."""
-        prompt = encode_prompt(turn.prompt, turn.arguments, turn.metadata)
-        now = self._clock.now()
-        return {
-            "turn_id": turn.id,
-            "user_id": turn.principal,
-            "continuation_id": turn.continuation_id,
-            "tool": turn.tool,
-            "digest": turn.digest,
-            "content": prompt.content,
-            "body": prompt.body,
-            "started_at": turn.started_at.isoformat(),
-            "lease_until": turn.lease_until.isoformat(),
-            "metadata": readable_json(turn.metadata) or None,
-            "minted": turn.minted,
-            "adopt": turn.adopt,
-            "fresh_id": turn.fresh_id or None,
-            "after_place": turn.after_place,
-            "deferred": turn.deferred,
-            "at": now.isoformat(),
-            "expires_at": (now + turn.expire_after).isoformat() if turn.expire_after else None,
-        }
-
-    def _ending(self, turn: Turn) -> JsonObject:
-        answer = encode_answer(turn.answer or Answer())
-        return {
-            "turn_id": turn.id,
-            # Nobody can know it beforehand: a row that stood there already would keep the answer out.
-            "answer_id": new_turn_id(turn.ended_at or self._clock.now()),
-            "user_id": turn.principal,
-            "digest": turn.digest,
-            "outcome": turn.outcome.value,
-            "answer": answer.content,
-            "answer_body": answer.body,
-            "tokens": turn.tokens,
-            "ended_at": (turn.ended_at or self._clock.now()).isoformat(),
-            "files": [
-                {
-                    "name": file.name,
-                    "bucket": file.bucket,
-                    "key": file.key,
-                    "sha256": file.sha256,
-                    "size": file.size,
-                    "media_type": file.media_type,
-                }
-                for file in turn.files
-            ]
-            or None,
-        }
+            if reply.get("turn_id") == turn.id and isinstance(place, int):
+                return reply
+        raise not_an_answer(self._functions.where, "a turn")
 
 
 def _is_new(turn: Turn) -> bool:
@@ -312,22 +277,40 @@ def _is_new(turn: Turn) -> bool:
     return turn.place is None and turn.id[14:15] == "7"
 
 
-def _window(
+def _versions_of(told: Told) -> JsonObject:
+    """By which the database tells what of a history need not travel."""
+    versions = [found.made_of for found in told.turns.values() if isinstance(found.made_of, int)]
+    if told.claim is None:
+        return {"known": versions}
+    return {"known": versions, "known_from": told.claim.first, "known_version": told.claim.version}
+
+
+def _window(window: Window, turns: dict[int, KnownTurn], reply: JsonObject) -> KnownWindow:
+    """What a reply that tells a history makes known."""
+    first = reply.get("known_from")
+    if first is None:
+        return KnownWindow(window, turns)
+    versions = {place: found.made_of for place, found in turns.items() if isinstance(found.made_of, int)}
+    unread = {int(place): version for place, version in reply["unread"].items()}
+    return KnownWindow(window, turns, first, versions | unread)
+
+
+def _turns(
     history: Sequence[int | JsonObject], known: Mapping[int, KnownTurn], principal: str, continuation_id: str
 ) -> dict[int, KnownTurn]:
     """Turns by place: `history` has the place alone of one that is known, and the whole line of any other.
 
     A line without a version, as older functions send it, is not taken apart again where it is as it was.
     """
-    window: dict[int, KnownTurn] = {}
+    turns: dict[int, KnownTurn] = {}
     for line in history:
         if isinstance(line, int):
-            window[line] = known[line]
+            turns[line] = known[line]
             continue
         place = line["place"]
         found = known.get(place)
         made_of = line.get("version", line)
         if found is None or found.made_of != made_of:
             found = KnownTurn(turn_of(line, principal, continuation_id), characters_of(line), made_of)
-        window[place] = found
-    return window
+        turns[place] = found
+    return turns

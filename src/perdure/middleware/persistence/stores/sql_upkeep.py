@@ -8,7 +8,7 @@ from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.question import Question, Term
 from perdure.middleware.persistence.stores.faults import decoded
 from perdure.middleware.persistence.stores.kept_words import KeptWords
-from perdure.middleware.persistence.stores.known_turns import KnownTurns
+from perdure.middleware.persistence.stores.known_windows import KnownWindows
 from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, asked
 from perdure.middleware.persistence.stores.sql_lines import time_of
 from perdure.middleware.persistence.turn import Json, JsonObject, Outcome
@@ -25,7 +25,7 @@ _REPEATED = re.compile(r"([^\w\s])\1+")
 class SqlUpkeep:
     _functions: SqlFunctions
     _clock: Clock
-    _known: KnownTurns[tuple[str, str]]
+    _known: KnownWindows[tuple[str, str]]
     _words: KeptWords
 
     def search(self, question: Question, *, before: HitPosition | None = None, limit: int = 20) -> list[Hit]:

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import psycopg
@@ -34,6 +35,13 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     deadline = 0.0
     answered_at = 0.0
     """When the server at the other end was last known to be there, on `time.monotonic()`."""
+    _calls: psycopg.Cursor[tuple[Any, ...]] | None = None
+
+    def called(self, statement: bytes, arguments: Mapping[str, str]) -> tuple[Any, ...] | None:
+        """The first row of what `statement` gives. By one cursor for all: to make one takes a quarter of a call."""
+        if self._calls is None:
+            self._calls = self.cursor()
+        return self._calls.execute(statement, arguments).fetchone()
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         left = max(self.deadline - time.monotonic(), 0.0)

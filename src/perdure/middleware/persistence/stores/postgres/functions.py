@@ -1,6 +1,5 @@
 """Calls the SQL functions over a connection of our own, within one deadline, and again where that is safe."""
 
-import json
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,6 +8,7 @@ import psycopg
 from psycopg import conninfo, sql
 
 from perdure.errors import SettingsError, StoreTimeout
+from perdure.middleware.persistence.json_text import compact_json
 from perdure.middleware.persistence.stores.postgres.connections import Connection, Connections
 from perdure.middleware.persistence.stores.postgres.faults import (
     CutOff,
@@ -79,7 +79,7 @@ class PostgresFunctions:
 
 def _result(connection: Connection, statement: bytes, arguments: Mapping[str, str]) -> Json:
     with cut_off_noticed(connection):
-        row = connection.execute(statement, arguments).fetchone()
+        row = connection.called(statement, arguments)
     return row[0] if row else None
 
 
@@ -91,7 +91,7 @@ def _as_text(value: Json) -> str:
         case bool():
             return "true" if value else "false"
         case dict() | list():
-            return json.dumps(value)
+            return compact_json(value)
         case _:
             return str(value)
 

@@ -1,0 +1,33 @@
+"""Turns a second on many conversations at once, each going on by itself: of perdure as of every peer."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["at_once"]
+
+
+def at_once(
+    turn: Callable[[str], object], pool: ThreadPoolExecutor, names: Sequence[str], turns: int, *, threads: int
+) -> Callable[[], float]:
+    """Each of `threads` goes on with its share of the conversations, one turn after the other; `turns` in all.
+
+    The pool's threads live as long as the benchmark, as a server's do.
+    """
+    ready = threading.Barrier(threads + 1)
+
+    def take_turns(first: int) -> None:
+        ready.wait()
+        for number in range(first, turns, threads):
+            turn(names[number % len(names)])
+
+    def measure() -> float:
+        jobs = [pool.submit(take_turns, first) for first in range(threads)]
+        ready.wait()
+        started = time.perf_counter()
+        for job in jobs:
+            job.result()
+        return turns / (time.perf_counter() - started)
+
+    return measure
