@@ -151,7 +151,7 @@ def test_a_migration_waits_in_no_ring_with_who_has_read_the_messages_and_would_w
             migrating = threads.submit(database.migrate)
             _wait_for(database, 1)
             server.execute("update chat_messages set tokens = 1 where part = 1")
-        assert migrating.result(60) == ["0011 words: done"]
+        assert "0011 words: done" in migrating.result(60)
 
 
 def _migrating(database: Database) -> subprocess.Popen[str]:
