@@ -218,7 +218,7 @@ begin
                join public.chat_sessions s on s.id = coalesce(o.id, public.chat_heir(m.session_id, m.turn_seq, $3))';
   end if;
   if find_messages.continuation_id is not null then
-    shown := 'public.chat_sessions s
+    shown := '(select x.* from public.chat_sessions x where x.continuation_id = $4 offset 0) s
               cross join lateral public.chat_line(s.id) l
               cross join lateral (select x.* from public.chat_messages x
                                    where x.session_id = l.segment and x.turn_seq <= l.upto offset 0) m
@@ -317,6 +317,6 @@ begin
 end $grants$;
 
 -- ── end ──────────────────────────────────────────────────────────────────────────────────────────────────────
-insert into public.perdure_migrations (version, name, checksum) values (11, 'words', 'e84f691ec6b6c63949231e8fd14f2d3788eaee7c464e04da1f3559d10e4fb9d5');
+insert into public.perdure_migrations (version, name, checksum) values (11, 'words', '7ce4afb62ef017b2ca4cc34c2fcc265e6b49cf9ee84f7ff6c994aa72781346dc');
 perform pg_notify('pgrst', 'reload schema');
 end $migration$;
