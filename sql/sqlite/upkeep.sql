@@ -47,8 +47,19 @@ SELECT count(*) AS conversations,
        AS turns
   FROM chat_sessions s WHERE id IN (SELECT value FROM json_each(:ids));
 
--- remove_session: with its files; its messages are gone
-DELETE FROM chat_sessions WHERE id = :id AND substr(continuation_id, 1, 1) = char(31);
+-- remove_session: first of all, where no foreign key is looked up; no fork needs it
+DELETE FROM chat_sessions
+ WHERE id = :id AND substr(continuation_id, 1, 1) = char(31)
+   AND NOT EXISTS (SELECT 1 FROM chat_forks WHERE parent_id = :id);
+
+-- remove_messages_left: of a conversation that is removed; by their keys, since no index has all of them by conversation
+DELETE FROM chat_messages WHERE id > :id << 32 AND id < (:id + 1) << 32;
+
+-- remove_files: of a conversation that is removed
+DELETE FROM chat_files WHERE session_id = :id;
+
+-- remove_fork: where a conversation that is removed came from
+DELETE FROM chat_forks WHERE session_id = :id;
 
 -- count_conversations: what can be read, and what only waits to be removed
 SELECT count(DISTINCT user_id) FILTER (WHERE living) AS users, count(*) FILTER (WHERE living) AS conversations,

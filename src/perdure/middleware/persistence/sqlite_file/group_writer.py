@@ -55,13 +55,23 @@ class GroupWriter:
         """
         return self.write_together(work, _one_after_another, durable=durable)
 
+    def write_alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As a durable `write`, in a transaction of its own in which no foreign key is looked up: `work` leaves none
+        that refers to nothing. SQLite looks for referring rows in the whole table where no index serves.
+        """
+        write: _Write[T] = _Write(work, _one_after_another, durable=True, alone=True)
+        return self._written(write)
+
     def write_together(
         self, work: W, all_done: Callable[[sqlite3.Connection, Sequence[W]], Sequence[T | Refused]], *, durable: bool
     ) -> T:
         """As `write`, for what is done more quickly for several at once: `all_done` does each of what it is given, and
         gives the result of each. Those that are durable are done before the others.
         """
-        write = _Write(work, all_done, durable)
+        write: _Write[T] = _Write(work, all_done, durable)
+        return self._written(write)
+
+    def _written(self, write: "_Write[T]") -> T:
         with self._lock:
             self._waiting.append(write)
             leads = self._leader is None
@@ -88,7 +98,7 @@ class GroupWriter:
 
     def _lead(self) -> None:
         with self._lock:
-            batch = list(islice(self._waiting, _MOST_AT_ONCE))
+            batch = _first_of(self._waiting)
             if len(batch) == len(self._waiting):
                 self._waiting.clear()
             else:
@@ -142,11 +152,20 @@ class GroupWriter:
             with self._writing as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
                 self._set_synchronous(connection, "FULL" if any(map(_is_durable, batch)) else "NORMAL")
-                if not self._committed(connection, batch, apart=False):
+                if batch[0].alone:
+                    self._commit_alone(connection, batch)
+                elif not self._committed(connection, batch, apart=False):
                     self._committed(connection, batch, apart=True)
         except BaseException as error:  # noqa: BLE001 - every waiting thread must learn of it
             for write in batch:
                 write.error = error
+
+    def _commit_alone(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        try:
+            self._committed(connection, batch, apart=False)
+        finally:
+            connection.execute("PRAGMA foreign_keys = ON")
 
     def _committed(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]", *, apart: bool) -> bool:
         """Commit all of `batch`. False if one of several failed by itself; nothing of them is done then.
@@ -181,6 +200,15 @@ class GroupWriter:
 
 
 _is_durable = attrgetter("durable")
+
+
+def _first_of(waiting: "deque[_Write[Any]]") -> "list[_Write[Any]]":
+    """Those that may go together, those that wait longest."""
+    batch = list(islice(waiting, _MOST_AT_ONCE))
+    for number, write in enumerate(batch):
+        if write.alone:
+            return batch[: max(number, 1)]
+    return batch
 
 
 def _one_after_another(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
@@ -220,6 +248,7 @@ class _Write(Generic[T]):
         "_asleep",
         "_is_woken",
         "all_done",
+        "alone",
         "done",
         "durable",
         "error",
@@ -230,10 +259,16 @@ class _Write(Generic[T]):
     )
 
     def __init__(
-        self, work: Any, all_done: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T | Refused]], durable: bool
+        self,
+        work: Any,
+        all_done: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T | Refused]],
+        durable: bool,
+        *,
+        alone: bool = False,
     ) -> None:
         self.work = work
         self.all_done = all_done
+        self.alone = alone
         self.result: T | Refused | None = None
         self.durable = durable
         self.error: BaseException | None = None

@@ -112,9 +112,11 @@ class SqliteUpkeep:
                 return removed, None
             if not connection.execute(_SQL["remove_session"], {"id": id_}).rowcount:
                 return Removed(), None
+            for rows in ("remove_messages_left", "remove_files", "remove_fork"):
+                connection.execute(_SQL[rows], {"id": id_})
             return removed, parent if parent is not None and not needed_of(connection, parent) else None
 
-        removed, parent = self._write(rest)
+        removed, parent = self._write(rest, alone=True)
         if parent is None:
             return removed
         of_parent = self._remove_one({**this, "id": parent, "user_id": None, "continuation_id": None})
@@ -124,7 +126,7 @@ class SqliteUpkeep:
             files=removed.files + of_parent.files,
         )
 
-    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _write(self, work: Callable[[sqlite3.Connection], T], *, alone: bool = False) -> T:
         def thoroughly(connection: sqlite3.Connection) -> T:
             self._known.forget_all()  # What is gone is gone from the memory, too.
             connection.execute("PRAGMA secure_delete = ON")  # What is gone leaves nothing in the free pages.
@@ -133,7 +135,7 @@ class SqliteUpkeep:
             finally:
                 connection.execute("PRAGMA secure_delete = OFF")
 
-        return self._writer.write(thoroughly, durable=True)
+        return self._writer.write_alone(thoroughly) if alone else self._writer.write(thoroughly, durable=True)
 
     def _rows(self, query: str, wanted: Mapping[str, Any]) -> list[sqlite3.Row]:
         with self._database.gate.inside(), explained(self.path):
