@@ -220,7 +220,7 @@ OF_AN_OPERATOR: dict[str, Callable[[Metered], Callable[[], object]]] = {
     ),
     "search in vain": lambda its: search(its, query="w7 nobody-wrote-this"),
     "search in a conversation": lambda its: partial(
-        its.functions.call, "find_messages", {"user_id": "alice", "words": "'of'", "continuation_id": "c6"}
+        its.functions.call, "find_messages", {"user_id": "alice", "words": "'of'", "continuation_id": "c11"}
     ),
     "purge": lambda its: purge(its, "2026-03-01T00:00:00Z"),
     "purge in vain": lambda its: purge(its, "2020-01-01T00:00:00Z"),
