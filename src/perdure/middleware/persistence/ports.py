@@ -1,6 +1,6 @@
 """What the engine needs from the outside: a store, a spool, a clock. Synchronous, small, and all of it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from perdure.middleware.persistence.turn import (
 from perdure.middleware.persistence.upkeep import Upkeep
 from perdure.quick_values import frozen
 
-__all__ = ["Clock", "FileStore", "Spool", "Store", "SystemClock", "Waiting"]
+__all__ = ["Clock", "FileStore", "GroupingStore", "Spool", "Store", "SystemClock", "Waiting"]
 
 
 class Store(Upkeep, Protocol):
@@ -93,6 +93,31 @@ class Store(Upkeep, Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class GroupingStore(Store, Protocol):
+    """A store for which several turns at once are less work than one after the other. That is its own choice: turns that
+    come at once are given to any other one by one, from many threads.
+    """
+
+    def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
+        """Each as by `begin`; at least two. None is said of one that is to be begun by itself: it would be refused, or
+        stands in the way of the others, or is not as simple as they are. Nothing was changed for it, or what was changed
+        would be found by `begin`.
+
+        Raises:
+            StoreError: None was begun that anybody knows of.
+        """
+        ...
+
+    def finish_together(self, turns: Sequence[Turn]) -> Sequence[FinishedTurn | None]:
+        """Each as by `finish`, durable on return; at least two. None, as above, is said of one that is to be finished by
+        itself.
+
+        Raises:
+            StoreError: Of none is known how it ended.
+        """
+        ...
 
 
 class FileStore(Protocol):
