@@ -6,8 +6,7 @@ block is taken where it stands, by both.
 """
 
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -161,15 +160,29 @@ class _Lane(Protocol[G_contra, T_co]):
     async def call_async(self, given: G_contra, /, *, budget: float) -> T_co: ...
 
 
-@contextmanager
-def _in_words(waits: _Waits) -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise StoreTimeout(
-            f"The {waits.value} did not answer within the time it has in one call.", remedy=f"{_REMEDIES[waits]}."
-        ) from error
-    except LaneFull as error:
-        raise StoreUnavailable(
-            f"All threads wait for the {waits.value}, which does not answer.", remedy=f"{_REMEDIES[waits]}."
-        ) from error
+class _in_words:  # noqa: N801 - read as a word in a `with`
+    """
+    Raises:
+        StoreTimeout: What was waited for took too long.
+        StoreUnavailable: It was not let in.
+    """
+
+    __slots__ = ("_waits",)
+
+    def __init__(self, waits: _Waits) -> None:
+        self._waits = waits
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise StoreTimeout(
+                f"The {self._waits.value} did not answer within the time it has in one call.",
+                remedy=f"{_REMEDIES[self._waits]}.",
+            ) from error
+        if isinstance(error, LaneFull):
+            raise StoreUnavailable(
+                f"All threads wait for the {self._waits.value}, which does not answer.",
+                remedy=f"{_REMEDIES[self._waits]}.",
+            ) from error
