@@ -48,11 +48,13 @@ class Crowd:
     def begin(self, *turns: Turn) -> "list[Future[BegunTurn]]":
         """Each in a thread of its own; they come while another call is under way, and wait for it."""
         return self._together(
-            self.store._beginnings, [lambda turn=turn: self.store.begin(turn, WINDOW) for turn in turns]
+            self.store._beginnings.called.grouped, [lambda turn=turn: self.store.begin(turn, WINDOW) for turn in turns]
         )
 
     def finish(self, *turns: Turn) -> "list[Future[Any]]":
-        return self._together(self.store._endings, [lambda turn=turn: self.store.finish(turn) for turn in turns])
+        return self._together(
+            self.store._endings.called.grouped, [lambda turn=turn: self.store.finish(turn) for turn in turns]
+        )
 
     def _together(self, calls: grouped_calls.GroupedCalls, work: "list[Callable[[], Any]]") -> "list[Future[Any]]":
         with calls._lock:
@@ -195,7 +197,7 @@ def test_who_comes_while_another_call_hangs_waits_a_moment_and_goes_on(
         assert crowd.store.begin(a_turn("another", continuation_id="free"), WINDOW).place == 1
         assert not hangs.done()
     assert hangs.result(30).place == 2
-    assert crowd.store._beginnings._under_way == 0
+    assert crowd.store._beginnings.called.grouped._under_way == 0
 
 
 def test_each_has_its_own_deadline(url: str) -> None:
@@ -206,15 +208,15 @@ def test_each_has_its_own_deadline(url: str) -> None:
         for one in [crowd.pool.submit(crowd.store.begin, turn, WINDOW) for turn in waiting]:
             with pytest.raises(StoreTimeout):
                 one.result(30)
-    assert crowd.store._beginnings._under_way == 0
+    assert crowd.store._beginnings.called.grouped._under_way == 0
     assert crowd.store.begin(a_turn("afterwards", continuation_id="after a while"), WINDOW).place == 1
     crowd.close()
 
 
 def test_what_is_large_goes_alone(crowd: Crowd) -> None:
     long = a_turn("long " * 20_000, continuation_id="long")
-    with crowd.store._beginnings._lock:
-        crowd.store._beginnings._under_way += 1
+    with crowd.store._beginnings.called.grouped._lock:
+        crowd.store._beginnings.called.grouped._under_way += 1
     assert crowd.store.begin(long, WINDOW).place == 1
     assert crowd.heard.called == [("begin_turns", 1)]
 
