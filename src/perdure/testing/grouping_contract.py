@@ -16,7 +16,7 @@ from pathlib import Path
 from perdure.errors import ConversationFull, StoreError
 from perdure.middleware.idempotency import turn_id_of
 from perdure.middleware.persistence.ports import Clock, GroupingStore
-from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Outcome, Turn, Window
+from perdure.middleware.persistence.turn import Answer, BegunTurn, FinishedTurn, Outcome, Turn, Window
 from perdure.testing.store_bench import WIDE, StoreBench, as_kept, at_once
 from perdure.testing.turns import a_file, answered, ended
 
@@ -163,17 +163,20 @@ class GroupingStoreContract(StoreBench):
         ]
         assert self.prompts() == ["again"]
 
-    def test_one_that_comes_twice_at_once_is_one_turn_with_one_ending_that_both_are_told(self) -> None:
-        turn, turns = self.turn("once"), self._elsewhere()
-        first, *_, second = self._begin_all(turn, *turns, turn)
-        assert (first.place, second.place) == (1, 1)
-        turn = _placed(turn, first)
-        told = self._finish_all(
-            answered(turn, "yes"), *(answered(one, one.prompt) for one in turns), ended(turn, Outcome.FAILED)
-        )
-        assert {told[0].outcome, told[-1].outcome} == {self.only().outcome}
-        history = self.store.begin(self.turn("next"), WIDE).history
-        assert list(history) == [one for one in self.kept()[:1] if one.outcome is Outcome.ANSWERED]
+    def test_one_that_comes_twice_at_once_is_one_turn(self) -> None:
+        turn = self.turn("once")
+        begun = self._begin_all(turn, *self._elsewhere(), turn)
+        assert [one.place for one in begun] == [1] * 5
+        assert self.prompts() == ["once"]
+
+    def test_one_that_ends_twice_at_once_has_one_ending_which_both_are_told_and_history_goes_by(self) -> None:
+        for number, other in enumerate((Outcome.FAILED, Outcome.ANSWERED)):
+            turn = self.turn(f"{number}")
+            turn = _placed(turn, self._begin_all(turn, *self._elsewhere(1))[0])
+            told = self._finish_all(answered(turn, "yes"), ended(turn, other, Answer(text="no")))
+            assert {one.outcome for one in told} == {self.kept()[-1].outcome}
+        begun, _ = self._begin_all(self.turn("next"), *self._elsewhere(1))
+        assert list(begun.history) == [one for one in self.kept() if one.outcome is Outcome.ANSWERED]
 
     def test_one_that_is_refused_changes_nothing_and_the_others_are_begun(self) -> None:
         mine = self.turn("mine")

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from perdure.errors import FunctionMissing, StoreError, StoreMisconfigured, StoreTimeout, StoreUnavailable
 from perdure.middleware.persistence.stores.faults import decoded
@@ -11,17 +10,10 @@ from perdure.middleware.persistence.stores.migrated_functions import MigratedFun
 from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, lines_of
 from perdure.middleware.persistence.turn import JsonObject
 
-__all__ = ["CalledTogether", "OfOneTurn"]
+__all__ = ["CalledTogether"]
 
 _UNDER_WAY = 1
 """Calls of the function at a time: more at a time are smaller, and cost more in all."""
-
-
-class OfOneTurn(NamedTuple):
-    """What the function is given of it."""
-
-    given: JsonObject
-    characters: int
 
 
 class CalledTogether:
@@ -35,26 +27,27 @@ class CalledTogether:
         self._migrated = migrated
         self.grouped = GroupedCalls(self._sent, under_way=_UNDER_WAY)
 
-    def reply(self, turn: OfOneTurn, deadline: float) -> JsonObject | None:
-        """Of what goes among that of others."""
+    def reply(self, given: JsonObject, characters: int, deadline: float) -> JsonObject | None:
+        """To what the function is given of one turn, among that of others."""
         if self._migrated.is_missing(self._function):
             return None
         try:
-            return self.grouped.call(turn.given, turn.characters, deadline)
+            return self.grouped.call(given, characters, deadline)
         except FunctionMissing:
             self._migrated.note_missing(self._function)
             return None
 
-    def replies(self, turns: Sequence[OfOneTurn], deadline: float) -> "list[JsonObject | None]":
-        """
+    def replies(self, turns: Sequence[tuple[JsonObject, int]], deadline: float) -> "list[JsonObject | None]":
+        """To what the function is given of each, beside its characters.
+
         Raises:
             StoreError: The database cannot be asked, or there is no time left to ask it about each by itself.
         """
         replies: list[JsonObject | None] = [None] * len(turns)
-        for portion in portions([turn.characters for turn in turns]):
-            given = [turns[number].given for number in portion]
+        for portion in portions([characters for _, characters in turns]):
+            given = [turns[number][0] for number in portion]
             try:
-                found = self._portion(given, sum(turns[number].characters for number in portion), deadline)
+                found = self._portion(given, sum(turns[number][1] for number in portion), deadline)
             except StoreError:
                 if not any(replies):
                     raise

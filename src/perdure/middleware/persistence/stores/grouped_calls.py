@@ -35,6 +35,8 @@ _A_MOMENT = 0.0005
 _LONGEST_GATHERING = 0.005
 """Seconds. Nobody waits who went alone the last time."""
 
+_NONE_YET = (None,)
+
 _all: "weakref.WeakSet[GroupedCalls]" = weakref.WeakSet()
 
 
@@ -99,7 +101,11 @@ class GroupedCalls:
             self._send_alone(call)
 
     def _send_alone(self, call: "_Call") -> None:
-        self._send_all([call], again=len(call.given) == 1)
+        if len(call.given) > 1:
+            self._send_all([call], again=False)
+            return
+        (given,) = call.given
+        call.replies = [self._send(call.given, deadline=call.deadline, again=True).get(given["turn_id"])]
 
     def _send_all(self, calls: "Sequence[_Call]", *, again: bool) -> None:
         # If one turn comes twice, only one of the two goes: whose the reply is could not be told.
@@ -254,7 +260,7 @@ class _Call:
         self.leads = False
         self.failed = False
         """With the others of its group."""
-        self.replies: Sequence[JsonObject | None] = [None] * len(given)
+        self.replies: Sequence[JsonObject | None] = _NONE_YET if len(given) == 1 else [None] * len(given)
         self.following: _Call | None = None
         """Whom to wake next, once its group was sent."""
         self.is_woken = False

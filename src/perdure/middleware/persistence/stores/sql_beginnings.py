@@ -7,7 +7,7 @@ from typing import NamedTuple
 from perdure.errors import StoreError
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock
-from perdure.middleware.persistence.stores.called_together import CalledTogether, OfOneTurn
+from perdure.middleware.persistence.stores.called_together import CalledTogether
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.known_windows import BegunHere, KnownWindow, KnownWindows, Told
@@ -45,7 +45,9 @@ class Beginnings:
     def one(self, turn: Turn, window: Window) -> BegunTurn:
         deadline = time.monotonic() + self._functions.timeout
         asked = self._asked(turn, window)
-        reply: Json = self.called.reply(_among_others(asked), deadline) if _is_new(turn) else None
+        reply: Json = None
+        if _is_new(turn):
+            reply = self.called.reply(_among_others(asked), asked.beginning.characters, deadline)
         if reply is None:
             given = asked.beginning.given
             older = [("begin_turn_in_line", given), ("begin_turn", given)]
@@ -64,7 +66,8 @@ class Beginnings:
                     asked[number] = self._asked(turn, window)
                 except StoreError:
                     continue  # `one` says why.
-        replies = self.called.replies([_among_others(one) for one in asked.values()], deadline)
+        sent = [(_among_others(one), one.beginning.characters) for one in asked.values()]
+        replies = self.called.replies(sent, deadline)
         for (number, one), reply in zip(asked.items(), replies, strict=True):
             if reply is not None:
                 try:
@@ -110,11 +113,11 @@ def _is_new(turn: Turn) -> bool:
     return turn.place is None and turn.id[14:15] == "7"
 
 
-def _among_others(asked: _Asked) -> OfOneTurn:
+def _among_others(asked: _Asked) -> JsonObject:
     given = asked.beginning.given | _versions_of(asked.told)
     if asked.window.last_place is not None:
         given["last_place"] = asked.window.last_place
-    return OfOneTurn(given, asked.beginning.characters)
+    return given
 
 
 def _versions_of(told: Told) -> JsonObject:

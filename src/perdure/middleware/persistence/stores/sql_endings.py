@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from perdure.errors import StoreError
 from perdure.middleware.persistence.ports import Clock
-from perdure.middleware.persistence.stores.called_together import CalledTogether, OfOneTurn
+from perdure.middleware.persistence.stores.called_together import CalledTogether
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.known_windows import KnownWindows
 from perdure.middleware.persistence.stores.migrated_functions import MigratedFunctions
@@ -39,7 +39,7 @@ class Endings:
             if turn.files or self._migrated.is_missing("finish_turns"):
                 reply = self._functions.call("finish_turn", ending.given, deadline=deadline)
             else:
-                reply = self.called.reply(OfOneTurn(ending.given, ending.characters), deadline)
+                reply = self.called.reply(ending.given, ending.characters, deadline)
         if reply is None or (isinstance(reply, dict) and reply.get("status") == "unknown"):
             with encoded(turn.id):
                 whole = ending.given | beginning_of(turn, self._clock.now()).given
@@ -56,7 +56,7 @@ class Endings:
                     endings[number] = self._ending(turn)
                 except StoreError:
                     continue  # `one` says why.
-        asked = [OfOneTurn(ending.given, ending.characters) for ending in endings.values()]
+        asked = [(ending.given, ending.characters) for ending in endings.values()]
         replies = self.called.replies(asked, deadline)
         for (number, ending), reply in zip(endings.items(), replies, strict=True):
             if reply is not None:
