@@ -14,6 +14,8 @@ from itertools import islice, pairwise
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from perdure.middleware.persistence.sqlite_file.lasting_cursor import LastingCursor
+
 __all__ = ["GroupWriter", "Refused"]
 
 T = TypeVar("T")
@@ -44,6 +46,7 @@ class GroupWriter:
         self._lock = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._leader: _Write[Any] | None = None
+        self._cursor = LastingCursor()
         self._synchronous: tuple[sqlite3.Connection | None, str] = (None, "")
         """What was set last, and on which connection."""
 
@@ -160,7 +163,7 @@ class GroupWriter:
         try:
             with self._writing as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
-                self._set_synchronous(connection, "FULL" if any(map(_is_durable, batch)) else "NORMAL")
+                self._set_synchronous(connection, _FULL if any(map(_is_durable, batch)) else _NORMAL)
                 if batch[0].alone:
                     self._commit_alone(connection, batch)
                 elif not self._committed(connection, batch, apart=False):
@@ -181,7 +184,8 @@ class GroupWriter:
 
         `apart` lets those that fail fail alone, and costs each two statements more.
         """
-        connection.execute("BEGIN IMMEDIATE")
+        cursor = self._cursor.on(connection)
+        cursor.execute("BEGIN IMMEDIATE")
         try:
             is_lone = len(batch) == 1 and len(batch[0].works) == 1
             if is_lone:
@@ -190,7 +194,7 @@ class GroupWriter:
                 _done_together(connection, batch)
             else:
                 self._done_apart(connection, batch)
-            connection.execute("COMMIT")
+            cursor.execute("COMMIT")
         except BaseException as error:
             self._taken_back()
             if connection.in_transaction:
@@ -221,12 +225,14 @@ class GroupWriter:
                 connection.execute("RELEASE one")
             write.results = results
 
-    def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
-        on, now = self._synchronous
-        if on is not connection or now != level:
-            connection.execute(f"PRAGMA synchronous = {level}")
-            self._synchronous = (connection, level)
+    def _set_synchronous(self, connection: sqlite3.Connection, statement: str) -> None:
+        on, last = self._synchronous
+        if on is not connection or last != statement:
+            self._cursor.on(connection).execute(statement)
+            self._synchronous = (connection, statement)
 
+
+_FULL, _NORMAL = "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"
 
 _is_durable = attrgetter("durable")
 
