@@ -72,7 +72,8 @@ class GroupWriter:
         """As `write`, for what is done more quickly for several at once: `all_done` does each of what it is given, and
         gives the result of each. Those that are durable are done before the others.
         """
-        return _only(self.write_several([work], all_done, durable=durable))
+        write: _Write[T] = _Write([work], all_done, durable)
+        return _only(self._written(write))
 
     def write_several(
         self,
@@ -89,26 +90,29 @@ class GroupWriter:
 
     def _written(self, write: "_Write[T]") -> Sequence[T | Refused]:
         with self._lock:
-            self._waiting.append(write)
             leads = self._leader is None
             if leads:
-                self._leader = write
+                self._leader = write  # Nobody waits: one of them would lead.
             else:
+                self._waiting.append(write)
                 write.put_to_sleep()
-        if not leads:
+        if leads:
+            self._lead([write])
+        else:
             try:
                 write.wait()
                 self._wake_next(write)
             except BaseException:
                 self._give_up(write)  # interrupted, as by Ctrl-C
                 raise
-        if not write.done:
-            self._lead()
+            if not write.done:
+                self._lead(self._taken())
         if write.error is not None:
             raise write.error
         return write.results
 
-    def _lead(self) -> None:
+    def _taken(self) -> "list[_Write[Any]]":
+        """Those whose turn it is: they wait no more."""
         with self._lock:
             batch = _first_of(self._waiting)
             if len(batch) == len(self._waiting):
@@ -116,6 +120,9 @@ class GroupWriter:
             else:
                 for _ in batch:
                     self._waiting.popleft()
+        return batch
+
+    def _lead(self, batch: "list[_Write[Any]]") -> None:
         try:
             self._commit(batch)
         finally:
@@ -124,12 +131,14 @@ class GroupWriter:
                     self._pass_on()
                 else:
                     self._leader = None
-            for write, following in pairwise(batch):
-                write.following = following
-            for write in batch:
-                write.done = True
             if len(batch) > 1:
+                for write, following in pairwise(batch):
+                    write.following = following
+                for write in batch:
+                    write.done = True
                 self._wake_next(batch[0])
+            else:
+                batch[0].done = True
 
     def _wake_next(self, write: "_Write[Any]") -> None:
         """Each whose write is done wakes the next: all at once would only stand in each other's way, at Python's own
