@@ -73,7 +73,8 @@ class GroupWriter:
         gives the result of each. Those that are durable are done before the others.
         """
         write: _Write[T] = _Write([work], all_done, durable)
-        return _only(self._written(write))
+        results = self._written(write)
+        return _only(results)
 
     def write_several(
         self,
