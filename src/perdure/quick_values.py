@@ -26,7 +26,7 @@ def frozen(*, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
     """As `@dataclass(frozen=True, slots=True)`, for a class that has fields, and neither a base nor `__post_init__`.
 
     If it has a method `changed(**changes)`, that is written here as well: it gives a copy with other values in some
-    fields, and raises AttributeError for a field that there is not.
+    fields, and raises TypeError for a field that there is not.
     """
 
     def made(cls: type[T]) -> type[T]:
@@ -64,11 +64,14 @@ def _add_written_functions(value: Any, own: Fields, kw_only: bool) -> None:
         "    self.__class__ = cls",
     ]
     if (declared := vars(value).get("changed")) is not None:
+        # No `**changes`: to put them into a dictionary and set each from there takes longer than to ask for all fields.
         lines += [
-            "def changed(old, **changes):",
+            f"def changed(_old, {', '.join(f'{field.name}=missing' for field in own)}):",
             "    self = blank(twin)",
-            *(f"    self.{field.name} = old.{field.name}" for field in own),
-            "    for name in changes: setattr(self, name, changes[name])",
+            *(
+                f"    self.{field.name} = _old.{field.name} if {field.name} is missing else {field.name}"
+                for field in own
+            ),
             "    self.__class__ = cls",
             "    return self",
         ]

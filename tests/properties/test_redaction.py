@@ -183,6 +183,15 @@ def test_nothing_is_found_only_in_what_would_come_out_as_it_went_in(value: Json)
     assert Redactor().json(value) == value or not Redactor().finds_nothing_in(value)
 
 
+def test_a_name_that_was_a_secret_or_had_one_in_it_is_found_again_each_time() -> None:
+    redactor = Redactor(patterns=["EMP-[0-9]+"])
+    for _ in range(2):
+        assert redactor.finds_nothing_in({"note": "a", "count": 1})
+        assert not redactor.finds_nothing_in({"note": "a", "password": "b"})
+        assert not redactor.finds_nothing_in({"note": "a", "EMP-1": 1})
+        assert not redactor.finds_nothing_in({"note": "EMP-1", "count": 1})
+
+
 def test_the_value_given_in_is_not_changed() -> None:
     value = {"a": [TOKEN, {"password": "hunter2"}]}
     redactor.json(value)

@@ -43,6 +43,10 @@ class Connection:
     def in_transaction(self) -> bool:
         return self.apsw.in_transaction
 
+    def cursor(self) -> "Connection":
+        """Of which `execute` is used, and what that gives."""
+        return self
+
     def execute(self, sql: str, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> "Cursor":
         if self._synchronous:
             sql = _SYNCHRONOUS.sub(rf"\g<1>{self._synchronous}", sql)

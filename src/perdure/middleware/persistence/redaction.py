@@ -79,6 +79,8 @@ class Redactor:
         """Short texts in which nothing was found: names of members above all, which come with every call."""
         self._plain_names: set[str] = set()
         """Short names that are no secret's."""
+        self._passed_names: set[str] = set()
+        """Short names in which nothing was found, and which are no secret's: both at once, for a whole object."""
 
     def text(self, text: str) -> str:
         if len(text) <= _SHORT and text in self._harmless:
@@ -143,14 +145,20 @@ class Redactor:
                     if len(seen) < _MOST_COMPARED:
                         seen.append(value)
             elif isinstance(value, dict):
-                for name in value:
-                    if self._enabled and name not in self._plain_names and self._is_a_secrets_name(name):
-                        return False
-                    if name not in self._harmless and self.text(name) != name:
-                        return False
+                if not self._passed_names.issuperset(value) and not self._have_passed(value):
+                    return False
                 pending += value.values()
             elif isinstance(value, list):
                 pending += value
+        return True
+
+    def _have_passed(self, names: Iterable[str]) -> bool:
+        for name in names:
+            if self._enabled and name not in self._plain_names and self._is_a_secrets_name(name):
+                return False
+            if name not in self._harmless and self.text(name) != name:
+                return False
+            _remember(name, self._passed_names)
         return True
 
     def _object(self, value: dict[str, Any], redact: Callable[[str], str]) -> Json:

@@ -14,6 +14,8 @@ from itertools import islice, pairwise
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from perdure.middleware.persistence.sqlite_file.lasting_cursor import LastingCursor
+
 __all__ = ["GroupWriter", "Refused"]
 
 T = TypeVar("T")
@@ -44,6 +46,7 @@ class GroupWriter:
         self._lock = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._leader: _Write[Any] | None = None
+        self._cursor = LastingCursor()
         self._synchronous: tuple[sqlite3.Connection | None, str] = (None, "")
         """What was set last, and on which connection."""
 
@@ -69,7 +72,9 @@ class GroupWriter:
         """As `write`, for what is done more quickly for several at once: `all_done` does each of what it is given, and
         gives the result of each. Those that are durable are done before the others.
         """
-        return _only(self.write_several([work], all_done, durable=durable))
+        write: _Write[T] = _Write([work], all_done, durable)
+        results = self._written(write)
+        return _only(results)
 
     def write_several(
         self,
@@ -86,26 +91,29 @@ class GroupWriter:
 
     def _written(self, write: "_Write[T]") -> Sequence[T | Refused]:
         with self._lock:
-            self._waiting.append(write)
             leads = self._leader is None
             if leads:
-                self._leader = write
+                self._leader = write  # Nobody waits: one of them would lead.
             else:
+                self._waiting.append(write)
                 write.put_to_sleep()
-        if not leads:
+        if leads:
+            self._lead([write])
+        else:
             try:
                 write.wait()
                 self._wake_next(write)
             except BaseException:
                 self._give_up(write)  # interrupted, as by Ctrl-C
                 raise
-        if not write.done:
-            self._lead()
+            if not write.done:
+                self._lead(self._taken())
         if write.error is not None:
             raise write.error
         return write.results
 
-    def _lead(self) -> None:
+    def _taken(self) -> "list[_Write[Any]]":
+        """Those whose turn it is: they wait no more."""
         with self._lock:
             batch = _first_of(self._waiting)
             if len(batch) == len(self._waiting):
@@ -113,6 +121,9 @@ class GroupWriter:
             else:
                 for _ in batch:
                     self._waiting.popleft()
+        return batch
+
+    def _lead(self, batch: "list[_Write[Any]]") -> None:
         try:
             self._commit(batch)
         finally:
@@ -121,12 +132,14 @@ class GroupWriter:
                     self._pass_on()
                 else:
                     self._leader = None
-            for write, following in pairwise(batch):
-                write.following = following
-            for write in batch:
-                write.done = True
             if len(batch) > 1:
+                for write, following in pairwise(batch):
+                    write.following = following
+                for write in batch:
+                    write.done = True
                 self._wake_next(batch[0])
+            else:
+                batch[0].done = True
 
     def _wake_next(self, write: "_Write[Any]") -> None:
         """Each whose write is done wakes the next: all at once would only stand in each other's way, at Python's own
@@ -160,7 +173,7 @@ class GroupWriter:
         try:
             with self._writing as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
-                self._set_synchronous(connection, "FULL" if any(map(_is_durable, batch)) else "NORMAL")
+                self._set_synchronous(connection, _FULL if any(map(_is_durable, batch)) else _NORMAL)
                 if batch[0].alone:
                     self._commit_alone(connection, batch)
                 elif not self._committed(connection, batch, apart=False):
@@ -181,7 +194,8 @@ class GroupWriter:
 
         `apart` lets those that fail fail alone, and costs each two statements more.
         """
-        connection.execute("BEGIN IMMEDIATE")
+        cursor = self._cursor.on(connection)
+        cursor.execute("BEGIN IMMEDIATE")
         try:
             is_lone = len(batch) == 1 and len(batch[0].works) == 1
             if is_lone:
@@ -190,7 +204,7 @@ class GroupWriter:
                 _done_together(connection, batch)
             else:
                 self._done_apart(connection, batch)
-            connection.execute("COMMIT")
+            cursor.execute("COMMIT")
         except BaseException as error:
             self._taken_back()
             if connection.in_transaction:
@@ -221,12 +235,14 @@ class GroupWriter:
                 connection.execute("RELEASE one")
             write.results = results
 
-    def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
-        on, now = self._synchronous
-        if on is not connection or now != level:
-            connection.execute(f"PRAGMA synchronous = {level}")
-            self._synchronous = (connection, level)
+    def _set_synchronous(self, connection: sqlite3.Connection, statement: str) -> None:
+        on, last = self._synchronous
+        if on is not connection or last != statement:
+            self._cursor.on(connection).execute(statement)
+            self._synchronous = (connection, statement)
 
+
+_FULL, _NORMAL = "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"
 
 _is_durable = attrgetter("durable")
 

@@ -170,10 +170,12 @@ class KnownConversations:
         # Whatever it had noted; and if what is known here was wrong, and the database refused it, that must end, too.
         self.forget_all()
 
-    def forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
-        """Within a transaction. What is asked for thereafter is as it stands in the database."""
+    def forget_if_others_wrote(self, connection: sqlite3.Connection, cursor: sqlite3.Cursor) -> None:
+        """Within a transaction. What is asked for thereafter is as it stands in the database. `cursor` is one of
+        `connection`.
+        """
         # https://sqlite.org/pragma.html#pragma_data_version: it stays as it is for what this connection commits.
-        as_of = connection, connection.execute("PRAGMA data_version").fetchone()[0]
+        as_of = connection, cursor.execute("PRAGMA data_version").fetchone()[0]
         if as_of != self._as_of:
             self.forget_all()
             self._as_of = as_of

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from perdure.errors import ConversationFull, TurnConflict
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.sqlite_file.group_writer import Refused
+from perdure.middleware.persistence.sqlite_file.lasting_cursor import LastingCursor
 from perdure.middleware.persistence.stores.sqlite.given_files import files_kept
 from perdure.middleware.persistence.stores.sqlite.histories import Histories, HistoryPlan
 from perdure.middleware.persistence.stores.sqlite.known_conversations import (
@@ -48,6 +49,7 @@ class TurnWriting:
         self._known = known
         self._histories = histories
         self._placing = Placing(sql, known)
+        self._cursor = LastingCursor()
 
     def begin(
         self, connection: sqlite3.Connection, wanted: Sequence[tuple[PromptRow, Window]]
@@ -55,7 +57,7 @@ class TurnWriting:
         """Each refused with a `TurnConflict`, if its id was used before for another call, or with a `ConversationFull`,
         if the window's last place was given already.
         """
-        self._known.forget_if_others_wrote(connection)
+        self._known.forget_if_others_wrote(connection, self._cursor.on(connection))
         now = self._clock.now()
         if len(wanted) > 1:
             return self._begun_together(connection, wanted, now)
@@ -78,9 +80,10 @@ class TurnWriting:
         if conversation is not None and conversation.takes(turn, at, window):
             place = conversation.last_place + 1
             values = prompt.values(conversation.key, place)
-            if connection.execute(self._sql["add_prompt"], values).rowcount:
+            cursor = self._cursor.on(connection)
+            if cursor.execute(self._sql["add_prompt"], values).rowcount:
                 to = place_taken(turn, conversation, place, now, at)
-                connection.execute(self._sql["take_place"], to)
+                cursor.execute(self._sql["take_place"], to)
                 conversation.moved_on(place, to[-1])
                 return self._noted(connection, prompt, conversation, place, window)
         try:
@@ -107,7 +110,7 @@ class TurnWriting:
         if intent is not None:
             values = answer.values(intent.key, intent.place)
             try:
-                added = connection.execute(self._sql["add_answer"], values).rowcount
+                added = self._cursor.on(connection).execute(self._sql["add_answer"], values).rowcount
             except sqlite3.IntegrityError:
                 added = 0  # It is not there any more: somebody has deleted it.
             if added:
