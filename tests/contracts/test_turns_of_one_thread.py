@@ -2,38 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import psycopg
 import pytest
 from conftest import MakeDatabase
+from postgres.overheard import Overheard, locked
 
 from perdure.errors import StoreMisconfigured, StoreTimeout, StoreUnavailable, TurnRefused
 from perdure.middleware.persistence.ports import GroupingStore
 from perdure.middleware.persistence.stores import grouped_calls
-from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
-from perdure.middleware.persistence.turn import BegunTurn, Json, Turn, Window
+from perdure.middleware.persistence.turn import BegunTurn, Turn, Window
 from perdure.testing.turns import a_file, a_turn, answered
 
 WINDOW = Window(20, 8_000)
-
-
-class Overheard(PostgresFunctions):
-    """Real calls, and how many turns each took along; before each, whatever the test wants to happen."""
-
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        super().__init__(url, timeout=timeout, max_connections=4)
-        self.called: list[tuple[str, int]] = []
-        self.before: Callable[[], None] = lambda: None
-
-    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
-        turns = arguments.get("beginnings") or arguments.get("endings") or [None]
-        self.called.append((function, len(turns)))
-        self.before()
-        return super().call(function, arguments, **how)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +36,6 @@ def store(heard: Overheard) -> Iterator[GroupingStore]:
     store = SqlFunctionStore(heard)
     yield store
     store.close()
-
-
-@contextmanager
-def locked(url: str, name: str) -> Iterator[None]:
-    with psycopg.connect(url) as holder:
-        holder.execute("select from chat_sessions where continuation_id = %s for update", [name])
-        yield
-        holder.rollback()
 
 
 def one_for_each(count: int, text: str = "q") -> list[Turn]:

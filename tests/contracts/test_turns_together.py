@@ -2,38 +2,24 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import MakeDatabase
+from postgres.overheard import Overheard, locked
 
 from perdure.errors import StoreTimeout, TurnConflict, TurnRefused
 from perdure.middleware.persistence.stores import grouped_calls
-from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
-from perdure.middleware.persistence.turn import BegunTurn, Json, Turn, Window
+from perdure.middleware.persistence.turn import BegunTurn, Turn, Window
 from perdure.testing.turns import a_turn, answered
 
 WINDOW = Window(20, 8_000)
 OTHERS = 15
-
-
-class Overheard(PostgresFunctions):
-    """Real calls; and how many turns each took along."""
-
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        super().__init__(url, timeout=timeout, max_connections=8)
-        self.called: list[tuple[str, int]] = []
-
-    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
-        turns = arguments.get("beginnings") or arguments.get("endings") or [None]
-        self.called.append((function, len(turns)))
-        return super().call(function, arguments, **how)
 
 
 class Crowd:
@@ -90,14 +76,6 @@ def crowd(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
     made = Crowd(url)
     yield made
     made.close()
-
-
-@contextmanager
-def locked(url: str, name: str) -> Iterator[None]:
-    with psycopg.connect(url) as holder:
-        holder.execute("select from chat_sessions where continuation_id = %s for update", [name])
-        yield
-        holder.rollback()
 
 
 def one_for_each(count: int) -> list[Turn]:
