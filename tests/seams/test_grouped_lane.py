@@ -21,7 +21,7 @@ class Work:
 
     def __init__(self, size: int = 8, *, hanging_after: float = 1.0) -> None:
         self.lane = Lane("test", size, hanging_after=hanging_after)
-        self.grouped = GroupedLane(self.lane, self._alone, self._together)
+        self.grouped = GroupedLane(self.lane, self._alone, self._together, most=64)
         self.alone: list[int] = []
         self.together: list[list[int]] = []
         self.threads: list[int] = []

@@ -54,6 +54,7 @@ class FaultyStore:
     def __init__(self, inner: Store, *, blocking: bool | None = None) -> None:
         self.inner = inner
         self.blocking = inner.blocking if blocking is None else blocking
+        self.most_together = inner.most_together if isinstance(inner, GroupingStore) else 1
         self._lock = threading.Lock()
         self._faults: dict[Operation, list[_Fault]] = {operation: [] for operation in _OPERATIONS}
         self._calls: Counter[Operation] = Counter()

@@ -35,6 +35,8 @@ _LAST_PLACE = (1 << 63) - 1
 
 class SqlFunctionStore(SqlUpkeep):
     blocking = True
+    most_together = 32
+    """Of 64 that come at once one half is made ready while the server works on the other."""
 
     def __init__(self, functions: SqlFunctions, clock: Clock | None = None) -> None:
         self.where = functions.where
