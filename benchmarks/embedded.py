@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.content import answer_to
-from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn
+from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn, one_turn_of_a_call
 from benchmarks.raw_sqlite import grow_log
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.runtime import redactor_for
@@ -35,7 +35,7 @@ class _Acknowledged:
 
 
 class Embedded:
-    """One database, one runtime. `turn` may be called from many threads."""
+    """One database, one runtime. `turn` may be called from many threads, `turn_of_a_call` by many tasks."""
 
     def __init__(self, path: Path, seed: Seed) -> None:
         self._path = path
@@ -53,7 +53,14 @@ class Embedded:
 
     def turn(self, continuation_id: str) -> None:
         """Begin and finish, durable; notes what was acknowledged."""
-        turn = self._turn(continuation_id)
+        self._note(continuation_id, self._turn(continuation_id))
+
+    async def turn_of_a_call(self, continuation_id: str) -> None:
+        """The same by the steps of a call on an event loop."""
+        turn = await one_turn_of_a_call(self._runtime, self._redactor, continuation_id, self._next_number())
+        self._note(continuation_id, turn)
+
+    def _note(self, continuation_id: str, turn: Turn) -> None:
         with self._lock:
             self._acknowledged.setdefault(continuation_id, []).append(
                 _Acknowledged(turn.id, turn.place or 0, turn.prompt)
@@ -85,10 +92,12 @@ class Embedded:
         self._store.close()
 
     def _turn(self, continuation_id: str) -> Turn:
+        return one_turn(self._runtime, self._redactor, continuation_id, self._next_number())
+
+    def _next_number(self) -> int:
         with self._lock:
             self._asked += 1
-            number = self._asked
-        return one_turn(self._runtime, self._redactor, continuation_id, number)
+            return self._asked
 
 
 @contextmanager

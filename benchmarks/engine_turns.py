@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from itertools import count
 
 from benchmarks.content import answer_to, prompt_of, result_of
+from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.ports import Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.runtime import redactor_for
-from perdure.middleware.persistence.turn import DEFAULT_LEASE, Answer, Outcome, Turn, Window, new_turn_id
+from perdure.middleware.persistence.turn import DEFAULT_LEASE, Answer, BegunTurn, Outcome, Turn, Window, new_turn_id
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
 
-__all__ = ["PRINCIPAL", "WINDOW", "KeptTurns", "one_turn"]
+__all__ = ["PRINCIPAL", "WINDOW", "KeptTurns", "one_turn", "one_turn_of_a_call"]
 
 WINDOW = Window(turns=20, tokens=1_000_000)
 """40 messages, with a budget of tokens that never decides."""
@@ -24,10 +26,26 @@ PRINCIPAL = "local"
 def one_turn(runtime: Runtime, redactor: Redactor, continuation_id: str, number: int) -> Turn:
     """The turn as it was acknowledged. `number` makes its prompt and its answer its own."""
     engine = runtime.engine
+    turn, begun = engine.begin(_asked(engine, continuation_id, number), WINDOW, redactor)
+    turn = _answered(engine, turn, begun)
+    finished = engine.finish(turn, redactor)
+    return turn.changed(place=finished.place)
+
+
+async def one_turn_of_a_call(runtime: Runtime, redactor: Redactor, continuation_id: str, number: int) -> Turn:
+    """The same by the steps of a call, which waits on an event loop while others go on."""
+    engine = runtime.engine
+    steps = CallSteps(runtime, file_seconds=1, meta={})
+    turn, begun = await steps.begin(_asked(engine, continuation_id, number), WINDOW, redactor)
+    turn = _answered(engine, turn, begun)
+    finished = await steps.finish(turn, redactor)
+    return turn.changed(place=finished.place)
+
+
+def _asked(engine: Engine, continuation_id: str, number: int) -> Turn:
     prompt = prompt_of(number)
-    answer = answer_to(prompt)
     now = engine.clock.now()
-    turn = Turn(
+    return Turn(
         id=new_turn_id(now),
         principal=PRINCIPAL,
         continuation_id=continuation_id,
@@ -38,12 +56,13 @@ def one_turn(runtime: Runtime, redactor: Redactor, continuation_id: str, number:
         lease_until=now + DEFAULT_LEASE,
         metadata={"protocol_version": "2026-07-28"},
     )
-    turn, begun = engine.begin(turn, WINDOW, redactor)
+
+
+def _answered(engine: Engine, turn: Turn, begun: BegunTurn) -> Turn:
     _look_at(begun.history)
     turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
-    turn = turn.ended(Outcome.ANSWERED, engine.clock.now(), Answer(text=answer, result=result_of(answer)))
-    finished = engine.finish(turn, redactor)
-    return turn.changed(place=finished.place)
+    answer = answer_to(turn.prompt)
+    return turn.ended(Outcome.ANSWERED, engine.clock.now(), Answer(text=answer, result=result_of(answer)))
 
 
 def _look_at(history: Sequence[Turn]) -> None:
@@ -59,7 +78,7 @@ def _look_at(history: Sequence[Turn]) -> None:
 
 
 class KeptTurns:
-    """Turns through the engine into one store, and what was acknowledged of them. For many threads."""
+    """Turns through the engine into one store, and what was acknowledged of them. For many threads, and many tasks."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -69,7 +88,13 @@ class KeptTurns:
         self._acknowledged: list[tuple[str, int, str]] = []
 
     def turn(self, continuation_id: str) -> None:
-        turn = one_turn(self._runtime, self._redactor, continuation_id, next(self._numbers))
+        self._note(continuation_id, one_turn(self._runtime, self._redactor, continuation_id, next(self._numbers)))
+
+    async def turn_of_a_call(self, continuation_id: str) -> None:
+        number = next(self._numbers)
+        self._note(continuation_id, await one_turn_of_a_call(self._runtime, self._redactor, continuation_id, number))
+
+    def _note(self, continuation_id: str, turn: Turn) -> None:
         self._acknowledged.append((continuation_id, turn.place or 0, turn.prompt))
 
     def verified(self) -> int:

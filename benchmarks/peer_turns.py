@@ -1,7 +1,7 @@
 """A durable turn in a file, beside other libraries that keep conversations: as one grows, and many at once."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,10 +65,10 @@ def run(rounds: int, folder: Path) -> list[Result]:
             for size in sizes
         }
         many = stack.enter_context(embedded(folder / "many.db", Seed(_CONVERSATIONS, 100)))
-        pool = stack.enter_context(ThreadPoolExecutor(_CONVERSATIONS))
+        runner = stack.enter_context(asyncio.Runner())
         results = [
             interleaved(_growing(sizes, raw, ours, peers), rounds),
-            interleaved(_many(many, pool, peers), rounds),
+            interleaved(_many(many, runner, peers), rounds),
         ]
         kept = sum(database.verified() for database in (*ours.values(), many))
         notes += [f"Verified: all {kept:,} acknowledged turns of perdure are in the files.", *verified(peers)]
@@ -168,14 +168,12 @@ def _turns_of(database: Embedded) -> float:
     return time_each(lambda: database.turn(name(0)), _TURNS) / 1000
 
 
-def _many(database: Embedded, pool: ThreadPoolExecutor, peers: dict[PeerKind, PeerProcess]) -> Comparison:
+def _many(database: Embedded, runner: asyncio.Runner, peers: dict[PeerKind, PeerProcess]) -> Comparison:
     names = [f"many-{number}" for number in range(_CONVERSATIONS)]
     return rates(
         "peers",
         f"Durable turns in a file, on {_CONVERSATIONS} conversations at once",
-        at_once(
-            database.turn, pool, [name(number) for number in range(_CONVERSATIONS)], _AT_ONCE, threads=_CONVERSATIONS
-        ),
+        at_once(database.turn_of_a_call, runner, [name(number) for number in range(_CONVERSATIONS)], _AT_ONCE),
         {kind: partial(peer.at_once, names, _AT_ONCE) for kind, peer in peers.items()},
         file="throughput",
     )

@@ -1,5 +1,6 @@
 """A turn in a real Postgres, beside the same SQL function over a bare driver and beside peers: alone, many at once."""
 
+import asyncio
 import sys
 import time
 import uuid
@@ -14,7 +15,7 @@ import psycopg
 
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, WINDOW, KeptTurns
-from benchmarks.going_on import at_once
+from benchmarks.going_on import at_once, by_threads
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
 from benchmarks.peer_turns import OURS, PeerKind, opened, rates, standing_beside, verified
 from benchmarks.peers.process import PeerProcess
@@ -63,11 +64,12 @@ def run(rounds: int, _folder: Path) -> list[Result]:
             peer.plant("long-100", 100)
         plain.execute("vacuum analyze")
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        on_loop = at_once(kept.turn_of_a_call, stack.enter_context(asyncio.Runner()), _MANY, 4 * _CONVERSATIONS)
         results = [
             interleaved(_cost(plain, kept), rounds),
-            interleaved(_throughput(plain, kept, pool), rounds),
+            interleaved(_throughput(plain, kept, pool, on_loop), rounds),
             interleaved(_beside_peers(kept, peers), rounds),
-            together := interleaved(_at_once_beside_peers(kept, pool, peers), rounds),
+            together := interleaved(_at_once_beside_peers(on_loop, peers), rounds),
         ]
         size = plain.execute("select sum(length(content)) from chat_messages").fetchone()
         on_disk = plain.execute(
@@ -107,7 +109,9 @@ def _cost(plain: psycopg.Connection, kept: KeptTurns) -> Comparison:
     )
 
 
-def _throughput(plain: psycopg.Connection, kept: KeptTurns, pool: ThreadPoolExecutor) -> Comparison:
+def _throughput(
+    plain: psycopg.Connection, kept: KeptTurns, pool: ThreadPoolExecutor, on_loop: Callable[[], float]
+) -> Comparison:
     floor = "floor: begin_turn over a bare driver, one after the other"
 
     def raw() -> float:
@@ -118,12 +122,13 @@ def _throughput(plain: psycopg.Connection, kept: KeptTurns, pool: ThreadPoolExec
 
     return Comparison(
         name="postgres",
-        title=f"Postgres turns on {_CONVERSATIONS} conversations of 100 messages, {_THREADS} threads, 8 connections",
+        title=f"Postgres turns on {_CONVERSATIONS} conversations of 100 messages, 8 connections",
         unit="turns/s",
         more_is_better=True,
         candidates=[
             Candidate(name=floor, measure=raw),
-            Candidate(name=f"{_THREADS} threads", measure=_at_once(kept, pool), floor=floor),
+            Candidate(name=f"{_THREADS} threads", measure=_in_threads(kept, pool), floor=floor),
+            Candidate(name=f"{_CONVERSATIONS} calls on an event loop", measure=on_loop, floor=floor),
         ],
     )
 
@@ -151,18 +156,18 @@ def _beside_peers(kept: KeptTurns, peers: dict[PeerKind, PeerProcess]) -> Compar
     )
 
 
-def _at_once_beside_peers(kept: KeptTurns, pool: ThreadPoolExecutor, peers: dict[PeerKind, PeerProcess]) -> Comparison:
+def _at_once_beside_peers(on_loop: Callable[[], float], peers: dict[PeerKind, PeerProcess]) -> Comparison:
     return rates(
         "postgres",
         f"Turns in Postgres, on {_CONVERSATIONS} conversations at once over 8 connections",
-        _at_once(kept, pool),
+        on_loop,
         {kind: partial(peer.at_once, _MANY, 4 * _CONVERSATIONS) for kind, peer in peers.items()},
         file="throughput-postgres",
     )
 
 
-def _at_once(kept: KeptTurns, pool: ThreadPoolExecutor) -> Callable[[], float]:
-    return at_once(kept.turn, pool, _MANY, 4 * _CONVERSATIONS, threads=_THREADS)
+def _in_threads(kept: KeptTurns, pool: ThreadPoolExecutor) -> Callable[[], float]:
+    return by_threads(kept.turn, pool, _MANY, 4 * _CONVERSATIONS, threads=_THREADS)
 
 
 def _each_turn(kept: KeptTurns, continuation_id: str) -> Callable[[], float]:

@@ -4,6 +4,7 @@ Supabase is a stand-in for its gateway here, in a process of its own over a real
 measured, and each request costs what that process in Python costs.
 """
 
+import asyncio
 import sys
 import time
 import uuid
@@ -20,7 +21,7 @@ import psycopg
 
 from benchmarks.content import answer_to, prompt_of
 from benchmarks.engine_turns import PRINCIPAL, KeptTurns, one_turn
-from benchmarks.going_on import at_once
+from benchmarks.going_on import at_once, by_threads
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved, time_each
 from benchmarks.peer_turns import OURS, PeerKind, opened, rates, standing_beside, verified
 from benchmarks.peers.process import PeerProcess
@@ -70,14 +71,15 @@ def run(rounds: int, _folder: Path) -> list[Result]:
         with psycopg.connect(cluster.url(project.database), autocommit=True) as superuser:
             superuser.execute("vacuum analyze")
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        on_loop = at_once(kept.turn_of_a_call, stack.enter_context(asyncio.Runner()), _names("many"), 4 * _THREADS)
         peers, notes = opened(stack, (_PEER,), lambda _: stack.enter_context(table_gateway(_tables(cluster))))
         for peer in peers.values():
             peer.plant("long-100", 100)
         results = [
             interleaved(_cost(bare, kept), rounds),
-            interleaved(_throughput(bare, kept, pool), rounds),
+            interleaved(_throughput(bare, kept, pool, on_loop), rounds),
             interleaved(_beside_peer(kept, peers), rounds),
-            together := interleaved(_at_once_beside_peer(kept, pool, peers), rounds),
+            together := interleaved(_at_once_beside_peer(on_loop, peers), rounds),
         ]
         note = f"Verified: all {kept.verified():,} acknowledged turns are there, in their places, with their answers."
         cost, throughput, beside, _ = results
@@ -173,7 +175,9 @@ def _cost(bare: _BareRequests, kept: KeptTurns) -> Comparison:
     )
 
 
-def _throughput(bare: _BareRequests, kept: KeptTurns, pool: ThreadPoolExecutor) -> Comparison:
+def _throughput(
+    bare: _BareRequests, kept: KeptTurns, pool: ThreadPoolExecutor, on_loop: Callable[[], float]
+) -> Comparison:
     floor = f"floor: two bare requests, {_THREADS} at once"
 
     return Comparison(
@@ -182,15 +186,19 @@ def _throughput(bare: _BareRequests, kept: KeptTurns, pool: ThreadPoolExecutor) 
         unit="turns/s",
         more_is_better=True,
         candidates=[
-            Candidate(name=floor, measure=_at_once(pool, bare.two, "bare-many")),
-            Candidate(name=f"{_THREADS} at once", measure=_at_once(pool, kept.turn, "many"), floor=floor),
+            Candidate(name=floor, measure=_in_threads(pool, bare.two, "bare-many")),
+            Candidate(name=f"{_THREADS} threads", measure=_in_threads(pool, kept.turn, "many"), floor=floor),
+            Candidate(name=f"{_THREADS} calls on an event loop", measure=on_loop, floor=floor),
         ],
     )
 
 
-def _at_once(pool: ThreadPoolExecutor, work: Callable[[str], None], name: str) -> Callable[[], float]:
-    names = [f"{name}-{number}" for number in range(_THREADS)]
-    return at_once(work, pool, names, 4 * _THREADS, threads=_THREADS)
+def _in_threads(pool: ThreadPoolExecutor, work: Callable[[str], None], name: str) -> Callable[[], float]:
+    return by_threads(work, pool, _names(name), 4 * _THREADS, threads=_THREADS)
+
+
+def _names(name: str) -> list[str]:
+    return [f"{name}-{number}" for number in range(_THREADS)]
 
 
 def _tables(cluster: PostgresCluster) -> str:
@@ -224,15 +232,12 @@ def _beside_peer(kept: KeptTurns, peers: Mapping[PeerKind, PeerProcess]) -> Comp
     )
 
 
-def _at_once_beside_peer(
-    kept: KeptTurns, pool: ThreadPoolExecutor, peers: Mapping[PeerKind, PeerProcess]
-) -> Comparison:
-    names = [f"many-{number}" for number in range(_THREADS)]
+def _at_once_beside_peer(on_loop: Callable[[], float], peers: Mapping[PeerKind, PeerProcess]) -> Comparison:
     return rates(
         "supabase",
         f"Turns in Supabase, on {_THREADS} conversations at once, each through a stand-in in Python",
-        _at_once(pool, kept.turn, "many"),
-        {kind: partial(peer.at_once, names, 4 * _THREADS) for kind, peer in peers.items()},
+        on_loop,
+        {kind: partial(peer.at_once, _names("many"), 4 * _THREADS) for kind, peer in peers.items()},
         file="throughput-supabase",
     )
 

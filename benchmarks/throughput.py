@@ -1,5 +1,6 @@
-"""Durable turns a second from many threads at once, each of 64 conversations going on by itself."""
+"""Durable turns a second of many at once, each of 64 conversations going on by itself: on an event loop, in threads."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.embedded import WINDOW, Seed, embedded, name
-from benchmarks.going_on import at_once
+from benchmarks.going_on import at_once, by_threads
 from benchmarks.harness import Candidate, Comparison, Goal, Result, interleaved
 from benchmarks.raw_sqlite import RawTurns
 
@@ -43,11 +44,18 @@ def run(rounds: int, folder: Path) -> list[Result]:
                 Candidate(name=floor, measure=_raw(raw, threads)),
                 Candidate(
                     name=f"{threads} thread{'s' * (threads > 1)}",
-                    measure=at_once(database.turn, pool, names, _TURNS, threads=threads),
+                    measure=by_threads(database.turn, pool, names, _TURNS, threads=threads),
                     floor=floor,
-                    goal=Goal(quantity="ratio", limit=0.7) if threads == _CONVERSATIONS else None,
                 ),
             ]
+        candidates.append(
+            Candidate(
+                name=f"{_CONVERSATIONS} calls on an event loop",
+                measure=at_once(database.turn_of_a_call, stack.enter_context(asyncio.Runner()), names, _TURNS),
+                floor=f"floor: one thread, {_CONVERSATIONS} raw turns a commit",
+                goal=Goal(quantity="ratio", limit=0.7),
+            )
+        )
         comparison = Comparison(
             name="throughput",
             title=f"Durable SQLite turns on {_CONVERSATIONS} conversations of {_MESSAGES} messages",

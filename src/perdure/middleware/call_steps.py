@@ -6,21 +6,25 @@ block is taken where it stands, by both.
 """
 
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from perdure.errors import StoreTimeout, StoreUnavailable
+from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.telemetry import callers_meta
-from perdure.middleware.persistence.threads import Lane, LaneFull
+from perdure.middleware.persistence.threads import LaneFull
+from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Turn, Window
 
 __all__ = ["CallSteps"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+G = TypeVar("G")
+T_co = TypeVar("T_co", covariant=True)
+G_contra = TypeVar("G_contra", contravariant=True)
 
 
 class _Waits(Enum):
@@ -36,6 +40,10 @@ _REMEDIES = {
     _Waits.FILES: "look at the file store; the setting file_timeout is that time, in seconds",
     _Waits.DISK: "look at the disk of the data directory",
 }
+
+_LONG = 64_000
+"""Characters of a prompt or an answer which go to the store by themselves: others would wait until they are written
+down."""
 
 _DISK_SECONDS = 5.0
 """What a turn may take to be written to the local disk."""
@@ -79,15 +87,41 @@ class CallSteps:
             StoreUnavailable: So many calls wait already that this one is not let in.
         """
         callers_meta.set(self._meta)  # never reset: only our own spans look at it, and each call sets its own
-        now = self._runtime
-        if not now.engine.store.blocking:
+        if not self._runtime.engine.store.blocking:
             return work(*args, **kwargs)
+        return await self._from_store(self._runtime.lane, partial(work, *args, **kwargs))
+
+    async def begin(self, turn: Turn, window: Window, redactor: Redactor) -> tuple[Turn, BegunTurn]:
+        """As `store` with the engine's `begin`; together with others that begin now, where the store takes several.
+
+        Raises:
+            StoreError: … or what `begin` raises.
+        """
+        callers_meta.set(self._meta)
+        engine = self._runtime.engine
+        if not engine.store.blocking:
+            return engine.begin(turn, window, redactor)
+        if engine.grouping is None or len(turn.prompt) > _LONG:
+            return await self._from_store(self._runtime.lane, partial(engine.begin, turn, window, redactor))
+        return await self._from_store(self._runtime.beginnings, (turn, window, redactor))
+
+    async def finish(self, turn: Turn, redactor: Redactor) -> FinishedTurn:
+        """The same for a turn that has ended."""
+        callers_meta.set(self._meta)
+        engine = self._runtime.engine
+        if not engine.store.blocking:
+            return engine.finish(turn, redactor)
+        if engine.grouping is None or (turn.answer is not None and len(turn.answer.text) > _LONG):
+            return await self._from_store(self._runtime.lane, partial(engine.finish, turn, redactor))
+        return await self._from_store(self._runtime.endings, (turn, redactor))
+
+    async def _from_store(self, lane: "_Lane[G, T]", given: G) -> T:
         started = time.monotonic()
         try:
-            with now.breaker.watching(), _in_words(_Waits.STORE):
+            with self._runtime.breaker.watching(), _in_words(_Waits.STORE):
                 if self._store_seconds <= 0:
                     raise TimeoutError
-                return await self._taken(now.lane, self._store_seconds, partial(work, *args, **kwargs))
+                return await self._taken(lane, self._store_seconds, given)
         finally:
             self._store_seconds -= time.monotonic() - started
 
@@ -111,22 +145,44 @@ class CallSteps:
         with _in_words(_Waits.DISK):
             return await self._taken(self._runtime.disk_lane, _DISK_SECONDS, partial(work, *args, **kwargs))
 
-    async def _taken(self, lane: Lane, seconds: float, work: Callable[[], T]) -> T:
+    async def _taken(self, lane: "_Lane[G, T]", seconds: float, given: G) -> T:
         if self.are_in_place:
-            return lane.call(work, budget=seconds)
+            return lane.call(given, budget=seconds)
         self.have_waited = True
-        return await lane.call_async(work, budget=seconds)
+        return await lane.call_async(given, budget=seconds)
 
 
-@contextmanager
-def _in_words(waits: _Waits) -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise StoreTimeout(
-            f"The {waits.value} did not answer within the time it has in one call.", remedy=f"{_REMEDIES[waits]}."
-        ) from error
-    except LaneFull as error:
-        raise StoreUnavailable(
-            f"All threads wait for the {waits.value}, which does not answer.", remedy=f"{_REMEDIES[waits]}."
-        ) from error
+class _Lane(Protocol[G_contra, T_co]):
+    """`Lane`, which is given functions, or a `GroupedLane`."""
+
+    def call(self, given: G_contra, /, *, budget: float) -> T_co: ...
+
+    async def call_async(self, given: G_contra, /, *, budget: float) -> T_co: ...
+
+
+class _in_words:  # noqa: N801 - read as a word in a `with`
+    """
+    Raises:
+        StoreTimeout: What was waited for took too long.
+        StoreUnavailable: It was not let in.
+    """
+
+    __slots__ = ("_waits",)
+
+    def __init__(self, waits: _Waits) -> None:
+        self._waits = waits
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise StoreTimeout(
+                f"The {self._waits.value} did not answer within the time it has in one call.",
+                remedy=f"{_REMEDIES[self._waits]}.",
+            ) from error
+        if isinstance(error, LaneFull):
+            raise StoreUnavailable(
+                f"All threads wait for the {self._waits.value}, which does not answer.",
+                remedy=f"{_REMEDIES[self._waits]}.",
+            ) from error

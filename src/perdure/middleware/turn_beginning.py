@@ -66,7 +66,7 @@ class TurnBeginning:
     async def _begin(self) -> None:
         call = self._call
         try:
-            turn, begun = await self._steps.store(self._engine.begin, call.turn, call.plan.window, call.plan.redactor)
+            turn, begun = await self._steps.begin(call.turn, call.plan.window, call.plan.redactor)
             history = NOTHING_BEFORE
             if begun.place > 1:
                 if not all(isinstance(turn, Turn) for turn in shared(begun.history)):

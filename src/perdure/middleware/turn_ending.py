@@ -41,7 +41,7 @@ async def end_turn(call: CallTurn, steps: CallSteps) -> None:
 async def _finished(call: CallTurn, steps: CallSteps) -> None:
     turn = call.turn
     try:
-        finished = await steps.store(call.engine.finish, turn, call.plan.redactor)
+        finished = await steps.finish(turn, call.plan.redactor)
         if finished.continuation_id != turn.continuation_id or finished.place != turn.place:
             call.turn = turn.changed(continuation_id=finished.continuation_id, place=finished.place)
         call.finished = finished

@@ -5,8 +5,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from perdure.errors import StoreError, StoreLeftAlone, StoreMisconfigured, StoreUnavailable, TurnsWaiting
 
@@ -53,27 +52,14 @@ class Breaker:
     def is_open(self) -> bool:
         return self._open_until is not None
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> "_Watching":
         """Around an attempt on behalf of a call: it is refused, or notes how it went. Probes are left to others, for
         a while.
 
         Raises:
             StoreLeftAlone: The store is given some time.
         """
-        self.admit(grace=_PROBE_GRACE)
-        try:
-            yield
-        except (StoreLeftAlone, StoreMisconfigured, TurnsWaiting):
-            raise  # They are known at once: there is no need to spare anybody a wait.
-        except StoreUnavailable as error:
-            self.failed(error.what)
-            raise
-        except StoreError:
-            self.succeeded()  # It answers, if with a refusal.
-            raise
-        else:
-            self.succeeded()
+        return _Watching(self)
 
     def admit(self, *, grace: float = 0.0) -> None:
         """Let an attempt through, or not.
@@ -122,6 +108,28 @@ class Breaker:
     def has_succeeded_since(self, moment: float) -> bool:
         """Whether the store answered anybody after `moment`, on the clock of `now`."""
         return self._succeeded_at > moment
+
+
+class _Watching:
+    """No generator: it stands around every operation."""
+
+    __slots__ = ("_breaker",)
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> None:
+        self._breaker.admit(grace=_PROBE_GRACE)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            self._breaker.succeeded()
+        elif isinstance(error, (StoreLeftAlone, StoreMisconfigured, TurnsWaiting)):
+            pass  # They are known at once: there is no need to spare anybody a wait.
+        elif isinstance(error, StoreUnavailable):
+            self._breaker.failed(error.what)
+        elif isinstance(error, StoreError):
+            self._breaker.succeeded()  # It answers, if with a refusal.
 
 
 def _after_fork() -> None:

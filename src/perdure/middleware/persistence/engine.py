@@ -1,10 +1,12 @@
 """Keeps turns: makes them fit to be stored, begins them, finishes them, reads them back. Knows no MCP."""
 
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from datetime import datetime, timedelta
 
-from perdure.errors import StoreUnavailable
+from perdure.errors import StoreError, StoreUnavailable
 from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
-from perdure.middleware.persistence.ports import Clock, Spool, Store
+from perdure.middleware.persistence.ports import Clock, GroupingStore, Spool, Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.running_turns import RunningTurns
 from perdure.middleware.persistence.serialization import digest
@@ -43,6 +45,8 @@ class Engine:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.store = store
+        self.grouping = store if isinstance(store, GroupingStore) else None
+        """The store, if it takes several turns at once."""
         self.clock = clock
         self.spool = spool
         self.running = RunningTurns(store, clock, lease)
@@ -63,10 +67,45 @@ class Engine:
         turn = self.prepared(turn, redactor)
         begin = self.store.begin if self.spool is None else self._settled_and_begun
         begun = self.telemetry.around("begin_turn", turn, begin, turn, window)
+        self._note_place(turn, begun)
+        return turn, begun
+
+    def begin_together(
+        self, wanted: Sequence[tuple[Turn, Window, Redactor]], contexts: Sequence[Context]
+    ) -> Sequence[tuple[Turn, BegunTurn] | None]:
+        """As `begin` for each, which its caller asked for in its context. None: `begin` has to be asked for that one.
+
+        Raises:
+            StoreError: It holds of them all.
+        """
+        prepared: dict[int, tuple[Turn, Window]] = {}
+        for number, (asked, window, redactor) in enumerate(wanted):
+            if asked.is_new and not self._is_held_up(asked):
+                turn = _unless_it_fails(self.prepared, asked, redactor)
+                if turn is not None:
+                    prepared[number] = turn, window
+        results: list[tuple[Turn, BegunTurn] | None] = [None] * len(wanted)
+        if self.grouping is None or len(prepared) < 2:
+            return results
+        told = [(turn, contexts[number]) for number, (turn, _) in prepared.items()]
+        together = self.telemetry.around_all("begin_turn", told, self.grouping.begin_together, [*prepared.values()])
+        for (number, (turn, _)), begun in zip(prepared.items(), together, strict=True):
+            if begun is not None:
+                self._note_place(turn, begun)
+                results[number] = turn, begun
+        return results
+
+    def _is_held_up(self, turn: Turn) -> bool:
+        """By what waits of its conversation; or nobody can say, and `begin` will."""
+        try:
+            return self.spool is not None and self.spool.holds_up(turn.principal, turn.continuation_id)
+        except StoreError:
+            return True
+
+    def _note_place(self, turn: Turn, begun: BegunTurn) -> None:
         if len(self._last_places) >= _CONVERSATIONS_KNOWN:
             self._last_places.clear()
         self._last_places[turn.principal, begun.continuation_id] = begun.place
-        return turn, begun
 
     def _settled_and_begun(self, turn: Turn, window: Window) -> BegunTurn:
         if self.spool is not None:
@@ -96,6 +135,30 @@ class Engine:
         finished = self.telemetry.around("finish_turn", turn, self.store.finish, turn)
         self.telemetry.kept(turn, "store")
         return finished
+
+    def finish_together(
+        self, ended: Sequence[tuple[Turn, Redactor]], contexts: Sequence[Context]
+    ) -> Sequence[FinishedTurn | None]:
+        """As `finish` for each. None: `finish` has to be asked for that one.
+
+        Raises:
+            StoreError: It holds of them all.
+        """
+        made = {
+            number: turn
+            for number, (asked, redactor) in enumerate(ended)
+            if (turn := _unless_it_fails(self._ended, asked, redactor))
+        }
+        results: list[FinishedTurn | None] = [None] * len(ended)
+        if self.grouping is None or len(made) < 2:
+            return results
+        told = [(turn, contexts[number]) for number, turn in made.items()]
+        together = self.telemetry.around_all("finish_turn", told, self.grouping.finish_together, [*made.values()])
+        for (number, turn), finished in zip(made.items(), together, strict=True):
+            if finished is not None:
+                self.telemetry.kept(turn, "store")
+                results[number] = finished
+        return results
 
     def leave_to_client(self, turn: Turn) -> None:
         """`turn` has asked its client something: no process runs it until the answer comes, to any of them."""
@@ -162,6 +225,14 @@ class Engine:
         # What they cost in a history, which shows them without the transcripts in them.
         shown = map(without_transcripts, (turn.prompt, answer.text))
         return turn.changed(answer=answer, tokens=sum(map(self._count_tokens, shown)))
+
+
+def _unless_it_fails(make: Callable[[Turn, Redactor], Turn], turn: Turn, redactor: Redactor) -> Turn | None:
+    """What `make` gives; None where it cannot: made by itself, that is said to its own caller alone."""
+    try:
+        return make(turn, redactor)
+    except Exception:  # noqa: BLE001 - see above
+        return None
 
 
 def _redacted(answer: Answer, redactor: Redactor) -> Answer:

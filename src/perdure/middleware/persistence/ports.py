@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from perdure.middleware.persistence.turn import (
     BegunTurn,
@@ -95,15 +95,15 @@ class Store(Upkeep, Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class GroupingStore(Store, Protocol):
-    """A store for which several turns at once are less work than one after the other. That is its own choice: turns that
-    come at once are given to any other one by one, from many threads.
+    """A store for which several turns at once are less work than one after the other. It may be one, or not: others
+    are given the turns that come at once one by one, from many threads.
     """
 
     def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
-        """Each as by `begin`; at least two. None is said of one that is to be begun by itself: it would be refused, or
-        stands in the way of the others, or is not as simple as they are. Nothing was changed for it, or what was changed
-        would be found by `begin`.
+        """Each as by `begin`; at least two, all of them `is_new`. None is said of one that is to be begun by itself: it
+        would be refused, or keep the others waiting, or is not as simple as they are.
 
         Raises:
             StoreError: None was begun that anybody knows of.
@@ -111,8 +111,8 @@ class GroupingStore(Store, Protocol):
         ...
 
     def finish_together(self, turns: Sequence[Turn]) -> Sequence[FinishedTurn | None]:
-        """Each as by `finish`, durable on return; at least two. None, as above, is said of one that is to be finished by
-        itself.
+        """Each as by `finish`, durable on return; at least two. None, as above, is said of one that is to be finished
+        by itself.
 
         Raises:
             StoreError: Of none is known how it ended.
@@ -194,6 +194,14 @@ class Spool(Protocol):
 
         Raises:
             StoreUnavailable: It could not all be sent now.
+        """
+        ...
+
+    def holds_up(self, principal: str, continuation_id: str) -> bool:
+        """Whether anything waits of one conversation, so that `settle` may take time.
+
+        Raises:
+            StoreUnavailable: It cannot be read.
         """
         ...
 

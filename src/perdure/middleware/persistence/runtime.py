@@ -14,11 +14,13 @@ from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.engine import Engine
 from perdure.middleware.persistence.files.allowed_roots import AllowedRoots, may_be_root
 from perdure.middleware.persistence.files.keeper import FileKeeper
+from perdure.middleware.persistence.grouped_lane import GroupedLane
 from perdure.middleware.persistence.rate import Rate
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.signing_key import key_in
 from perdure.middleware.persistence.stores.unusable import UnusableStore
 from perdure.middleware.persistence.threads import Lane
+from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Turn, Window
 from perdure.settings import NEEDS_RESTART, Policy, Settings, ToolSettings
 from perdure.settings_watch import SettingsWatch
 
@@ -73,6 +75,18 @@ class Runtime:
                 remedy="make the directory writable, or set PERDURE_REQUEST_STATE_KEY.",
             )
             return secrets.token_bytes(32)
+
+    @cached_property
+    def beginnings(self) -> GroupedLane[tuple[Turn, Window, Redactor], tuple[Turn, BegunTurn]]:
+        """Where turns begin that come at once, if the store takes several."""
+        engine = self.engine
+        return GroupedLane(self.lane, lambda given: engine.begin(*given), engine.begin_together)
+
+    @cached_property
+    def endings(self) -> GroupedLane[tuple[Turn, Redactor], FinishedTurn]:
+        """The same for turns that end."""
+        engine = self.engine
+        return GroupedLane(self.lane, lambda given: engine.finish(*given), engine.finish_together)
 
     @property
     def is_usable(self) -> bool:

@@ -156,6 +156,11 @@ class Turn:
         """
         raise NotImplementedError  # `quickly_made` writes it
 
+    @property
+    def is_new(self) -> bool:
+        """Nobody can have begun it: it has no place, and an id made for it alone, not from an idempotency key."""
+        return self.place is None and self.id[14:15] == "7"
+
     def ended(self, outcome: Outcome, at: datetime, answer: Answer) -> "Turn":
         return self.changed(outcome=outcome, ended_at=at, answer=answer)
 

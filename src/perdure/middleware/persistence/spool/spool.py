@@ -103,6 +103,10 @@ class Spool:
                 raise TurnsWaiting("Earlier turns of the conversation are being sent just now.", remedy="none: wait.")
             time.sleep(_PAUSE)
 
+    def holds_up(self, principal: str, continuation_id: str) -> bool:
+        """Whether anything waits of one conversation."""
+        return self._database.exists() and self._turns.waiting(ConversationKey(principal, continuation_id), most=1) > 0
+
     def history(self, turn: Turn, window: Window) -> WaitingHistory:
         """What waits of the conversation of `turn`."""
         return self._turns.history(ConversationKey(turn.principal, turn.continuation_id), window, turn.id)

@@ -59,8 +59,9 @@ class GroupWriter:
         """As a durable `write`, in a transaction of its own in which no foreign key is looked up: `work` leaves none
         that refers to nothing. SQLite looks for referring rows in the whole table where no index serves.
         """
-        write: _Write[T] = _Write(work, _one_after_another, durable=True, alone=True)
-        return self._written(write)
+        write: _Write[T] = _Write([work], _one_after_another, durable=True, alone=True)
+        results = self._written(write)
+        return _only(results)
 
     def write_together(
         self, work: W, all_done: Callable[[sqlite3.Connection, Sequence[W]], Sequence[T | Refused]], *, durable: bool
@@ -68,10 +69,22 @@ class GroupWriter:
         """As `write`, for what is done more quickly for several at once: `all_done` does each of what it is given, and
         gives the result of each. Those that are durable are done before the others.
         """
-        write: _Write[T] = _Write(work, all_done, durable)
+        return _only(self.write_several([work], all_done, durable=durable))
+
+    def write_several(
+        self,
+        works: Sequence[W],
+        all_done: Callable[[sqlite3.Connection, Sequence[W]], Sequence[T | Refused]],
+        *,
+        durable: bool,
+    ) -> Sequence[T | Refused]:
+        """As `write_together` for each of `works`, which one thread brings: all in one commit. What one of them raises
+        is `Refused` in its place.
+        """
+        write: _Write[T] = _Write(works, all_done, durable)
         return self._written(write)
 
-    def _written(self, write: "_Write[T]") -> T:
+    def _written(self, write: "_Write[T]") -> Sequence[T | Refused]:
         with self._lock:
             self._waiting.append(write)
             leads = self._leader is None
@@ -90,11 +103,7 @@ class GroupWriter:
             self._lead()
         if write.error is not None:
             raise write.error
-        result: Any = write.result
-        if isinstance(result, Refused):
-            raise result.error
-        done: T = result
-        return done
+        return write.results
 
     def _lead(self) -> None:
         with self._lock:
@@ -174,23 +183,43 @@ class GroupWriter:
         """
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if len(batch) == 1:
+            is_lone = len(batch) == 1 and len(batch[0].works) == 1
+            if is_lone:
                 batch[0].do(connection)
             elif not apart:
                 _done_together(connection, batch)
             else:
-                for write in batch:
-                    if not write.is_done_apart(connection):
-                        self._taken_back()
+                self._done_apart(connection, batch)
             connection.execute("COMMIT")
         except BaseException as error:
             self._taken_back()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if len(batch) > 1 and not apart and _concerns_one(error):
+            if not apart and not is_lone and _concerns_one(error):
                 return False
             raise
         return True
+
+    def _done_apart(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
+        """Each work by itself: what fails is undone alone.
+
+        Raises:
+            sqlite3.Error: The database failed: then the whole batch does.
+        """
+        for write in batch:
+            results: list[Any] = []
+            for work in write.works:
+                connection.execute("SAVEPOINT one")
+                try:
+                    results += write.all_done(connection, [work])
+                except Exception as error:
+                    if not _concerns_one(error):
+                        raise
+                    connection.execute("ROLLBACK TO one")
+                    self._taken_back()
+                    results.append(Refused(error))
+                connection.execute("RELEASE one")
+            write.results = results
 
     def _set_synchronous(self, connection: sqlite3.Connection, level: str) -> None:
         on, now = self._synchronous
@@ -204,11 +233,28 @@ _is_durable = attrgetter("durable")
 
 def _first_of(waiting: "deque[_Write[Any]]") -> "list[_Write[Any]]":
     """Those that may go together, those that wait longest."""
+    works = 0
     batch = list(islice(waiting, _MOST_AT_ONCE))
     for number, write in enumerate(batch):
+        works += len(write.works)
+        if number and (write.alone or works > _MOST_AT_ONCE):
+            return batch[:number]
         if write.alone:
-            return batch[: max(number, 1)]
+            return batch[:1]
     return batch
+
+
+def _only(results: Sequence[T | Refused]) -> T:
+    """The result of a single work.
+
+    Raises:
+        Exception: It was refused.
+    """
+    result: Any = results[0]
+    if isinstance(result, Refused):
+        raise result.error
+    done: T = result
+    return done
 
 
 def _one_after_another(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
@@ -220,9 +266,15 @@ def _done_together(connection: sqlite3.Connection, batch: "list[_Write[Any]]") -
     for write in sorted(batch, key=_comes_later):
         alike.setdefault(write.all_done, []).append(write)
     for writes in alike.values():
-        results = writes[0].all_done(connection, [write.work for write in writes])
-        for write, result in zip(writes, results, strict=True):
-            write.result = result
+        works = [work for write in writes for work in write.works]
+        results = writes[0].all_done(connection, works)
+        if len(results) != len(works):
+            raise AssertionError(f"{len(works)} writes have {len(results)} results")
+        first = 0
+        for write in writes:
+            last = first + len(write.works)
+            write.results = results[first:last]
+            first = last
 
 
 def _comes_later(write: "_Write[Any]") -> bool:
@@ -244,6 +296,8 @@ _OF_ONE_WRITE = (
 
 
 class _Write(Generic[T]):
+    """What one thread waits for: one work, or several alike."""
+
     __slots__ = (
         "_asleep",
         "_is_woken",
@@ -254,22 +308,22 @@ class _Write(Generic[T]):
         "error",
         "following",
         "is_given_up",
-        "result",
-        "work",
+        "results",
+        "works",
     )
 
     def __init__(
         self,
-        work: Any,
+        works: Sequence[Any],
         all_done: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T | Refused]],
         durable: bool,
         *,
         alone: bool = False,
     ) -> None:
-        self.work = work
+        self.works = works
         self.all_done = all_done
         self.alone = alone
-        self.result: T | Refused | None = None
+        self.results: Sequence[T | Refused] = ()
         self.durable = durable
         self.error: BaseException | None = None
         self.done = False
@@ -295,21 +349,4 @@ class _Write(Generic[T]):
             self._asleep.release()
 
     def do(self, connection: sqlite3.Connection) -> None:
-        (self.result,) = self.all_done(connection, [self.work])
-
-    def is_done_apart(self, connection: sqlite3.Connection) -> bool:
-        """Do the work, or undo it alone.
-
-        Raises:
-            sqlite3.Error: The database failed: then the whole batch does.
-        """
-        connection.execute("SAVEPOINT one")
-        try:
-            self.do(connection)
-        except Exception as error:
-            if not _concerns_one(error):
-                raise
-            connection.execute("ROLLBACK TO one")
-            self.error = error
-        connection.execute("RELEASE one")
-        return self.error is None
+        self.results = self.all_done(connection, self.works)

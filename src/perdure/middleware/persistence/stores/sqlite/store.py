@@ -6,10 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from perdure.errors import StoreError, StoreUnavailable
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
-from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter
+from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter, Refused
 from perdure.middleware.persistence.stores.faults import decoded, encoded
 from perdure.middleware.persistence.stores.search_upkeep import SearchUpkeep
 from perdure.middleware.persistence.stores.sqlite.forks import add_fork, history_of, turns_of
@@ -20,7 +21,7 @@ from perdure.middleware.persistence.stores.sqlite.rows import file_of, summary_o
 from perdure.middleware.persistence.stores.sqlite.search_index import SearchIndex
 from perdure.middleware.persistence.stores.sqlite.turn_writing import Place, TurnWriting
 from perdure.middleware.persistence.stores.sqlite.upkeep import SqliteUpkeep
-from perdure.middleware.persistence.stores.sqlite.written_rows import answer_row, prompt_row
+from perdure.middleware.persistence.stores.sqlite.written_rows import AnswerRow, answer_row, prompt_row
 from perdure.middleware.persistence.turn import BegunTurn, ConversationSummary, FinishedTurn, StoredFile, Turn, Window
 
 __all__ = ["SqliteStore"]
@@ -51,13 +52,33 @@ class SqliteStore(SqliteUpkeep):
         with _Keeping(self._database, turn):
             wanted = prompt_row(turn), window
             place = self._writer.write_together(wanted, self._turns.begin, durable=False)
-            history: Sequence[Turn] = ()
-            if place.expired:
-                pass
-            elif place.forked:
-                history = self._history_of_fork(place, turn, window)
-            elif place.before is not None:
-                history = self._histories.carried_out(place.before)
+            return self._begun(place, turn, window)
+
+    def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
+        with self._database.gate.inside(), explained(self.path):
+            rows = [(_written_down(prompt_row, turn), window) for turn, window in wanted]
+            ready = [(row, window) for row, window in rows if row is not None]
+            places = iter(self._writer.write_several(ready, self._turns.begin, durable=False) if ready else ())
+            begun: list[BegunTurn | None] = []
+            for (row, _), (turn, window) in zip(rows, wanted, strict=True):
+                place = next(places) if row is not None else None
+                if isinstance(place, Refused) or place is None:
+                    begun.append(None)
+                    continue
+                try:
+                    begun.append(self._begun(place, turn, window))
+                except StoreUnavailable:
+                    begun.append(None)  # a row that nobody can read: `begin` says so, to its own caller alone
+            return begun
+
+    def _begun(self, place: Place, turn: Turn, window: Window) -> BegunTurn:
+        history: Sequence[Turn] = ()
+        if place.expired:
+            pass
+        elif place.forked:
+            history = self._history_of_fork(place, turn, window)
+        elif place.before is not None:
+            history = self._histories.carried_out(place.before)
         return BegunTurn(
             continuation_id=place.continuation_id,
             place=place.number,
@@ -78,6 +99,21 @@ class SqliteStore(SqliteUpkeep):
             finished = self._writer.write_together(answer, self._turns.finish, durable=True)
         self._index_upkeep.count_turn()
         return finished
+
+    def finish_together(self, turns: Sequence[Turn]) -> Sequence[FinishedTurn | None]:
+        with self._database.gate.inside(), explained(self.path):
+            rows = [_written_down(self._answer_row, turn) for turn in turns]
+            ready = [row for row in rows if row is not None]
+            ended = iter(self._writer.write_several(ready, self._turns.finish, durable=True) if ready else ())
+            finished = [next(ended) if row is not None else None for row in rows]
+        results = [None if isinstance(end, Refused) else end for end in finished]
+        for result in results:
+            if result is not None:
+                self._index_upkeep.count_turn()
+        return results
+
+    def _answer_row(self, turn: Turn) -> AnswerRow:
+        return answer_row(turn, self._clock)
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         wanted = [
@@ -186,6 +222,15 @@ class SqliteStore(SqliteUpkeep):
                 rows = reader.execute(query, wanted).fetchall()
             with decoded(self.path):
                 return made_of(rows)
+
+
+def _written_down(row: Callable[[Turn], T], turn: Turn) -> T | None:
+    """None if it holds what cannot be written down: who keeps it by itself is told."""
+    try:
+        with encoded(turn.id):
+            return row(turn)
+    except StoreError:
+        return None
 
 
 class _Keeping:

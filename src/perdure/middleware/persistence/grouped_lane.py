@@ -1,0 +1,123 @@
+"""A lane whose jobs are less work together: what comes at once is done by one thread, in one call.
+
+A thread for each of many jobs that wait for one commit costs more than the jobs: each is put to sleep and woken twice,
+and stands in the queue for Python's lock. Here a thread is asked for when a job comes, and takes all that have come by
+the time it begins. While it works the next is asked for: a store that hangs keeps those that it has, and nobody else.
+"""
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+from perdure.middleware.persistence.threads import Job, Lane, LaneFull, wake_all
+
+__all__ = ["GroupedLane"]
+
+G = TypeVar("G")
+T = TypeVar("T")
+
+_MOST_TOGETHER = 64
+"""More gain nothing, and make the first wait."""
+
+_all_lanes: "weakref.WeakSet[GroupedLane[Any, Any]]" = weakref.WeakSet()
+
+
+class GroupedLane(Generic[G, T]):
+    """On the threads of `lane`. `alone` does one job. `together` is given what several jobs were given, and the context
+    of each; None is its result for one that is to be done alone. What it raises is raised by all of them.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        alone: Callable[[G], T],
+        together: Callable[[Sequence[G], Sequence[Context]], Sequence[T | None]],
+    ) -> None:
+        self._lane = lane
+        self._alone = alone
+        self._together = together
+        self._forget()
+        _all_lanes.add(self)
+
+    def call(self, given: G, *, budget: float) -> T:
+        """As `Lane.call`."""
+        return _GroupedJob(self._alone, given).waited_for(self._submit, budget)
+
+    async def call_async(self, given: G, *, budget: float) -> T:
+        """As `Lane.call_async`."""
+        return await _GroupedJob(self._alone, given).awaited(self._submit, budget)
+
+    def _submit(self, job: "_GroupedJob[G, T]") -> None:
+        with self._lock:
+            self._waiting.append(job)
+            if not self._is_asked_for:
+                try:
+                    self._ask_for_thread()
+                except LaneFull:
+                    self._waiting.remove(job)
+                    raise
+
+    def _ask_for_thread(self) -> None:
+        self._lane.submit(Job(self._take))
+        self._is_asked_for = True
+
+    def _take(self) -> None:
+        with self._lock:
+            self._is_asked_for = False
+            jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_TOGETHER))]
+            if self._waiting:
+                self._ask_for_thread()
+        if len(jobs) == 1:
+            jobs[0].run()
+        elif jobs:
+            self._do_together(jobs)
+
+    def _do_together(self, jobs: "Sequence[_GroupedJob[G, T]]") -> None:
+        try:
+            results = self._together([job.given for job in jobs], [job.context for job in jobs])
+        except BaseException as error:  # noqa: BLE001 - handed to the callers, whatever it is
+            for job in jobs:
+                job.failed(error)
+            wake_all(jobs)
+            return
+        done = []
+        for job, result in zip(jobs, results, strict=True):
+            if result is not None:
+                job.ended(result)
+                done.append(job)
+        wake_all(done)
+        for job, result in zip(jobs, results, strict=True):
+            if result is None:
+                self._do_alone(job)
+
+    def _do_alone(self, job: "Job[T]") -> None:
+        """On a thread of its own: it may have to wait for what the others need not wait for."""
+        try:
+            self._lane.submit(job)
+        except LaneFull as error:
+            job.failed(error)
+            wake_all([job])
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[_GroupedJob[G, T]] = deque()
+        self._is_asked_for = False
+
+
+class _GroupedJob(Job[T], Generic[G, T]):
+    def __init__(self, alone: Callable[[G], T], given: G) -> None:
+        super().__init__(lambda: alone(given))
+        self.given = given
+
+
+def _forget_all() -> None:
+    for lane in _all_lanes:
+        lane._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)  # whoever was asked for is in the parent
