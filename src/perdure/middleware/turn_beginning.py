@@ -10,7 +10,7 @@ from perdure.middleware.call_turn import CallTurn
 from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
 from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.history import NOTHING_BEFORE, History, HistoryState
-from perdure.middleware.persistence.turn import FinishedTurn, Outcome, Turn, WaitingHistory, new_turn_id
+from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Outcome, Turn, WaitingHistory, new_turn_id
 from perdure.middleware.request_state import is_envelope
 
 __all__ = ["TurnBeginning"]
@@ -44,12 +44,18 @@ class TurnBeginning:
         elif self._key is not None:
             call.turn = call.turn.changed(id=self._next_id(self._key))
         per_minute = self._runtime.settings.max_turns_per_minute
-        if per_minute is None or self._is_within_rate(per_minute):
-            await self._begin()
-        while self._ended_before and self._attempt < _MOST_ATTEMPTS:
-            self._attempt += 1
-            call.turn = call.turn.changed(id=self._next_id(self._key), started_at=self._engine.clock.now(), place=None)
-            await self._begin()
+        wanted = per_minute is None or self._is_within_rate(per_minute)
+        while wanted:
+            try:
+                turn, begun = await self._steps.begin(call.turn, call.plan.window, call.plan.redactor)
+                self._was_begun(turn, begun)
+            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+                self._was_not_begun(error)
+            wanted = self._ended_before and self._attempt < _MOST_ATTEMPTS
+            if wanted:
+                self._attempt += 1
+                again = self._next_id(self._key)
+                call.turn = call.turn.changed(id=again, started_at=self._engine.clock.now(), place=None)
         if self._begun_before and call.policy.replay:
             await self._replay()
         if call.refusal is not None or call.replayed is not None:
@@ -63,23 +69,19 @@ class TurnBeginning:
         if call.policy.files and may_name_stored_files(call.reading.turn.arguments):
             await self._bring_files_back(stored_files_in(call.reading.turn.arguments))
 
-    async def _begin(self) -> None:
+    def _was_begun(self, turn: Turn, begun: BegunTurn) -> None:
         call = self._call
-        try:
-            turn, begun = await self._steps.begin(call.turn, call.plan.window, call.plan.redactor)
-            history = NOTHING_BEFORE
-            if begun.place > 1:
-                if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
-                    raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
-                history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
-            call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
-            call.history = history
-            # The client answers once more what failed or was given up before: the first ending of a turn stands. What
-            # was answered was answered: then it only asks for a reply that it lost.
-            self._ended_before = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
-            self._begun_before = begun.replay and self._key is not None
-        except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-            self._was_not_begun(error)
+        history = NOTHING_BEFORE
+        if begun.place > 1:
+            if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
+                raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
+            history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
+        call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
+        call.history = history
+        # The client answers once more what failed or was given up before: the first ending of a turn stands. What
+        # was answered was answered: then it only asks for a reply that it lost.
+        self._ended_before = begun.replay and begun.outcome in (Outcome.FAILED, Outcome.CANCELLED)
+        self._begun_before = begun.replay and self._key is not None
 
     def _was_not_begun(self, error: Exception) -> None:
         call = self._call

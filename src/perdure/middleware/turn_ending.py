@@ -24,29 +24,24 @@ async def end_turn(call: CallTurn, steps: CallSteps) -> None:
         if call.turn.place is None:
             call.turn = call.turn.changed(deferred=True)
         # A turn whose intent waits must not overtake those before it, and goes the same way.
-        if call.intent_waits or (call.policy.acknowledge is Acknowledge.SPOOL and call.engine.spool is not None):
+        spooled = call.intent_waits or (call.policy.acknowledge is Acknowledge.SPOOL and call.engine.spool is not None)
+        if spooled:
             await _spooled(call, steps)
-            if not call.waits:
-                await _finished(call, steps)  # Out of its order is better than not at all.
-        else:
-            await _finished(call, steps)
-            if call.finished is None and call.may_be_deferred:
+        if not call.waits:  # Out of its order is better than not at all.
+            turn = call.turn
+            try:
+                finished = await steps.finish(turn, call.plan.redactor)
+                if finished.continuation_id != turn.continuation_id or finished.place != turn.place:
+                    call.turn = turn.changed(continuation_id=finished.continuation_id, place=finished.place)
+                call.finished = finished
+            except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
+                call.was_not_taken(error)
+            if not spooled and call.finished is None and call.may_be_deferred:
                 await _spooled(call, steps)
         if call.touched_files is not None and call.finished is not None and call.touched_files.are_to_be_signed:
             await _files_signed(call, steps, call.touched_files)
     finally:
         call.held = None  # Its tool does not run any more, and nobody else has this.
-
-
-async def _finished(call: CallTurn, steps: CallSteps) -> None:
-    turn = call.turn
-    try:
-        finished = await steps.finish(turn, call.plan.redactor)
-        if finished.continuation_id != turn.continuation_id or finished.place != turn.place:
-            call.turn = turn.changed(continuation_id=finished.continuation_id, place=finished.place)
-        call.finished = finished
-    except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
-        call.was_not_taken(error)
 
 
 async def _spooled(call: CallTurn, steps: CallSteps) -> None:

@@ -104,6 +104,8 @@ class Engine:
             return True
 
     def _note_place(self, turn: Turn, begun: BegunTurn) -> None:
+        if self.spool is None:
+            return  # Nothing is ever deferred.
         if len(self._last_places) >= _CONVERSATIONS_KNOWN:
             self._last_places.clear()
         self._last_places[turn.principal, begun.continuation_id] = begun.place
@@ -224,8 +226,9 @@ class Engine:
             return turn
         answer = _redacted(turn.answer, redactor)
         # What they cost in a history, which shows them without the transcripts in them.
-        shown = map(without_transcripts, (turn.prompt, answer.text))
-        return turn.changed(answer=answer, tokens=sum(map(self._count_tokens, shown)))
+        count = self._count_tokens
+        tokens = count(without_transcripts(turn.prompt)) + count(without_transcripts(answer.text))
+        return turn.changed(answer=answer, tokens=tokens)
 
 
 def _unless_it_fails(make: Callable[[Turn, Redactor], Turn], turn: Turn, redactor: Redactor) -> Turn | None:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from contextvars import Context, ContextVar
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar, TypeVarTuple
 
 from perdure.errors import PerdureError
 from perdure.logs import log
@@ -42,6 +42,7 @@ _DATABASES = {"sqlite": "sqlite", "postgres": "postgresql", "supabase": "postgre
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Telemetry:
@@ -55,12 +56,12 @@ class Telemetry:
         self._has_failed = False
         self._looked_at = -_LOOK_EVERY
 
-    def around(self, name: Operation, turn: Turn, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def around(self, name: Operation, turn: Turn, work: Callable[[*Ts], T], /, *args: *Ts) -> T:
         """What `work` gives, which may take time, on whichever thread that is."""
         if not self._is_on and time.monotonic() - self._looked_at < _LOOK_EVERY:
-            return work(*args, **kwargs)
+            return work(*args)
         with self._observed(name, turn) if self._is_wanted() else nullcontext():
-            return work(*args, **kwargs)
+            return work(*args)
 
     def around_all(
         self,

@@ -35,6 +35,12 @@ JsonObject: TypeAlias = dict[str, Json]
 
 def copied(value: Json) -> Json:
     """`value` with objects and arrays of its own, at any depth."""
+    if type(value) is dict:
+        for member in value.values():
+            if isinstance(member, _CONTAINERS):
+                break
+        else:
+            return value.copy()  # nearly all arguments and metadata
     whole = [value]
     pending: list[tuple[Any, Any]] = [(whole, 0)]
     for holder, place in pending:  # which grows meanwhile

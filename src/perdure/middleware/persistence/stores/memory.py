@@ -4,7 +4,7 @@ import bisect
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 
 from perdure.errors import ConversationFull, ForkRefused, TurnConflict
@@ -24,6 +24,8 @@ from perdure.middleware.persistence.turn import (
 
 __all__ = ["MemoryStore"]
 
+_RUNNING = Outcome.RUNNING
+
 
 class MemoryStore(MemoryUpkeep):
     blocking = False
@@ -38,23 +40,27 @@ class MemoryStore(MemoryUpkeep):
         self._files: list[tuple[_Conversation, StoredFile]] = []
         """In the order in which they were kept."""
 
+    # `begin` and `finish` take part in every call, so both are few functions of few statements.
+
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         with self._lock:
-            conversation, place, replay = self._place(turn, window.last_place)
+            here = self._places.get(turn.id)
+            conversation, place = self._placed(turn, window.last_place) if here is None else _of_same_call(turn, here)
             before = conversation.window(place, window) if place > 1 and not self._has_expired(conversation) else ()
             return BegunTurn(
                 continuation_id=conversation.name_for(turn),
                 place=place,
-                replay=replay,
-                outcome=conversation.turns[place - 1].outcome,
+                replay=here is not None,
+                outcome=_RUNNING if here is None else conversation.turns[place - 1].outcome,
                 history=CopiedTurns(before) if before else (),
             )
 
     def finish(self, turn: Turn) -> FinishedTurn:
         with self._lock:
-            conversation, place, _ = self._place(turn)
+            here = self._places.get(turn.id)
+            conversation, place = self._placed(turn) if here is None else _of_same_call(turn, here)
             kept = conversation.turns[place - 1]
-            if kept.outcome is Outcome.RUNNING:
+            if kept.outcome is _RUNNING:
                 kept = kept.changed(
                     outcome=turn.outcome,
                     answer=copied_answer(turn.answer),
@@ -65,18 +71,8 @@ class MemoryStore(MemoryUpkeep):
                 if turn.files:
                     self._keep_files(conversation, turn, kept)
             name = conversation.name_for(turn)
-            return FinishedTurn(
-                continuation_id=name,
-                place=place,
-                outcome=kept.outcome,
-                files=tuple(
-                    replace(file, continuation_id=name)
-                    for owner, file in self._files
-                    if owner is conversation and file.turn_id == turn.id
-                )
-                if turn.files
-                else (),
-            )
+            files = self._files_given_out(conversation, turn.id, name) if turn.files else ()
+            return FinishedTurn(continuation_id=name, place=place, outcome=kept.outcome, files=files)
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         with self._lock:
@@ -84,7 +80,7 @@ class MemoryStore(MemoryUpkeep):
                 for turn_id in self._places.keys() & turn_ids:
                     conversation, place = self._places[turn_id]
                     kept = conversation.turns[place - 1]
-                    if kept.principal == principal and kept.outcome is Outcome.RUNNING:
+                    if kept.principal == principal and kept.outcome is _RUNNING:
                         conversation.settle(place, replace(kept, lease_until=max(kept.lease_until, lease_until)))
 
     def turns(self, principal: str, continuation_id: str, *, after: int = 0, limit: int = 100) -> list[Turn]:
@@ -210,41 +206,42 @@ class MemoryStore(MemoryUpkeep):
                 )
             )
 
-    def _place(self, turn: Turn, last: int | None = None) -> "tuple[_Conversation, int, bool]":
-        """The turn's conversation, its place, and whether it was there already.
+    def _files_given_out(self, conversation: "_Conversation", turn_id: str, name: str) -> tuple[StoredFile, ...]:
+        return tuple(
+            replace(file, continuation_id=name)
+            for owner, file in self._files
+            if owner is conversation and file.turn_id == turn_id
+        )
+
+    def _placed(self, turn: Turn, last: int | None = None) -> "tuple[_Conversation, int]":
+        """The conversation of `turn`, which was not here yet, and the place that it has there from now on.
 
         Raises:
             ConversationFull: Place `last` was given already.
         """
-        if turn.id in self._places:
-            conversation, place = self._places[turn.id]
-            kept = conversation.turns[place - 1]
-            if kept.principal != turn.principal or kept.digest != turn.digest:
-                raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
-            return conversation, place, True
         now = self._clock.now()
-        conversation = self._conversation(turn, now)
+        conversation = self._conversations[turn.principal].get(turn.continuation_id)
+        if conversation is None and turn.minted:
+            conversation = self._made(turn.principal, turn.continuation_id, now, minted=True)
+        elif conversation is None or conversation.expires_at is not None or not (turn.adopt or conversation.minted):
+            conversation = self._conversation(turn, now)
         place = len(conversation.turns) + 1
         if last is not None and place > last:
             raise ConversationFull(conversation.continuation_id, place - 1)
         conversation.updated_at = max(conversation.updated_at, now)
         if turn.expire_after is not None:
             conversation.expires_at = now + turn.expire_after
-        conversation.turns.append(
-            turn.changed(
-                arguments=copied(turn.arguments),
-                metadata=copied(turn.metadata),
-                place=place,
-                continuation_id=conversation.continuation_id,
-                outcome=Outcome.RUNNING,
-                answer=None,
-                ended_at=None,
-                expire_after=None,
-                tokens=0,
-            )
+        kept = turn.changed(
+            arguments=copied(turn.arguments),
+            metadata=copied(turn.metadata),
+            place=place,
+            continuation_id=conversation.continuation_id,
         )
-        self._places[turn.id] = conversation, place
-        return conversation, place, False
+        if turn.outcome is not _RUNNING or turn.answer or turn.ended_at or turn.expire_after is not None or turn.tokens:
+            kept = kept.changed(outcome=_RUNNING, answer=None, ended_at=None, expire_after=None, tokens=0)
+        conversation.turns.append(kept)
+        here = self._places[turn.id] = conversation, place
+        return here
 
     def _conversation(self, turn: Turn, now: datetime) -> "_Conversation":
         conversation = self._found(turn.principal, turn.continuation_id)
@@ -260,38 +257,33 @@ class MemoryStore(MemoryUpkeep):
         owned = self._conversations[principal]
         if (expired := owned.get(wanted)) is not None:
             expired.set_aside = True
-        conversation = _Conversation(
-            principal=principal,
-            continuation_id=wanted,
-            minted=minted,
-            created_at=now,
-            updated_at=now,
-        )
+        conversation = _Conversation(principal, wanted, now, minted=minted)
         owned[conversation.continuation_id] = conversation
         self._everything.append(conversation)
         return conversation
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class _Conversation:
-    principal: str
-    continuation_id: str
-    minted: bool
-    created_at: datetime
-    updated_at: datetime
     expires_at: datetime | None = None
-    set_aside: bool = False
+    set_aside = False
     """It has expired, and another has its name by now."""
-    turns: list[Turn] = field(default_factory=list)
-    answered: list[int] = field(default_factory=list)
-    """Places of the answered turns, sorted."""
-    versions: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """The newest version and its hash, by logical name."""
-
-    shared: int = 0
+    shared = 0
     """How many of the turns are those of what it was forked from."""
     parent: "_Conversation | None" = None
     forks: "tuple[_Conversation, ...]" = ()
+
+    # What stands above is the same in nearly every conversation: only what is not is set in one.
+
+    def __init__(self, principal: str, continuation_id: str, now: datetime, *, minted: bool) -> None:
+        self.principal = principal
+        self.continuation_id = continuation_id
+        self.minted = minted
+        self.created_at = self.updated_at = now
+        self.turns: list[Turn] = []
+        self.answered: list[int] = []
+        """Places of the answered turns, sorted."""
+        self.versions: dict[str, tuple[int, str]] = {}
+        """The newest version and its hash, by logical name."""
 
     def share(self, source: "_Conversation", place: int) -> None:
         """Have the turns of `source` up to `place`: as they are now, and as they end."""
@@ -342,6 +334,19 @@ class _Conversation:
             minted=self.minted,
             expires_at=self.expires_at,
         )
+
+
+def _of_same_call(turn: Turn, here: "tuple[_Conversation, int]") -> "tuple[_Conversation, int]":
+    """`here`, where a turn with the id of `turn` is.
+
+    Raises:
+        TurnConflict: It is another call's.
+    """
+    conversation, place = here
+    kept = conversation.turns[place - 1]
+    if kept.principal != turn.principal or kept.digest != turn.digest:
+        raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
+    return here
 
 
 def _newest_first(line: ConversationSummary) -> tuple[datetime, str, str]:
