@@ -17,7 +17,7 @@ from perdure.errors import (
 )
 from perdure.middleware.persistence.excerpts import Excerpt, answers, excerpt_of
 from perdure.middleware.persistence.file_stores.keys import checked as checked_key
-from perdure.middleware.persistence.ports import Clock, FileStore, Store, SystemClock
+from perdure.middleware.persistence.ports import Clock, FileStore, GroupingStore, Store, SystemClock
 from perdure.middleware.persistence.question import Question
 from perdure.middleware.persistence.spool.turn_record import read_turn, write_turn
 from perdure.middleware.persistence.stores.memory import MemoryStore
@@ -45,6 +45,7 @@ __all__ = [
     "FileStore",
     "FinishedTurn",
     "ForkRefused",
+    "GroupingStore",
     "Hit",
     "HitPosition",
     "MemoryStore",

@@ -80,7 +80,7 @@ def test_one_that_waits_no_longer_keeps_nobody_behind_it_from_waking(
             behind.result(LONG / 3)
 
     def wakes(one: "grouped_calls._Call") -> None:
-        waking.append(one.given["turn_id"])
+        waking.append(one.given[0]["turn_id"])
         wake_after(one)
 
     monkeypatch.setattr(calls, "_leave", leaving)

@@ -11,7 +11,7 @@ from servers.postgres_cluster import PostgresCluster
 
 from perdure.errors import FunctionMissing, StoreMisconfigured
 from perdure.middleware.persistence.migrations.postgres_files import postgres_migrations
-from perdure.middleware.persistence.stores import sql_functions
+from perdure.middleware.persistence.stores import migrated_functions
 from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
 from perdure.middleware.persistence.turn import Json, Window
@@ -69,7 +69,7 @@ def test_a_function_that_is_missing_is_asked_for_once_in_a_while_and_turns_are_k
     newer = ("begin_turns", "begin_turn_up_to", "begin_turn_in_line")
     assert [heard.called.count(function) for function in newer] == [1, 1, 1]
     assert heard.called.count("begin_turn") == 3
-    monkeypatch.setattr(sql_functions, "_ASK_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(migrated_functions, "_ASK_AGAIN_AFTER", 0.0)
     store.begin(a_turn("x", continuation_id="c"), WITHIN)
     assert heard.called.count("begin_turn_up_to") == 2
     store.close()
@@ -83,7 +83,7 @@ def test_one_that_is_there_again_is_used(make_database: MakeDatabase, monkeypatc
         store = SqlFunctionStore(heard)
         store.begin(a_turn("x", continuation_id="c"), WITHIN)
         connection.execute("alter function public.away rename to begin_turns")
-    monkeypatch.setattr(sql_functions, "_ASK_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(migrated_functions, "_ASK_AGAIN_AFTER", 0.0)
     store.begin(a_turn("x", continuation_id="c"), WITHIN)
     assert heard.called == ["begin_turns", "begin_turn_up_to", "begin_turns"]
     store.close()

@@ -7,10 +7,10 @@ from conftest import MakeDatabase
 
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.stores.postgres import PostgresStore
-from perdure.testing import StoreContract
+from perdure.testing import GroupingStoreContract, StoreContract
 
 
-class TestPostgresStore(StoreContract):
+class TestPostgresStore(StoreContract, GroupingStoreContract):
     url: str
 
     def make_store(self, clock: Clock, folder: Path) -> PostgresStore:

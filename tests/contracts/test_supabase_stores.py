@@ -17,7 +17,7 @@ from perdure.middleware.persistence.file_stores.supabase import SupabaseFileStor
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.stores.supabase import SupabaseStore
 from perdure.middleware.persistence.supabase_api.client import SupabaseApi
-from perdure.testing import FileStoreContract, StoreContract
+from perdure.testing import FileStoreContract, GroupingStoreContract, StoreContract
 from perdure.testing.turns import answered
 
 # Before a fixture takes them away: no other test may ever reach somebody's project.
@@ -32,7 +32,7 @@ class Project:
     bucket: str = "mcp-files"
 
 
-class TestSupabaseStore(StoreContract):
+class TestSupabaseStore(StoreContract, GroupingStoreContract):
     project: Project
 
     def make_store(self, clock: Clock, folder: Path) -> SupabaseStore:

@@ -2,38 +2,24 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import MakeDatabase
+from postgres.overheard import Overheard, locked
 
 from perdure.errors import StoreTimeout, TurnConflict, TurnRefused
 from perdure.middleware.persistence.stores import grouped_calls
-from perdure.middleware.persistence.stores.postgres.functions import PostgresFunctions
 from perdure.middleware.persistence.stores.sql_functions import SqlFunctionStore
-from perdure.middleware.persistence.turn import BegunTurn, Json, Turn, Window
+from perdure.middleware.persistence.turn import BegunTurn, Turn, Window
 from perdure.testing.turns import a_turn, answered
 
 WINDOW = Window(20, 8_000)
 OTHERS = 15
-
-
-class Overheard(PostgresFunctions):
-    """Real calls; and how many turns each took along."""
-
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        super().__init__(url, timeout=timeout, max_connections=8)
-        self.called: list[tuple[str, int]] = []
-
-    def call(self, function: str, arguments: Mapping[str, Json], **how: Any) -> Json:
-        turns = arguments.get("beginnings") or arguments.get("endings") or [None]
-        self.called.append((function, len(turns)))
-        return super().call(function, arguments, **how)
 
 
 class Crowd:
@@ -48,11 +34,13 @@ class Crowd:
     def begin(self, *turns: Turn) -> "list[Future[BegunTurn]]":
         """Each in a thread of its own; they come while another call is under way, and wait for it."""
         return self._together(
-            self.store._beginnings, [lambda turn=turn: self.store.begin(turn, WINDOW) for turn in turns]
+            self.store._beginnings.called.grouped, [lambda turn=turn: self.store.begin(turn, WINDOW) for turn in turns]
         )
 
     def finish(self, *turns: Turn) -> "list[Future[Any]]":
-        return self._together(self.store._endings, [lambda turn=turn: self.store.finish(turn) for turn in turns])
+        return self._together(
+            self.store._endings.called.grouped, [lambda turn=turn: self.store.finish(turn) for turn in turns]
+        )
 
     def _together(self, calls: grouped_calls.GroupedCalls, work: "list[Callable[[], Any]]") -> "list[Future[Any]]":
         with calls._lock:
@@ -88,14 +76,6 @@ def crowd(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
     made = Crowd(url)
     yield made
     made.close()
-
-
-@contextmanager
-def locked(url: str, name: str) -> Iterator[None]:
-    with psycopg.connect(url) as holder:
-        holder.execute("select from chat_sessions where continuation_id = %s for update", [name])
-        yield
-        holder.rollback()
 
 
 def one_for_each(count: int) -> list[Turn]:
@@ -195,7 +175,7 @@ def test_who_comes_while_another_call_hangs_waits_a_moment_and_goes_on(
         assert crowd.store.begin(a_turn("another", continuation_id="free"), WINDOW).place == 1
         assert not hangs.done()
     assert hangs.result(30).place == 2
-    assert crowd.store._beginnings._under_way == 0
+    assert crowd.store._beginnings.called.grouped._under_way == 0
 
 
 def test_each_has_its_own_deadline(url: str) -> None:
@@ -206,15 +186,15 @@ def test_each_has_its_own_deadline(url: str) -> None:
         for one in [crowd.pool.submit(crowd.store.begin, turn, WINDOW) for turn in waiting]:
             with pytest.raises(StoreTimeout):
                 one.result(30)
-    assert crowd.store._beginnings._under_way == 0
+    assert crowd.store._beginnings.called.grouped._under_way == 0
     assert crowd.store.begin(a_turn("afterwards", continuation_id="after a while"), WINDOW).place == 1
     crowd.close()
 
 
 def test_what_is_large_goes_alone(crowd: Crowd) -> None:
     long = a_turn("long " * 20_000, continuation_id="long")
-    with crowd.store._beginnings._lock:
-        crowd.store._beginnings._under_way += 1
+    with crowd.store._beginnings.called.grouped._lock:
+        crowd.store._beginnings.called.grouped._under_way += 1
     assert crowd.store.begin(long, WINDOW).place == 1
     assert crowd.heard.called == [("begin_turns", 1)]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from backends import Backend, store_of_this_process
 from conftest import on_every_backend
 
-from perdure.middleware.persistence.ports import Store
+from perdure.middleware.persistence.ports import GroupingStore, Store
 from perdure.middleware.persistence.turn import Outcome, Turn, Window
 from perdure.testing.turns import a_turn, answered
 
@@ -105,8 +105,20 @@ def main() -> None:
             acknowledge("begun", prompt, store.begin(turn, WINDOW).place)
             acknowledge("finished", prompt, store.finish(answered(turn, f"answer to {prompt}")).place)
 
-    for _ in range(4):
-        threading.Thread(target=write).start()
+    def write_together() -> None:
+        assert isinstance(store, GroupingStore)
+        while True:
+            prompts = [f"prompt {next(numbers)}" for _ in range(5)]
+            turns = [a_turn(prompt, continuation_id=CONVERSATIONS[0]) for prompt in prompts]
+            for prompt, begun in zip(prompts, store.begin_together([(turn, WINDOW) for turn in turns]), strict=True):
+                if begun is not None:
+                    acknowledge("begun", prompt, begun.place)
+            ended = [answered(turn, f"answer to {turn.prompt}") for turn in turns]
+            for turn, finished in zip(ended, store.finish_together(ended), strict=True):
+                acknowledge("finished", turn.prompt, (finished or store.finish(turn)).place)
+
+    for work in (write, write, write, write_together):
+        threading.Thread(target=work).start()
 
 
 if __name__ == "__main__":

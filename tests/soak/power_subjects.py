@@ -1,6 +1,7 @@
 """What loses power in `power_losses.py`: turns that a SQLite store keeps, and turns that wait in the spool."""
 
 import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,7 +15,7 @@ from perdure.middleware.persistence.ports import SystemClock
 from perdure.middleware.persistence.spool.database import SpoolDatabase
 from perdure.middleware.persistence.spool.spooled_turns import ConversationKey, SpooledTurns
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.turn import Outcome, Window
+from perdure.middleware.persistence.turn import Outcome, Turn, Window
 from perdure.testing.turns import a_turn, answered
 
 __all__ = ["SUBJECTS", "SqliteTurns", "Subject", "WaitingTurns"]
@@ -72,9 +73,19 @@ class SqliteTurns:
         number = next(self._numbers)
         store, name = self._stores[number % 2], CONVERSATIONS[number // 2 % 2]
         turn = a_turn(prompt, continuation_id=name, principal=PRINCIPAL)
+        if number % 3 == 0:
+            self._keep_together(store, [turn, turn.changed(id=f"{uuid.uuid4()}", prompt=f"{prompt}, beside it")])
+            return
         if number % 5:  # else it comes whole, as from a spool
             store.begin(turn, WINDOW)
         self._evidence.finished[name, prompt] = store.finish(answered(turn, answer_to(prompt))).place
+
+    def _keep_together(self, store: SqliteStore, turns: list[Turn]) -> None:
+        store.begin_together([(turn, WINDOW) for turn in turns])
+        ended = [answered(turn, answer_to(turn.prompt)) for turn in turns]
+        for turn, finished in zip(ended, store.finish_together(ended), strict=True):
+            if finished is not None:
+                self._evidence.finished[turn.continuation_id, turn.prompt] = finished.place
 
     def stop(self) -> None:
         for store in self._stores:

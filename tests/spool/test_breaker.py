@@ -50,6 +50,15 @@ def test_failures_in_a_row_open_it_and_a_success_between_them_does_not(breaker: 
         attempt(breaker)
 
 
+def test_one_failure_that_several_calls_share_counts_once(breaker: Breaker) -> None:
+    for _ in range(2):
+        shared = StoreUnavailable("gone")
+        for _call in range(10):
+            with pytest.raises(StoreUnavailable):
+                attempt(breaker, shared)
+    attempt(breaker)
+
+
 def test_what_a_store_refuses_or_what_is_not_set_up_does_not_open_it(breaker: Breaker) -> None:
     fail(breaker, 10, StoreMisconfigured)
     fail(breaker, 10, TurnConflict)

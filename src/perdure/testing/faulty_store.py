@@ -3,13 +3,13 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from perdure.errors import StoreUnavailable
-from perdure.middleware.persistence.ports import Store
+from perdure.middleware.persistence.ports import GroupingStore, Store
 from perdure.middleware.persistence.question import Question
 from perdure.middleware.persistence.turn import (
     BegunTurn,
@@ -54,6 +54,7 @@ class FaultyStore:
     def __init__(self, inner: Store, *, blocking: bool | None = None) -> None:
         self.inner = inner
         self.blocking = inner.blocking if blocking is None else blocking
+        self.most_together = inner.most_together if isinstance(inner, GroupingStore) else 1
         self._lock = threading.Lock()
         self._faults: dict[Operation, list[_Fault]] = {operation: [] for operation in _OPERATIONS}
         self._calls: Counter[Operation] = Counter()
@@ -108,6 +109,20 @@ class FaultyStore:
 
     def finish(self, turn: Turn) -> FinishedTurn:
         return self._through("finish", lambda: self.inner.finish(turn))
+
+    def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
+        """One `begin` for the faults and the count, of all these turns: they share their fate."""
+        inner = self.inner
+        if not isinstance(inner, GroupingStore):
+            return [None] * len(wanted)
+        return self._through("begin", lambda: inner.begin_together(wanted))
+
+    def finish_together(self, turns: Sequence[Turn]) -> Sequence[FinishedTurn | None]:
+        """As `begin_together`, one `finish`."""
+        inner = self.inner
+        if not isinstance(inner, GroupingStore):
+            return [None] * len(turns)
+        return self._through("finish", lambda: inner.finish_together(turns))
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         self._through("renew", lambda: self.inner.renew(turns, lease_until))

@@ -41,6 +41,7 @@ class Breaker:
         self._open_until: float | None = None
         self._reason = ""
         self._succeeded_at = -1.0
+        self._last_error: Callable[[], StoreUnavailable | None] = lambda: None
         _all_breakers.add(self)
 
     @classmethod
@@ -100,6 +101,12 @@ class Breaker:
             elif self._failures >= self._most_failures:
                 self._open_until = self._now() + self._pause
 
+    def failed_with(self, error: StoreUnavailable) -> None:
+        """As `failed`. Of calls whose turns went to the store together each is told the same fault: it counts once."""
+        if self._last_error() is not error:
+            self._last_error = weakref.ref(error)  # which would keep what its callers hold
+            self.failed(error.what)
+
     def seconds_to_probe(self) -> float:
         """Until an attempt would be admitted; 0 if it would be now."""
         until = self._open_until
@@ -127,7 +134,7 @@ class _Watching:
         elif isinstance(error, (StoreLeftAlone, StoreMisconfigured, TurnsWaiting)):
             pass  # They are known at once: there is no need to spare anybody a wait.
         elif isinstance(error, StoreUnavailable):
-            self._breaker.failed(error.what)
+            self._breaker.failed_with(error)
         elif isinstance(error, StoreError):
             self._breaker.succeeded()  # It answers, if with a refusal.
 

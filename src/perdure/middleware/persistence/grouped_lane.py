@@ -20,15 +20,13 @@ __all__ = ["GroupedLane"]
 G = TypeVar("G")
 T = TypeVar("T")
 
-_MOST_TOGETHER = 64
-"""More gain nothing, and make the first wait."""
-
 _all_lanes: "weakref.WeakSet[GroupedLane[Any, Any]]" = weakref.WeakSet()
 
 
 class GroupedLane(Generic[G, T]):
     """On the threads of `lane`. `alone` does one job. `together` is given what several jobs were given, and the context
-    of each; None is its result for one that is to be done alone. What it raises is raised by all of them.
+    of each, of `most` at a time; None is its result for one that is to be done alone. What it raises is raised by all
+    of them.
     """
 
     def __init__(
@@ -36,10 +34,13 @@ class GroupedLane(Generic[G, T]):
         lane: Lane,
         alone: Callable[[G], T],
         together: Callable[[Sequence[G], Sequence[Context]], Sequence[T | None]],
+        *,
+        most: int,
     ) -> None:
         self._lane = lane
         self._alone = alone
         self._together = together
+        self._most = most
         self._forget()
         _all_lanes.add(self)
 
@@ -68,7 +69,7 @@ class GroupedLane(Generic[G, T]):
     def _take(self) -> None:
         with self._lock:
             self._is_asked_for = False
-            jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_TOGETHER))]
+            jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
             if self._waiting:
                 self._ask_for_thread()
         if len(jobs) == 1:

@@ -101,6 +101,9 @@ class GroupingStore(Store, Protocol):
     are given the turns that come at once one by one, from many threads.
     """
 
+    most_together: int
+    """Turns that it is given in one call. A database that works beside us has some while others are made ready."""
+
     def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
         """Each as by `begin`; at least two, all of them `is_new`. None is said of one that is to be begun by itself: it
         would be refused, or keep the others waiting, or is not as simple as they are.

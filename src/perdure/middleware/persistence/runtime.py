@@ -80,13 +80,17 @@ class Runtime:
     def beginnings(self) -> GroupedLane[tuple[Turn, Window, Redactor], tuple[Turn, BegunTurn]]:
         """Where turns begin that come at once, if the store takes several."""
         engine = self.engine
-        return GroupedLane(self.lane, lambda given: engine.begin(*given), engine.begin_together)
+        return GroupedLane(
+            self.lane, lambda given: engine.begin(*given), engine.begin_together, most=engine.most_together
+        )
 
     @cached_property
     def endings(self) -> GroupedLane[tuple[Turn, Redactor], FinishedTurn]:
         """The same for turns that end."""
         engine = self.engine
-        return GroupedLane(self.lane, lambda given: engine.finish(*given), engine.finish_together)
+        return GroupedLane(
+            self.lane, lambda given: engine.finish(*given), engine.finish_together, most=engine.most_together
+        )
 
     @property
     def is_usable(self) -> bool:

@@ -3,7 +3,7 @@
 Whoever comes while nothing is under way sends at once, alone. What arrives meanwhile waits, and goes together, led by
 the one that waits longest, in whose thread it is sent: no thread of our own, nothing to shut down. What fails together
 is sent one by one, so that nobody is given another's error; and nobody waits long for those before him: one of them
-may hang.
+may hang. A thread may also bring several turns, of which the same is true; only that they are never torn apart here.
 """
 
 import os
@@ -11,13 +11,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
 from perdure.middleware.persistence.turn import JsonObject
 
-__all__ = ["GroupedCalls", "Send"]
+__all__ = ["GroupedCalls", "Send", "portions"]
 
 _MOST_TOGETHER = 64
 """More gain nothing, and make the first wait."""
@@ -34,6 +34,8 @@ _PATIENCE = 0.02
 _A_MOMENT = 0.0005
 _LONGEST_GATHERING = 0.005
 """Seconds. Nobody waits who went alone the last time."""
+
+_NONE_YET = (None,)
 
 _all: "weakref.WeakSet[GroupedCalls]" = weakref.WeakSet()
 
@@ -64,9 +66,24 @@ class GroupedCalls:
         Raises:
             Exception: What `send` raised for `given` alone.
         """
-        call = _Call(given, characters, deadline)
+        call = _Call([given], characters, deadline)
         if characters > _LARGE:
-            return self._alone(call)
+            self._send_alone(call)
+        else:
+            self._send_among_others(call)
+        return call.replies[0]
+
+    def call_with(self, given: Sequence[JsonObject], characters: int, deadline: float) -> "Sequence[JsonObject | None]":
+        """As `call`, the replies to several, which go together: a portion, as `portions` makes them.
+
+        Raises:
+            Exception: What `send` raised for all of `given`, which it was given once.
+        """
+        call = _Call(given, characters, deadline)
+        self._send_among_others(call)
+        return call.replies
+
+    def _send_among_others(self, call: "_Call") -> None:
         with self._lock:
             leads = self._under_way < self._most_under_way
             if leads:
@@ -81,21 +98,31 @@ class GroupedCalls:
             with self._lock:
                 self._wake_after(call)
         if call.failed:
-            return self._alone(call)
-        return call.reply
+            self._send_alone(call)
 
-    def _alone(self, call: "_Call") -> JsonObject | None:
-        return self._send([call.given], deadline=call.deadline, again=True).get(call.given["turn_id"])
+    def _send_alone(self, call: "_Call") -> None:
+        if len(call.given) > 1:
+            self._send_all([call], again=False)
+            return
+        (given,) = call.given
+        call.replies = [self._send(call.given, deadline=call.deadline, again=True).get(given["turn_id"])]
+
+    def _send_all(self, calls: "Sequence[_Call]", *, again: bool) -> None:
+        # If one turn comes twice, only one of the two goes: whose the reply is could not be told.
+        sent = {one["turn_id"]: one for call in calls for one in call.given}
+        replies = self._send(list(sent.values()), deadline=calls[0].deadline, again=again)
+        for call in calls:
+            call.replies = [replies.get(one["turn_id"]) if sent[one["turn_id"]] is one else None for one in call.given]
 
     def _lead(self, call: "_Call") -> None:
-        if self._lately > 1:
+        if self._lately > 1 and len(call.given) == 1:
             self._gather()
         with self._lock:
             group = self._group_of(call)
             self._lately = len(group)
         try:
             if len(group) == 1:
-                call.reply = self._alone(call)
+                self._send_alone(call)
             else:
                 self._send_together(group)
         finally:
@@ -109,11 +136,10 @@ class GroupedCalls:
         for call in group:
             call.failed = True
         try:
-            replies = self._send([call.given for call in group], deadline=group[0].deadline, again=False)
+            self._send_all(group, again=False)
         except Exception:  # noqa: BLE001 - each asks by itself now, and is told what is wrong
             return
         for call in group:
-            call.reply = replies.get(call.given["turn_id"])
             call.failed = False
 
     def _gather(self) -> None:
@@ -125,10 +151,12 @@ class GroupedCalls:
             here, before = len(self._waiting), here
 
     def _group_of(self, call: "_Call") -> "list[_Call]":
-        group, characters = [call], call.characters
-        while self._waiting and len(group) < _MOST_TOGETHER:
-            characters += self._waiting[0].characters
-            if characters > _MOST_CHARACTERS:
+        group, turns, characters = [call], len(call.given), call.characters
+        while self._waiting:
+            following = self._waiting[0]
+            turns += len(following.given)
+            characters += following.characters
+            if turns > _MOST_TOGETHER or characters > _MOST_CHARACTERS:
                 break
             group.append(self._waiting.popleft())
         return group
@@ -193,6 +221,21 @@ class GroupedCalls:
         self._lately = 0
 
 
+def portions(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Of what is of so many characters each: the numbers of those that may go together. The large are in none."""
+    portion, characters = list[int](), 0
+    for number, size in enumerate(sizes):
+        if size > _LARGE:
+            continue
+        if len(portion) == _MOST_TOGETHER or characters + size > _MOST_CHARACTERS:
+            yield portion
+            portion, characters = [], 0
+        portion.append(number)
+        characters += size
+    if portion:
+        yield portion
+
+
 class _Call:
     __slots__ = (
         "characters",
@@ -203,21 +246,21 @@ class _Call:
         "is_gone",
         "is_woken",
         "leads",
-        "reply",
+        "replies",
         "wake",
     )
 
     wake: threading.Lock
     """Of one that waits. Free once there is something to do for it."""
 
-    def __init__(self, given: JsonObject, characters: int, deadline: float) -> None:
+    def __init__(self, given: Sequence[JsonObject], characters: int, deadline: float) -> None:
         self.given = given
         self.characters = characters
         self.deadline = deadline
         self.leads = False
         self.failed = False
         """With the others of its group."""
-        self.reply: JsonObject | None = None
+        self.replies: Sequence[JsonObject | None] = _NONE_YET if len(given) == 1 else [None] * len(given)
         self.following: _Call | None = None
         """Whom to wake next, once its group was sent."""
         self.is_woken = False

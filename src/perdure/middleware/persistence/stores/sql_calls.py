@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from perdure.errors import StoreUnavailable
-from perdure.middleware.persistence.turn import Json, JsonObject
+from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
+from perdure.middleware.persistence.turn import Json, JsonObject, Turn
 
-__all__ = ["SqlFunctions", "asked", "not_an_answer"]
+__all__ = ["SqlFunctions", "acknowledged", "asked", "lines_of", "not_an_answer"]
 
 
 class SqlFunctions(Protocol):
@@ -40,6 +40,36 @@ def asked(functions: SqlFunctions, function: str, expected: str, arguments: Mapp
     if not isinstance(reply, dict) or expected not in reply:
         raise not_an_answer(functions.where, function)
     return reply
+
+
+def lines_of(where: str, function: str, what: str, reply: Json) -> list[JsonObject]:
+    """All of `what` that `function` answered with.
+
+    Raises:
+        StoreUnavailable: It is no list of them.
+    """
+    if not isinstance(reply, dict) or not isinstance(lines := reply.get(what), list):
+        raise not_an_answer(where, function)
+    return lines
+
+
+def acknowledged(where: str, turn: Turn, reply: Json) -> JsonObject:
+    """`reply`, if it speaks of `turn`: what merely looks like success is no acknowledgement.
+
+    Raises:
+        TurnConflict: The id belongs to another principal or another call.
+        ConversationFull: It has given the last place that it may.
+        StoreUnavailable: It is not what the functions answer.
+    """
+    if isinstance(reply, dict):  # not `match`, which takes four times as long
+        status, place = reply.get("status"), reply.get("place")
+        if status == "conflict":
+            raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
+        if status == "full" and isinstance(place, int):
+            raise ConversationFull(turn.continuation_id, place)
+        if reply.get("turn_id") == turn.id and isinstance(place, int):
+            return reply
+    raise not_an_answer(where, "a turn")
 
 
 def not_an_answer(where: str, of_what: str) -> StoreUnavailable:

@@ -35,6 +35,7 @@ class SqliteStore(SqliteUpkeep):
     """Opens nothing before the first call, so that a store that cannot be opened never keeps a server from starting."""
 
     blocking = True
+    most_together = 64
 
     def __init__(self, path: Path, clock: Clock | None = None, *, connect: Connect | None = None) -> None:
         self.path = path.absolute()

@@ -1,0 +1,159 @@
+"""How turns begin over the SQL functions, alone or with others: what is asked, and what is made of the reply."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from perdure.errors import StoreError
+from perdure.middleware.persistence.copied_turns import CopiedTurns
+from perdure.middleware.persistence.ports import Clock
+from perdure.middleware.persistence.stores.called_together import CalledTogether
+from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.known_turns import KnownTurn
+from perdure.middleware.persistence.stores.known_windows import BegunHere, KnownWindow, KnownWindows, Told
+from perdure.middleware.persistence.stores.migrated_functions import MigratedFunctions
+from perdure.middleware.persistence.stores.sql_arguments import Beginning, beginning_of
+from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, acknowledged
+from perdure.middleware.persistence.stores.sql_lines import characters_of, turn_of
+from perdure.middleware.persistence.turn import BegunTurn, Json, JsonObject, Outcome, Turn, Window
+
+__all__ = ["Beginnings"]
+
+
+class _Asked(NamedTuple):
+    turn: Turn
+    window: Window
+    beginning: Beginning
+    told: Told
+    """What was known of its conversation when it was asked."""
+
+
+class Beginnings:
+    def __init__(
+        self,
+        functions: SqlFunctions,
+        migrated: MigratedFunctions,
+        known: KnownWindows[tuple[str, str]],
+        clock: Clock,
+    ) -> None:
+        self._functions = functions
+        self._migrated = migrated
+        self._known = known
+        self._clock = clock
+        self.called = CalledTogether("begin_turns", "beginnings", functions, migrated)
+
+    def one(self, turn: Turn, window: Window) -> BegunTurn:
+        deadline = time.monotonic() + self._functions.timeout
+        asked = self._asked(turn, window)
+        reply: Json = None
+        if _is_new(turn):
+            reply = self.called.reply(_among_others(asked), asked.beginning.characters, deadline)
+        if reply is None:
+            given = asked.beginning.given
+            older = [("begin_turn_in_line", given), ("begin_turn", given)]
+            if window.last_place is not None and _is_new(turn):
+                older.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | given))
+            reply = self._migrated.newest(*older, deadline=deadline)
+        return self._begun(asked, reply)
+
+    def several(self, wanted: Sequence[tuple[Turn, Window]]) -> list[BegunTurn | None]:
+        deadline = time.monotonic() + self._functions.timeout
+        begun: list[BegunTurn | None] = [None] * len(wanted)
+        asked: dict[int, _Asked] = {}
+        for number, (turn, window) in enumerate(wanted):
+            if _is_new(turn):
+                try:
+                    asked[number] = self._asked(turn, window)
+                except StoreError:
+                    continue  # `one` says why.
+        sent = [(_among_others(one), one.beginning.characters) for one in asked.values()]
+        replies = self.called.replies(sent, deadline)
+        for (number, one), reply in zip(asked.items(), replies, strict=True):
+            if reply is not None:
+                try:
+                    begun[number] = self._begun(one, reply)
+                except StoreError:
+                    continue  # … here, too.
+        return begun
+
+    def _asked(self, turn: Turn, window: Window) -> _Asked:
+        with encoded(turn.id):
+            beginning = beginning_of(turn, self._clock.now())
+        beginning.given["max_turns"], beginning.given["max_tokens"] = window.turns, window.tokens
+        return _Asked(turn, window, beginning, self._known.of((turn.principal, turn.continuation_id), window))
+
+    def _begun(self, asked: _Asked, answer: Json) -> BegunTurn:
+        turn, window, beginning, told = asked
+        conversation = turn.principal, turn.continuation_id
+        reply = acknowledged(self._functions.where, turn, answer)
+        with decoded(self._functions.where):
+            continuation_id = reply["continuation_id"]
+            if reply["history"] is None and told.claim is not None:  # all of it stands there as it was claimed
+                turns = told.turns
+            else:
+                if continuation_id != turn.continuation_id:
+                    conversation, told = (turn.principal, continuation_id), told._replace(turns={})
+                turns = _turns(reply["history"], told.turns, turn.principal, continuation_id)
+                self._known.keep(conversation, _window(window, turns, reply), told.generation)
+            begun = BegunTurn(
+                continuation_id=continuation_id,
+                place=reply["place"],
+                replay=reply["status"] == "replay",
+                outcome=Outcome(reply["outcome"] or Outcome.RUNNING),
+                history=CopiedTurns([found.turn for found in turns.values()]),
+            )
+            if (version := reply.get("version")) is not None:
+                here = BegunHere(turn, beginning.prompt, beginning.characters, begun.place, version)
+                self._known.begun(conversation, here, told.generation)
+            return begun
+
+
+def _is_new(turn: Turn) -> bool:
+    """Whether nobody can have begun it: it has no place, and an id made for it alone, not from an idempotency key."""
+    return turn.place is None and turn.id[14:15] == "7"
+
+
+def _among_others(asked: _Asked) -> JsonObject:
+    given = asked.beginning.given | _versions_of(asked.told)
+    if asked.window.last_place is not None:
+        given["last_place"] = asked.window.last_place
+    return given
+
+
+def _versions_of(told: Told) -> JsonObject:
+    """By which the database tells what of a history need not travel."""
+    versions = [found.made_of for found in told.turns.values() if isinstance(found.made_of, int)]
+    if told.claim is None:
+        return {"known": versions}
+    return {"known": versions, "known_from": told.claim.first, "known_version": told.claim.version}
+
+
+def _window(window: Window, turns: dict[int, KnownTurn], reply: JsonObject) -> KnownWindow:
+    """What a reply that tells a history makes known."""
+    first = reply.get("known_from")
+    if first is None:
+        return KnownWindow(window, turns)
+    versions = {place: found.made_of for place, found in turns.items() if isinstance(found.made_of, int)}
+    unread = {int(place): version for place, version in reply["unread"].items()}
+    return KnownWindow(window, turns, first, versions | unread)
+
+
+def _turns(
+    history: Sequence[int | JsonObject], known: Mapping[int, KnownTurn], principal: str, continuation_id: str
+) -> dict[int, KnownTurn]:
+    """Turns by place: `history` has the place alone of one that is known, and the whole line of any other.
+
+    A line without a version, as older functions send it, is not taken apart again where it is as it was.
+    """
+    turns: dict[int, KnownTurn] = {}
+    for line in history:
+        if isinstance(line, int):
+            turns[line] = known[line]
+            continue
+        place = line["place"]
+        found = known.get(place)
+        made_of = line.get("version", line)
+        if found is None or found.made_of != made_of:
+            found = KnownTurn(turn_of(line, principal, continuation_id), characters_of(line), made_of)
+        turns[place] = found
+    return turns

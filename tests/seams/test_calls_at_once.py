@@ -1,0 +1,201 @@
+"""Calls that come at once have their turns kept together, and none has anything to do with another's fate."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from conftest import Activate
+from mcp.server.mcpserver import MCPServer
+from mcp_wire import Json, announced_id, called, kept, text_of
+from spool.test_turns_that_wait import until
+from telemetry.test_telemetry import Seen, seen
+
+from perdure import Outcome, persisted
+from perdure.middleware.persistence.grouped_lane import GroupedLane
+from perdure.middleware.persistence.spool.drainer import Drainer
+from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.middleware.persistence.threads import Job
+from perdure.middleware.persistence.turn import Turn
+from perdure.middleware.persistence.wiring import Runtime
+from perdure.testing import FaultyStore
+
+__all__ = ["seen"]
+
+OTHERS = [{"prompt": f"other {number}", "continuation_id": f"o-{number}"} for number in range(6)]
+
+
+class Crowd:
+    """A server with one tool, and a store in SQLite that is asked by one thread, which can be held."""
+
+    def __init__(self, runtime: Runtime, store: FaultyStore) -> None:
+        self.runtime = runtime
+        self.store = store
+        self.runtime.lane.size = 1
+        self._are_to_end = asyncio.Event()
+        self._running = 0
+        self.between: Callable[[], object] = lambda: None
+        """When all have begun, before any ends."""
+        self.server = MCPServer("crowd")
+
+        @self.server.tool()
+        @persisted
+        async def chat(prompt: str) -> str:
+            self._running += 1
+            await self._are_to_end.wait()
+            return f"about {prompt}"
+
+    async def ask(self, *calls: Json) -> list[Json]:
+        """All begin at once, and all end at once."""
+        self._running = 0
+        self._are_to_end.clear()
+        with self._held():
+            results = [asyncio.create_task(called(self.server, "chat", arguments)) for arguments in calls]
+            await self._have_come(self.runtime.beginnings, len(calls))
+        while self._running < len(calls):
+            await asyncio.sleep(0.001)
+        self.between()
+        with self._held():
+            self._are_to_end.set()
+            await self._have_come(self.runtime.endings, len(calls))
+        return await asyncio.gather(*results)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        let_go = threading.Event()
+        self.runtime.lane.submit(Job(lambda: let_go.wait(20)))
+        try:
+            yield
+        finally:
+            let_go.set()
+
+    async def _have_come(self, lane: GroupedLane[Any, Any], calls: int) -> None:
+        while len(lane._waiting) < calls:
+            await asyncio.sleep(0.001)
+
+    def turns(self, continuation_id: str) -> list[Turn]:
+        return self.runtime.engine.turns("local", continuation_id)
+
+
+@pytest.fixture
+def crowd(activate: Activate, tmp_path: Path) -> Iterator[Crowd]:
+    with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
+        store = FaultyStore(inner)
+        yield Crowd(activate(store, spooled=True), store)
+
+
+async def test_all_are_kept_by_one_call_of_the_store_and_each_is_given_its_own_history(crowd: Crowd) -> None:
+    await crowd.ask(*OTHERS)
+    before = {operation: crowd.store.calls(operation) for operation in ("begin", "finish")}
+    results = await crowd.ask(*({**call, "prompt": f"again {call['prompt']}"} for call in OTHERS))
+    for operation, count in before.items():
+        assert crowd.store.calls(operation) == count + 1
+    for call, result in zip(OTHERS, results, strict=True):
+        assert result["_meta"]["perdure/history"] == {"state": "loaded", "turns": 1, "omitted": 0}
+        first, second = crowd.turns(call["continuation_id"])
+        assert (first.prompt, second.prompt) == (call["prompt"], f"again {call['prompt']}")
+        for turn in (first, second):
+            assert turn.outcome is Outcome.ANSWERED
+            assert turn.answer is not None
+            assert turn.answer.text.endswith(turn.prompt)
+
+
+async def test_those_of_one_conversation_take_its_places_in_the_order_in_which_they_came(crowd: Crowd) -> None:
+    await crowd.ask(*({"prompt": f"{number}", "continuation_id": "c"} for number in range(8)))
+    assert [(turn.place, turn.prompt) for turn in crowd.turns("c")] == [(n + 1, f"{n}") for n in range(8)]
+
+
+async def test_secrets_are_taken_out_of_each(crowd: Crowd) -> None:
+    await crowd.ask(*({"prompt": f"Authorization: Bearer secret-{number}-abcdefgh"} for number in range(4)))
+    for turn in kept(crowd.runtime):
+        assert "secret-" not in f"{turn}"
+        assert turn.outcome is Outcome.ANSWERED
+
+
+async def test_one_that_is_not_taken_is_told_so_and_the_others_are_kept(activate: Activate, tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
+        crowd = Crowd(activate(FaultyStore(inner), spooled=True, max_conversation_turns=1), FaultyStore(inner))
+        await crowd.ask(*OTHERS)
+        new, full, *_ = results = await _begun_at_once(
+            crowd, {"prompt": "new"}, {"prompt": "over", "continuation_id": "o-1"}, {"prompt": "newer"}
+        )
+        assert full["_meta"]["perdure/fault"] == "conversation_full"
+        assert [result["_meta"]["perdure/persisted"] for result in results] == [True, False, True]
+        assert len(crowd.turns(announced_id(new))) == len(crowd.turns("o-1")) == 1
+
+
+async def _begun_at_once(crowd: Crowd, *calls: Json) -> list[Json]:
+    """Not all of them end."""
+    crowd._are_to_end.set()
+    with crowd._held():
+        results = [asyncio.create_task(called(crowd.server, "chat", arguments)) for arguments in calls]
+        await crowd._have_come(crowd.runtime.beginnings, len(calls))
+    return await asyncio.gather(*results)
+
+
+async def test_none_overtakes_what_waits_of_its_conversation(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = crowd.runtime
+    runtime.breaker._first_pause = runtime.breaker._pause = 0.01
+    monkeypatch.setattr(Drainer, "wake", lambda _: None)  # nobody drains in the background
+    crowd.store.fail()
+    crowd._are_to_end.set()
+    await called(crowd.server, "chat", {"prompt": "waits", "continuation_id": "o-3"})
+    crowd.store.heal()
+    until(lambda: runtime.breaker.seconds_to_probe() == 0, "it stays open")
+    await crowd.ask(*OTHERS)
+    assert [turn.prompt for turn in crowd.turns("o-3")] == ["waits", "other 3"]
+    assert [turn.prompt for turn in crowd.turns("o-2")] == ["other 2"]
+
+
+@pytest.mark.parametrize("fate", ["fail", "lose_reply"])
+async def test_what_the_store_does_not_take_of_them_waits_on_the_disk_and_is_sent(crowd: Crowd, fate: str) -> None:
+    crowd.between = lambda: getattr(crowd.store, fate)("finish", times=1)
+    results = await crowd.ask(*OTHERS)
+    for result in results:
+        assert result["_meta"]["perdure/persisted"] is True
+        assert result["_meta"]["perdure/deferred"] is True
+    spool = crowd.runtime.spool
+    assert spool is not None
+    spool.wake()
+    until(lambda: not any(line.turns for line in spool.status()), "not sent")
+    for call in OTHERS:
+        (turn,) = crowd.turns(call["continuation_id"])
+        assert (turn.outcome, turn.place) == (Outcome.ANSWERED, 1)
+
+
+async def test_each_is_told_of_in_its_own_callers_trace(crowd: Crowd, seen: Seen) -> None:
+    await crowd.ask(*OTHERS)
+    calls = {span.context.span_id for span in seen.spans("tools/call chat") if span.context is not None}
+    assert len(calls) == len(OTHERS)
+    for name in ("begin_turn", "finish_turn"):
+        spans = seen.spans(name)
+        assert {span.parent.span_id for span in spans if span.parent is not None} == calls
+        told = {(span.attributes or {})["gen_ai.conversation.id"] for span in spans}
+        assert told == {call["continuation_id"] for call in OTHERS}
+
+
+async def test_a_cancelled_call_among_them_is_kept_as_cancelled_and_the_others_as_answered(crowd: Crowd) -> None:
+    """Its wait for the store is not broken off, so that nothing is left of it that nobody ends."""
+    crowd._are_to_end.set()
+    given_up = anyio.CancelScope()
+
+    async def give_up() -> None:
+        with given_up:
+            await called(crowd.server, "chat", OTHERS[0])
+
+    with crowd._held():
+        tasks = [asyncio.create_task(called(crowd.server, "chat", arguments)) for arguments in OTHERS[1:]]
+        tasks.append(asyncio.create_task(give_up()))
+        await crowd._have_come(crowd.runtime.beginnings, len(OTHERS))
+        given_up.cancel()
+        await asyncio.sleep(0.01)
+    *results, _ = await asyncio.gather(*tasks)
+    assert given_up.cancelled_caught
+    assert [text_of(result).splitlines()[0] for result in results] == [f"about {call['prompt']}" for call in OTHERS[1:]]
+    assert [turn.outcome for turn in crowd.turns("o-0")] == [Outcome.CANCELLED]
+    for call in OTHERS[1:]:
+        assert [turn.outcome for turn in crowd.turns(call["continuation_id"])] == [Outcome.ANSWERED]
