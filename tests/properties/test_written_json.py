@@ -18,6 +18,7 @@ from perdure.middleware.persistence.serialization import (
     prompt_and_copy,
 )
 from perdure.middleware.persistence.turn import Answer
+from perdure.testing.store_bench import exactly
 
 TEXTS = st.text(st.characters(codec=None), max_size=20) | st.just("a text that stands in several places")
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
@@ -43,10 +44,11 @@ class Spoken(StrEnum):
 ONE_TEXT = [{"type": "text", "text": SAID}]
 MEMBERS = {
     "content": st.just(ONE_TEXT)
+    | st.just([{"text": SAID, "type": "text"}])
     | st.sampled_from(
         [
-            [{"text": SAID, "type": "text"}],
             [{"type": "text", "text": Spoken.SAID}],
+            [OrderedDict(text=SAID, type="text")],
             [{"type": "text", "text": SAID + "!"}],
             [{"type": "text", "text": SAID, "annotations": None}],
             [OrderedDict(type="text", text=SAID)],
@@ -70,6 +72,7 @@ RESULTS = st.sampled_from(
         ("isError", "content"),
         ("content", "structuredContent", "isError"),
         ("content", "resultType"),
+        ("content", "resultType", "structuredContent"),
         ("content", "structuredContent", "resultType"),
         ("content", "structuredContent", "isError", "resultType"),
         ("content", "more"),
@@ -130,15 +133,23 @@ def test_arguments_that_are_written_without_json_do_too(arguments: Any) -> None:
 
 def test_what_tools_give_most_often_is_written_as_a_number_and_its_copy_is_nobody_elses() -> None:
     plain = {"content": [{"type": "text", "text": SAID}]}
-    for more in ({}, {"isError": False}, {"resultType": "complete"}):
-        for structured in ({}, {"structuredContent": {"result": SAID}}):
-            result = {**plain, **structured, **more}
-            message, copy = answer_and_copy(Answer(text=SAID, result=result))
-            assert message.body is not None
-            assert message.body.isdecimal()
-            assert json.loads(written_out(message.body))["value"]["error"] is None
-            assert copy is not None
-            assert copy.result == result
-            assert copy.result["content"][0] is not result["content"][0]
+    in_hooks = {"content": [{"text": SAID, "type": "text"}]}
+    structured = {"structuredContent": {"result": SAID}}
+    complete = {"resultType": "complete"}
+    of_fastmcp = {"_meta": {"fastmcp": {"wrap_result": True}}}
+    for result in (
+        *({**plain, **said, **more} for more in ({}, {"isError": False}, complete) for said in ({}, structured)),
+        *({**in_hooks, **more, **said} for more in ({}, complete) for said in ({}, structured)),
+        {**of_fastmcp, **plain, **structured, **complete},
+        {**of_fastmcp, **in_hooks, **complete, **structured},
+    ):
+        message, copy = answer_and_copy(Answer(text=SAID, result=result))
+        assert message.body is not None
+        assert message.body.isdecimal()
+        assert json.loads(written_out(message.body))["value"]["error"] is None
+        assert exactly(decode_answer(message).result) == exactly(result)
+        assert copy is not None
+        assert exactly(copy.result) == exactly(result)
+        assert copy.result["content"][0] is not result["content"][0]
     message, arguments = prompt_and_copy(SAID, {"prompt": SAID})
     assert (message.body, arguments) == ("1", {"prompt": SAID})

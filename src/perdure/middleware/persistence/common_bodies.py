@@ -29,6 +29,21 @@ _BODIES = {
     '"at":[["result","content",0,"text"]]}',
     "10": '{"value":{"result":{"content":[{"type":"text","text":null}],"structuredContent":{"result":null},'
     '"resultType":"complete"},"error":null},"at":[["result","content",0,"text"],["result","structuredContent","result"]]}',
+    # As mcp 2.x gives a result to what stands before its server; without and with structured content, in each era.
+    "11": '{"value":{"result":{"content":[{"text":null,"type":"text"}]},"error":null},"at":[["result","content",0,"text"]]}',
+    "12": '{"value":{"result":{"content":[{"text":null,"type":"text"}],"resultType":"complete"},"error":null},'
+    '"at":[["result","content",0,"text"]]}',
+    "13": '{"value":{"result":{"content":[{"text":null,"type":"text"}],"structuredContent":{"result":null}},"error":null},'
+    '"at":[["result","content",0,"text"],["result","structuredContent","result"]]}',
+    "14": '{"value":{"result":{"content":[{"text":null,"type":"text"}],"resultType":"complete",'
+    '"structuredContent":{"result":null}},"error":null},"at":[["result","content",0,"text"],["result","structuredContent","result"]]}',
+    # The same of fastmcp 4, decorated and installed.
+    "15": '{"value":{"result":{"_meta":{"fastmcp":{"wrap_result":true}},"content":[{"type":"text","text":null}],'
+    '"structuredContent":{"result":null},"resultType":"complete"},"error":null},'
+    '"at":[["result","content",0,"text"],["result","structuredContent","result"]]}',
+    "16": '{"value":{"result":{"_meta":{"fastmcp":{"wrap_result":true}},"content":[{"text":null,"type":"text"}],'
+    '"resultType":"complete","structuredContent":{"result":null}},"error":null},'
+    '"at":[["result","content",0,"text"],["result","structuredContent","result"]]}',
 }
 
 _NUMBERS = {body: number for number, body in _BODIES.items()}
@@ -36,15 +51,20 @@ _NUMBERS = {body: number for number, body in _BODIES.items()}
 
 _OF_ARGUMENTS = "1"
 
-_OF_RESULTS = {
-    ("content",): "5",
-    ("content", "structuredContent"): "6",
-    ("content", "isError"): "7",
-    ("content", "structuredContent", "isError"): "8",
-    ("content", "resultType"): "9",
-    ("content", "structuredContent", "resultType"): "10",
+_TYPE_FIRST, _TEXT_FIRST = ("type", "text"), ("text", "type")
+
+_OF_RESULTS: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {
+    ("content",): {_TYPE_FIRST: "5", _TEXT_FIRST: "11"},
+    ("content", "structuredContent"): {_TYPE_FIRST: "6", _TEXT_FIRST: "13"},
+    ("content", "isError"): {_TYPE_FIRST: "7"},
+    ("content", "structuredContent", "isError"): {_TYPE_FIRST: "8"},
+    ("content", "resultType"): {_TYPE_FIRST: "9", _TEXT_FIRST: "12"},
+    ("content", "structuredContent", "resultType"): {_TYPE_FIRST: "10"},
+    ("content", "resultType", "structuredContent"): {_TEXT_FIRST: "14"},
 }
-"""By the members of a result, in their order."""
+"""By the members of a result, in their order, and those of its only block."""
+
+_IN_ANOTHER_ORDER = frozenset(("11", "12", "13", "14"))
 
 
 def of_arguments(arguments: JsonObject, prompt: str) -> tuple[str, JsonObject] | None:
@@ -56,8 +76,8 @@ def of_arguments(arguments: JsonObject, prompt: str) -> tuple[str, JsonObject] |
 
 def of_result(result: Json, text: str) -> tuple[str, JsonObject] | None:
     """The number of the body of a result that is one text, and a copy of that; None if it is another."""
-    number = _OF_RESULTS.get(tuple(result)) if type(result) is dict else None
-    if number is None:
+    numbers = _OF_RESULTS.get(tuple(result)) if type(result) is dict else None
+    if numbers is None:
         return None
     alike: JsonObject = {"content": [{"type": "text", "text": text}]}
     if "structuredContent" in result:
@@ -67,8 +87,13 @@ def of_result(result: Json, text: str) -> tuple[str, JsonObject] | None:
     if "resultType" in result:
         alike["resultType"] = "complete"
     # Equal is not yet the same JSON: 0 equals False, and objects do whatever the order of their members is.
-    if result != alike or result.get("isError", False) is not False or next(iter(result["content"][0])) != "type":
+    if result != alike or result.get("isError", False) is not False:
         return None
+    number = numbers.get(tuple(result["content"][0]))
+    if number is None:
+        return None
+    if number in _IN_ANOTHER_ORDER:
+        alike = {name: alike[name] for name in result} | {"content": [{"text": text, "type": "text"}]}
     return number, alike
 
 
