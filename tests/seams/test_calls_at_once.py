@@ -1,6 +1,7 @@
 """Calls that come at once have their turns kept together, and none has anything to do with another's fate."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -151,6 +152,43 @@ async def test_none_overtakes_what_waits_of_its_conversation(crowd: Crowd, monke
     assert [turn.prompt for turn in crowd.turns("o-2")] == ["other 2"]
 
 
+async def test_a_turn_that_has_to_wait_knows_after_which_of_them_it_comes(crowd: Crowd) -> None:
+    await crowd.ask(*OTHERS)
+    crowd.store.fail()
+    crowd._are_to_end.set()
+    await called(crowd.server, "chat", {"prompt": "waits", "continuation_id": "o-3"})
+    crowd.store.heal()
+    spool = crowd.runtime.spool
+    assert spool is not None
+    spool.wake()
+    until(lambda: not any(line.turns for line in spool.status()), "not sent")
+    assert [(turn.prompt, turn.after_place) for turn in crowd.turns("o-3")] == [("other 3", None), ("waits", 1)]
+
+
+async def test_one_whose_history_cannot_be_read_is_told_so_alone(crowd: Crowd, tmp_path: Path) -> None:
+    await crowd.ask(*OTHERS)
+    with closing(sqlite3.connect(tmp_path / "crowd.db", isolation_level=None)) as another:
+        another.execute(
+            "UPDATE chat_messages SET body = 'no JSON' WHERE role = 'assistant' AND content LIKE '%other 3'"
+        )
+    results = await _begun_at_once(crowd, *({**call, "prompt": "again"} for call in OTHERS))
+    faults = [result["_meta"].get("perdure/fault") for result in results]
+    assert faults == [None, None, None, "store_unavailable", None, None]
+
+
+async def test_a_long_one_among_them_holds_up_none_of_the_others(crowd: Crowd) -> None:
+    crowd._are_to_end.set()
+    with crowd._held():
+        long = asyncio.create_task(called(crowd.server, "chat", {"prompt": "x" * 100_000, "continuation_id": "long"}))
+        while crowd.runtime.lane._unfinished < 2:
+            await asyncio.sleep(0.001)
+        assert not crowd.runtime.beginnings._waiting
+        others = [asyncio.create_task(called(crowd.server, "chat", arguments)) for arguments in OTHERS]
+        await crowd._have_come(crowd.runtime.beginnings, len(OTHERS))
+    await asyncio.gather(long, *others)
+    assert [len(crowd.turns(name)) for name in ("long", "o-0", "o-5")] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("fate", ["fail", "lose_reply"])
 async def test_what_the_store_does_not_take_of_them_waits_on_the_disk_and_is_sent(crowd: Crowd, fate: str) -> None:
     crowd.between = lambda: getattr(crowd.store, fate)("finish", times=1)
@@ -176,6 +214,9 @@ async def test_each_is_told_of_in_its_own_callers_trace(crowd: Crowd, seen: Seen
         assert {span.parent.span_id for span in spans if span.parent is not None} == calls
         told = {(span.attributes or {})["gen_ai.conversation.id"] for span in spans}
         assert told == {call["continuation_id"] for call in OTHERS}
+    assert seen.points("perdure.turns") == [
+        ({"gen_ai.tool.name": "chat", "perdure.outcome": "answered", "perdure.kept_by": "store"}, len(OTHERS))
+    ]
 
 
 async def test_a_cancelled_call_among_them_is_kept_as_cancelled_and_the_others_as_answered(crowd: Crowd) -> None:
