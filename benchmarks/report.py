@@ -124,6 +124,6 @@ def _wanted(goal: Goal, comparison: Comparison) -> str:
         case "added":
             return f"{sign} +{goal.limit:g} {comparison.unit}"
         case "ratio":
-            return f"{sign} {goal.limit:.1f} x floor"
+            return f"{sign} {goal.limit:.3g} x floor"
         case "to_reference":
-            return f"{sign} {goal.limit:.1f} x {comparison.reference}"
+            return f"{sign} {goal.limit:.3g} x {comparison.reference}"
