@@ -231,6 +231,17 @@ async def test_a_picture_that_one_of_them_gives_holds_up_none_of_the_others(crow
     assert [turn.outcome for turn in crowd.turns("drawn")] == [Outcome.ANSWERED]
 
 
+async def test_a_store_that_says_it_takes_none_at_once_is_given_one_after_the_other(
+    activate: Activate, tmp_path: Path
+) -> None:
+    with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
+        store = FaultyStore(inner)
+        store.most_together = 0
+        results = await Crowd(activate(store), store).ask(*OTHERS)
+        assert all(result["_meta"]["perdure/persisted"] for result in results)
+        assert store.calls("begin") == store.calls("finish") == len(OTHERS)
+
+
 @pytest.mark.parametrize("fate", ["fail", "lose_reply"])
 async def test_what_the_store_does_not_take_of_them_waits_on_the_disk_and_is_sent(crowd: Crowd, fate: str) -> None:
     crowd.between = lambda: getattr(crowd.store, fate)("finish", times=1)

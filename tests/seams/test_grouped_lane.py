@@ -5,6 +5,7 @@ import gc
 import os
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -144,6 +145,33 @@ async def test_what_goes_wrong_with_a_group_is_told_to_each_of_it() -> None:
     work.before = fail
     came = await _all_of(work, range(10))
     assert [type(error) for error in came.values()] == [OSError] * 10
+
+
+async def test_of_an_error_that_all_are_told_each_sees_nothing_of_the_others() -> None:
+    work = Work()
+
+    def fail(_: list[int]) -> None:
+        raise OSError("away")
+
+    work.before = fail
+    seen: list[tuple[int, str]] = []
+
+    async def ask(number: int) -> None:
+        try:
+            if number % 2:
+                await work.grouped.call_async(number, budget=10)
+            try:
+                raise ValueError("of an even one")
+            except ValueError:
+                await work.grouped.call_async(number, budget=10)
+        except OSError as error:
+            lines = traceback.extract_tb(error.__traceback__)
+            seen.append((sum(line.name == "ask" for line in lines), repr(error.__context__) if number % 2 else ""))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(ask, number)
+    assert sorted(seen) == [(1, "")] * 5 + [(1, "None")] * 5
 
 
 async def test_a_group_that_hangs_keeps_nobody_who_comes_later() -> None:

@@ -47,7 +47,7 @@ class Engine:
         self.store = store
         self.grouping = store if isinstance(store, GroupingStore) else None
         """The store, if it takes several turns at once."""
-        self.most_together = self.grouping.most_together if self.grouping is not None else 1
+        self.most_together = max(self.grouping.most_together, 1) if self.grouping is not None else 1
         self.clock = clock
         self.spool = spool
         self.running = RunningTurns(store, clock, lease)

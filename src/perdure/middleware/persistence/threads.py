@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
@@ -138,6 +139,7 @@ class Job(Generic[T]):
         self.context = contextvars.copy_context() if context is None else context
         self._result: list[T] = []
         self._error: BaseException | None = None
+        self._raised_in: tuple[TracebackType | None, BaseException | None] = (None, None)
         self._set: Callable[[], object] = _nobody_waits
 
     def run(self) -> None:
@@ -152,8 +154,9 @@ class Job(Generic[T]):
         self._result.append(result)
 
     def failed(self, error: BaseException) -> None:
-        """As `ended`."""
+        """As `ended`. Several may be told the same error."""
         self._error = error
+        self._raised_in = error.__traceback__, error.__context__
 
     def waited_for(self, submit: Callable[[Self], None], budget: float) -> T:
         """What comes of it once it is given to `submit`; waits up to `budget` seconds.
@@ -192,8 +195,11 @@ class Job(Generic[T]):
         return self._outcome()
 
     def _outcome(self) -> T:
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        if error is not None:
+            # Without what others added, who were told before: where they were, and what they were about.
+            traceback, error.__context__ = self._raised_in
+            raise error.with_traceback(traceback)
         return self._result[0]
 
 
