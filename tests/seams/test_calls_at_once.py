@@ -17,6 +17,7 @@ from spool.test_turns_that_wait import until
 from telemetry.test_telemetry import Seen, seen
 
 from perdure import Outcome, persisted
+from perdure.errors import StoreTimeout
 from perdure.middleware.persistence.grouped_lane import GroupedLane
 from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
@@ -229,6 +230,13 @@ async def test_a_picture_that_one_of_them_gives_holds_up_none_of_the_others(crow
         assert not crowd.runtime.endings._waiting
     await drawing
     assert [turn.outcome for turn in crowd.turns("drawn")] == [Outcome.ANSWERED]
+
+
+async def test_one_time_out_of_the_store_that_all_are_told_counts_once(crowd: Crowd) -> None:
+    crowd.store.fail("begin", error=StoreTimeout("A conversation is locked.", remedy="look who has it."), times=1)
+    results = await _begun_at_once(crowd, *OTHERS)
+    assert {result["_meta"]["perdure/fault"] for result in results} == {"store_timeout"}
+    assert not crowd.runtime.breaker.is_open
 
 
 async def test_a_store_that_says_it_takes_none_at_once_is_given_one_after_the_other(

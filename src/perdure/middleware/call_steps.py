@@ -190,7 +190,7 @@ class _in_words:  # noqa: N801 - read as a word in a `with`
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) and not isinstance(error, StoreTimeout):  # which has better words
             raise StoreTimeout(
                 f"The {self._waits.value} did not answer within the time it has in one call.",
                 remedy=f"{_REMEDIES[self._waits]}.",
