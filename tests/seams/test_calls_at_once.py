@@ -232,6 +232,36 @@ async def test_a_picture_that_one_of_them_gives_holds_up_none_of_the_others(crow
     assert [turn.outcome for turn in crowd.turns("drawn")] == [Outcome.ANSWERED]
 
 
+class HandingOn:
+    """As people write what stands before a store: it has something of its own to do, and hands on the rest."""
+
+    def __init__(self, inner: SqliteStore) -> None:
+        self._inner = inner
+        self.blocking = True
+        self.begun = self.finished = 0
+
+    def begin(self, *given: Any) -> Any:
+        self.begun += 1
+        return self._inner.begin(*given)
+
+    def finish(self, *given: Any) -> Any:
+        self.finished += 1
+        return self._inner.finish(*given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+async def test_no_turn_passes_by_what_stands_before_a_store(activate: Activate, tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
+        store: Any = HandingOn(inner)
+        crowd = Crowd(activate(store), store)
+        crowd.runtime.lane.size = 8
+        crowd._are_to_end.set()
+        await asyncio.gather(*(called(crowd.server, "chat", arguments) for arguments in OTHERS))
+        assert (store.begun, store.finished) == (len(OTHERS), len(OTHERS))
+
+
 async def test_one_time_out_of_the_store_that_all_are_told_counts_once(crowd: Crowd) -> None:
     crowd.store.fail("begin", error=StoreTimeout("A conversation is locked.", remedy="look who has it."), times=1)
     results = await _begun_at_once(crowd, *OTHERS)
