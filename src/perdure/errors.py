@@ -8,6 +8,7 @@ PerdureError
 └── StoreError
     ├── StoreUnavailable     the store cannot be reached or used now; nothing is known of the write
     │   ├── StoreTimeout         … within the time allowed (also a ``TimeoutError``)
+    │   ├── StoreFailed          … for what it was asked: it answers, and may do so to something else
     │   ├── SearchNotReady       … for this search: its database has much to be made ready first
     │   ├── StoreMisconfigured   … until an operator mends a setting, a key or the schema
     │   │   └── FunctionMissing      … the last of these: it has not been migrated since perdure was upgraded
@@ -36,6 +37,7 @@ __all__ = [
     "SettingsError",
     "SpoolFull",
     "StoreError",
+    "StoreFailed",
     "StoreLeftAlone",
     "StoreMisconfigured",
     "StoreTimeout",
@@ -100,6 +102,10 @@ class StoreTimeout(StoreUnavailable, TimeoutError):
     """The store did not answer within the time allowed for it."""
 
     code = "store_timeout"
+
+
+class StoreFailed(StoreUnavailable):
+    """The store answers, and failed at what it was asked: a row is locked or damaged, a trigger objects."""
 
 
 class SearchNotReady(StoreUnavailable):

@@ -116,6 +116,31 @@ def test_what_may_be_one_turns_own_is_told_of_none_and_each_is_asked_by_itself(
             store.begin(bad, WINDOW)
 
 
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "raise exception 'over the quota'",
+        "raise exception 'a damaged page' using errcode = 'XX001'",
+        "perform pg_sleep(5)",  # until it is cancelled
+    ],
+)
+def test_where_the_server_fails_at_one_of_them_the_others_are_begun(make_database: MakeDatabase, trigger: str) -> None:
+    url = make_database()
+    with psycopg.connect(url, autocommit=True) as operator:
+        operator.execute(
+            "create function object() returns trigger language plpgsql as"
+            f" $$ begin if new.content = 'bad' then {trigger}; end if; return new; end $$"
+        )
+        operator.execute("create trigger object before insert on chat_messages for each row execute function object()")
+    store = SqlFunctionStore(Overheard(f"{url}{'&' if '?' in url else '?'}options=-cstatement_timeout%3D500"))
+    turns = [*one_for_each(3), a_turn("bad", continuation_id="bad")]
+    assert not any(are_taken(begun(store, turns)))
+    assert [store.begin(turn, WINDOW).place for turn in turns[:3]] == [1, 1, 1]
+    with pytest.raises(StoreUnavailable):
+        store.begin(turns[3], WINDOW)
+    store.close()
+
+
 def test_when_their_time_is_over_all_are_told_so_at_once(url: str) -> None:
     heard = Overheard(url, timeout=0.2)  # a lock is waited for a little longer
     store = SqlFunctionStore(heard)

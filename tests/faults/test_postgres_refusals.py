@@ -17,6 +17,7 @@ from perdure.errors import (
     FunctionMissing,
     PerdureError,
     SettingsError,
+    StoreFailed,
     StoreMisconfigured,
     StoreTimeout,
     StoreUnavailable,
@@ -87,7 +88,7 @@ CASES = {
     "no right to a table": Case(lambda its: its.of("untold"), "not let this user", "migrated it"),
     "read only": Case(lambda its: its.of("read_only"), "read-only, as a replica", "primary"),
     "statement_timeout": Case(
-        lambda its: its.of("hasty"), "cancelled the statement", "statement_timeout", kind=StoreUnavailable
+        lambda its: its.of("hasty"), "cancelled the statement", "statement_timeout", kind=StoreFailed
     ),
     "too many for the role": Case(
         lambda its: its.of("kept", user="limited"), "no more connections", "max_connections", kind=StoreUnavailable

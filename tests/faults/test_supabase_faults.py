@@ -235,6 +235,16 @@ def test_a_fault_that_lasts_is_unavailable_and_never_an_empty_answer(
     assert error.remedy
 
 
+@pytest.mark.parametrize("code", ["55P03", "57014", "XX001"])
+def test_where_the_database_fails_at_one_of_several_turns_each_is_asked_about_by_itself(
+    store: SupabaseStore, stack: SupabaseStack, code: str
+) -> None:
+    turns = [a_turn(f"{number}", continuation_id=f"c {number}") for number in range(3)]
+    stack.order(answer(500, body=f'{{"code":"{code}","message":"one of them"}}').on(RPC, times=1))
+    assert list(store.begin_together([(turn, WINDOW) for turn in turns])) == [None] * 3
+    assert [store.begin(turn, WINDOW).place for turn in turns] == [1] * 3
+
+
 def test_the_time_that_a_server_asks_for_is_given(store: SupabaseStore, stack: SupabaseStack) -> None:
     stack.order(too_many_requests("1").on(RPC))
     started = time.monotonic()

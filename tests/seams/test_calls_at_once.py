@@ -11,12 +11,13 @@ from typing import Any
 import anyio
 import pytest
 from conftest import Activate
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Image, MCPServer
 from mcp_wire import Json, announced_id, called, kept, text_of
 from spool.test_turns_that_wait import until
 from telemetry.test_telemetry import Seen, seen
 
 from perdure import Outcome, persisted
+from perdure.errors import StoreTimeout
 from perdure.middleware.persistence.grouped_lane import GroupedLane
 from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
@@ -45,10 +46,17 @@ class Crowd:
 
         @self.server.tool()
         @persisted
-        async def chat(prompt: str) -> str:
+        async def chat(prompt: str, pages: list[dict[str, str]] | None = None) -> str:
             self._running += 1
             await self._are_to_end.wait()
             return f"about {prompt}"
+
+        @self.server.tool()
+        @persisted
+        async def draw(prompt: str) -> Image:
+            self._running += 1
+            await self._are_to_end.wait()
+            return Image(data=bytes(300_000), format="png")
 
     async def ask(self, *calls: Json) -> list[Json]:
         """All begin at once, and all end at once."""
@@ -176,10 +184,32 @@ async def test_one_whose_history_cannot_be_read_is_told_so_alone(crowd: Crowd, t
     assert faults == [None, None, None, "store_unavailable", None, None]
 
 
-async def test_a_long_one_among_them_holds_up_none_of_the_others(crowd: Crowd) -> None:
+async def test_one_whose_history_is_damaged_on_the_disk_is_told_so_alone(crowd: Crowd, tmp_path: Path) -> None:
+    path = tmp_path / "crowd.db"
+    await crowd.ask(*OTHERS, {"prompt": "x", "pages": [{"scan": "Z" * 50_000}], "continuation_id": "o-3"})
+    for number in range(3):  # So many are not read where the turns are written.
+        await crowd.ask({"prompt": f"{number}", "continuation_id": "o-3"})
+    crowd.store.inner.close()
+    pages = path.read_bytes()
+    size = int.from_bytes(pages[16:18], "big")
+    damaged = [
+        b"\xff" * 4 + page[4:] if page.count(b"Z") > size - 100 else page  # the number of the page that follows
+        for page in (pages[at : at + size] for at in range(0, len(pages), size))
+    ]
+    path.write_bytes(b"".join(damaged))
+    results = await _begun_at_once(crowd, *({**call, "prompt": "again"} for call in OTHERS))
+    faults = [result["_meta"].get("perdure/fault") for result in results]
+    assert faults == [None, None, None, "store_unavailable", None, None]
+
+
+LONG: list[Json] = [{"prompt": "x" * 100_000}, {"prompt": "x", "pages": [{"scan": "x" * 100_000}] * 3}]
+
+
+@pytest.mark.parametrize("arguments", LONG)
+async def test_a_long_one_among_them_holds_up_none_of_the_others(crowd: Crowd, arguments: Json) -> None:
     crowd._are_to_end.set()
     with crowd._held():
-        long = asyncio.create_task(called(crowd.server, "chat", {"prompt": "x" * 100_000, "continuation_id": "long"}))
+        long = asyncio.create_task(called(crowd.server, "chat", {**arguments, "continuation_id": "long"}))
         while crowd.runtime.lane._unfinished < 2:
             await asyncio.sleep(0.001)
         assert not crowd.runtime.beginnings._waiting
@@ -187,6 +217,67 @@ async def test_a_long_one_among_them_holds_up_none_of_the_others(crowd: Crowd) -
         await crowd._have_come(crowd.runtime.beginnings, len(OTHERS))
     await asyncio.gather(long, *others)
     assert [len(crowd.turns(name)) for name in ("long", "o-0", "o-5")] == [1, 1, 1]
+
+
+async def test_a_picture_that_one_of_them_gives_holds_up_none_of_the_others(crowd: Crowd) -> None:
+    drawing = asyncio.create_task(called(crowd.server, "draw", {"prompt": "a", "continuation_id": "drawn"}))
+    while not crowd._running:
+        await asyncio.sleep(0.001)
+    with crowd._held():
+        crowd._are_to_end.set()
+        while crowd.runtime.lane._unfinished < 2:
+            await asyncio.sleep(0.001)
+        assert not crowd.runtime.endings._waiting
+    await drawing
+    assert [turn.outcome for turn in crowd.turns("drawn")] == [Outcome.ANSWERED]
+
+
+class HandingOn:
+    """As people write what stands before a store: it has something of its own to do, and hands on the rest."""
+
+    def __init__(self, inner: SqliteStore) -> None:
+        self._inner = inner
+        self.blocking = True
+        self.begun = self.finished = 0
+
+    def begin(self, *given: Any) -> Any:
+        self.begun += 1
+        return self._inner.begin(*given)
+
+    def finish(self, *given: Any) -> Any:
+        self.finished += 1
+        return self._inner.finish(*given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+async def test_no_turn_passes_by_what_stands_before_a_store(activate: Activate, tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
+        store: Any = HandingOn(inner)
+        crowd = Crowd(activate(store), store)
+        crowd.runtime.lane.size = 8
+        crowd._are_to_end.set()
+        await asyncio.gather(*(called(crowd.server, "chat", arguments) for arguments in OTHERS))
+        assert (store.begun, store.finished) == (len(OTHERS), len(OTHERS))
+
+
+async def test_one_time_out_of_the_store_that_all_are_told_counts_once(crowd: Crowd) -> None:
+    crowd.store.fail("begin", error=StoreTimeout("A conversation is locked.", remedy="look who has it."), times=1)
+    results = await _begun_at_once(crowd, *OTHERS)
+    assert {result["_meta"]["perdure/fault"] for result in results} == {"store_timeout"}
+    assert not crowd.runtime.breaker.is_open
+
+
+async def test_a_store_that_says_it_takes_none_at_once_is_given_one_after_the_other(
+    activate: Activate, tmp_path: Path
+) -> None:
+    with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
+        store = FaultyStore(inner)
+        store.most_together = 0
+        results = await Crowd(activate(store), store).ask(*OTHERS)
+        assert all(result["_meta"]["perdure/persisted"] for result in results)
+        assert store.calls("begin") == store.calls("finish") == len(OTHERS)
 
 
 @pytest.mark.parametrize("fate", ["fail", "lose_reply"])

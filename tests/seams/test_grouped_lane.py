@@ -1,9 +1,12 @@
 """What comes at once is done by one thread, and nobody waits for another's trouble."""
 
 import asyncio
+import gc
 import os
 import threading
 import time
+import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, ContextVar
@@ -12,7 +15,7 @@ import anyio
 import pytest
 
 from perdure.middleware.persistence.grouped_lane import GroupedLane
-from perdure.middleware.persistence.threads import Lane, LaneFull
+from perdure.middleware.persistence.threads import Job, Lane, LaneFull
 
 of_the_caller: ContextVar[str] = ContextVar("of_the_caller", default="nobody")
 
@@ -144,6 +147,33 @@ async def test_what_goes_wrong_with_a_group_is_told_to_each_of_it() -> None:
     assert [type(error) for error in came.values()] == [OSError] * 10
 
 
+async def test_of_an_error_that_all_are_told_each_sees_nothing_of_the_others() -> None:
+    work = Work()
+
+    def fail(_: list[int]) -> None:
+        raise OSError("away")
+
+    work.before = fail
+    seen: list[tuple[int, str]] = []
+
+    async def ask(number: int) -> None:
+        try:
+            if number % 2:
+                await work.grouped.call_async(number, budget=10)
+            try:
+                raise ValueError("of an even one")
+            except ValueError:
+                await work.grouped.call_async(number, budget=10)
+        except OSError as error:
+            lines = traceback.extract_tb(error.__traceback__)
+            seen.append((sum(line.name == "ask" for line in lines), repr(error.__context__) if number % 2 else ""))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(ask, number)
+    assert sorted(seen) == [(1, "")] * 5 + [(1, "None")] * 5
+
+
 async def test_a_group_that_hangs_keeps_nobody_who_comes_later() -> None:
     work = Work()
     let_go, came = threading.Event(), {}
@@ -191,6 +221,87 @@ async def test_nobody_is_let_in_where_every_thread_hangs_and_nothing_is_done_for
     _until(lambda: sorted(work.alone) == [1, 2])
     assert await _all_of(work, [4]) == {4: 8}
     assert 3 not in work.done()
+
+
+async def test_nobody_is_let_in_behind_a_group_that_waits_for_threads_which_hang() -> None:
+    work = Work(size=1, hanging_after=0.2)
+    let_go = threading.Event()
+    work.before = lambda _: assert_set(let_go)
+    for number in (1, 2):  # The second finds the thread at work, and no reason yet to give it up.
+        assert isinstance((await _all_of(work, [number], budget=0.02))[number], TimeoutError)
+    await asyncio.sleep(0.3)
+    came = await _all_of(work, range(3, 20))
+    assert [type(error) for error in came.values()] == [LaneFull] * 17
+    let_go.set()
+    _until(lambda: sorted(work.alone) == [1, 2])
+    assert await _all_of(work, [20]) == {20: 40}
+
+
+async def test_those_for_whom_no_thread_can_be_had_any_more_are_told_so_and_the_others_are_done() -> None:
+    work = Work(size=1)
+    let_go = threading.Event()
+    work.grouped._most = 2
+    work.lane.submit(Job(lambda: assert_set(let_go)))
+
+    async def let_them_begin_late() -> None:
+        while len(work.grouped._waiting) < 5:
+            await asyncio.sleep(0.001)
+        work.lane.hanging_after = 0.0  # as if the process had been stopped in the moment in which a thread began
+        let_go.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(let_them_begin_late)
+        came = await _all_of(work, range(5), budget=2.0)
+    assert [came[number] for number in (0, 1)] == [0, 2]
+    assert [type(came[number]) for number in (2, 3, 4)] == [LaneFull] * 3
+
+
+async def test_what_is_done_together_is_done_in_the_context_of_none_of_them() -> None:
+    work = Work()
+    seen: list[str] = []
+    work.before = lambda numbers: len(numbers) > 1 and seen.append(of_the_caller.get())
+    await _all_of(work, range(200))
+    assert set(seen) == {"nobody"}
+
+
+async def test_nothing_is_kept_of_who_was_served_by_a_thread_that_has_nothing_more_to_do() -> None:
+    work = Work()
+
+    class Held:
+        pass
+
+    held = ContextVar[Held]("held")
+
+    async def ask() -> "weakref.ref[Held]":
+        held.set(Held())
+        await work.grouped.call_async(1, budget=10)
+        await work.lane.call_async(lambda: 1, budget=10)
+        return weakref.ref(held.get())
+
+    kept = await asyncio.create_task(ask())
+    while work.lane._running:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_lane_outlives_a_system_that_gives_it_no_threads_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(size=2)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for number in range(4):
+            with pytest.raises(RuntimeError, match="thread"):
+                work.grouped.call(number, budget=1)
+    assert work.grouped.call(5, budget=5) == 10
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert [work.grouped.call(number, budget=5) for number in range(4)] == [0, 2, 4, 6]  # There is one.
+    assert work.done() == [5, 0, 1, 2, 3]
 
 
 def assert_set(event: threading.Event) -> None:

@@ -1,6 +1,7 @@
 """A store that fails again and again is left alone for a while; one attempt at a time finds out whether it is back."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -98,6 +99,22 @@ def test_each_probe_that_fails_doubles_the_pause_up_to_the_longest(breaker: Brea
         breaker.admit()
         breaker.failed("still gone")
     assert pauses == [2.0, 4.0, 8.0, 10.0, 10.0]
+
+
+def test_those_under_way_when_it_opens_are_no_probes(breaker: Breaker) -> None:
+    with ExitStack() as calls:
+        for _ in range(60):  # as many as a server has at once
+            calls.enter_context(pytest.raises(StoreUnavailable))
+            calls.enter_context(breaker.watching())
+            calls.enter_context(_failing())
+    assert breaker.is_open
+    assert breaker.seconds_to_probe() == 2.0
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    yield
+    raise StoreUnavailable("gone")
 
 
 def test_calls_leave_the_probe_to_others_for_some_seconds_and_then_make_it_themselves(

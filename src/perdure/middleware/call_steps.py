@@ -16,7 +16,7 @@ from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.runtime import Runtime
 from perdure.middleware.persistence.telemetry import callers_meta
 from perdure.middleware.persistence.threads import LaneFull
-from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Turn, Window
+from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Turn, Window, is_larger
 
 __all__ = ["CallSteps"]
 
@@ -44,6 +44,9 @@ _REMEDIES = {
 _LONG = 64_000
 """Characters of a prompt or an answer which go to the store by themselves: others would wait until they are written
 down."""
+
+_LARGE = 256_000
+"""The same of all that is among the arguments, or in the result: documents and pictures."""
 
 _DISK_SECONDS = 5.0
 """What a turn may take to be written to the local disk."""
@@ -101,7 +104,7 @@ class CallSteps:
         engine = self._runtime.engine
         if not engine.store.blocking:
             return engine.begin(turn, window, redactor)
-        if engine.grouping is None or len(turn.prompt) > _LONG:
+        if engine.grouping is None or _is_asked_at_length(turn):
             return await self._from_store(self._runtime.lane, partial(engine.begin, turn, window, redactor))
         return await self._from_store(self._runtime.beginnings, (turn, window, redactor))
 
@@ -111,7 +114,7 @@ class CallSteps:
         engine = self._runtime.engine
         if not engine.store.blocking:
             return engine.finish(turn, redactor)
-        if engine.grouping is None or (turn.answer is not None and len(turn.answer.text) > _LONG):
+        if engine.grouping is None or _is_answered_at_length(turn):
             return await self._from_store(self._runtime.lane, partial(engine.finish, turn, redactor))
         return await self._from_store(self._runtime.endings, (turn, redactor))
 
@@ -152,6 +155,17 @@ class CallSteps:
         return await lane.call_async(given, budget=seconds)
 
 
+def _is_asked_at_length(turn: Turn) -> bool:
+    return len(turn.prompt) > _LONG or is_larger(turn.arguments, _LARGE)
+
+
+def _is_answered_at_length(turn: Turn) -> bool:
+    answer = turn.answer
+    if answer is not None and (len(answer.text) > _LONG or is_larger(answer.result, _LARGE)):
+        return True
+    return not turn.stored_form and _is_asked_at_length(turn)  # It is still to be made fit to be stored.
+
+
 class _Lane(Protocol[G_contra, T_co]):
     """`Lane`, which is given functions, or a `GroupedLane`."""
 
@@ -176,7 +190,7 @@ class _in_words:  # noqa: N801 - read as a word in a `with`
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) and not isinstance(error, StoreTimeout):  # which has better words
             raise StoreTimeout(
                 f"The {self._waits.value} did not answer within the time it has in one call.",
                 remedy=f"{_REMEDIES[self._waits]}.",

@@ -39,6 +39,7 @@ class Breaker:
         self._failures = 0
         self._pause = first_pause
         self._open_until: float | None = None
+        self._is_probed = False
         self._reason = ""
         self._succeeded_at = -1.0
         self._last_error: Callable[[], StoreUnavailable | None] = lambda: None
@@ -82,6 +83,7 @@ class Breaker:
                     remedy="look at the store; what waits is sent when it is back.",
                 )
             self._open_until = self._now() + self._pause  # This one is the probe; the others go on waiting.
+            self._is_probed = True
 
     def succeeded(self) -> None:
         self._succeeded_at = self._now()
@@ -90,14 +92,17 @@ class Breaker:
                 self._failures = 0
                 self._pause = self._first_pause
                 self._open_until = None
+                self._is_probed = False
 
     def failed(self, reason: str) -> None:
         with self._lock:
             self._failures += 1
             self._reason = reason
             if self._open_until is not None:
-                self._pause = min(2 * self._pause, self._longest_pause)
-                self._open_until = self._now() + self._pause
+                if self._is_probed:  # If not, it was under way already, as many may be, when others failed.
+                    self._is_probed = False
+                    self._pause = min(2 * self._pause, self._longest_pause)
+                    self._open_until = self._now() + self._pause
             elif self._failures >= self._most_failures:
                 self._open_until = self._now() + self._pause
 

@@ -25,8 +25,8 @@ _all_lanes: "weakref.WeakSet[GroupedLane[Any, Any]]" = weakref.WeakSet()
 
 class GroupedLane(Generic[G, T]):
     """On the threads of `lane`. `alone` does one job. `together` is given what several jobs were given, and the context
-    of each, of `most` at a time; None is its result for one that is to be done alone. What it raises is raised by all
-    of them.
+    of each, of `most` at a time, in the context of none of them; None is its result for one that is to be done alone.
+    What it raises is raised by all of them.
     """
 
     def __init__(
@@ -54,24 +54,30 @@ class GroupedLane(Generic[G, T]):
 
     def _submit(self, job: "_GroupedJob[G, T]") -> None:
         with self._lock:
+            if self._is_asked_for:
+                self._lane.look_for_room()  # It may wait for ever, behind those that hang.
+            else:
+                self._ask_for_thread()
             self._waiting.append(job)
-            if not self._is_asked_for:
-                try:
-                    self._ask_for_thread()
-                except LaneFull:
-                    self._waiting.remove(job)
-                    raise
 
     def _ask_for_thread(self) -> None:
-        self._lane.submit(Job(self._take))
+        self._lane.submit(Job(self._take, Context()))
         self._is_asked_for = True
 
     def _take(self) -> None:
+        refused: list[_GroupedJob[G, T]] = []
         with self._lock:
             self._is_asked_for = False
             jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
             if self._waiting:
-                self._ask_for_thread()
+                try:
+                    self._ask_for_thread()
+                except LaneFull as error:
+                    refused.extend(self._waiting)
+                    self._waiting.clear()
+                    for job in refused:
+                        job.failed(error)
+        wake_all(refused)
         if len(jobs) == 1:
             jobs[0].run()
         elif jobs:

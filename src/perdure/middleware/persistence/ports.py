@@ -98,7 +98,8 @@ class Store(Upkeep, Protocol):
 @runtime_checkable
 class GroupingStore(Store, Protocol):
     """A store for which several turns at once are less work than one after the other. It may be one, or not: others
-    are given the turns that come at once one by one, from many threads.
+    are given the turns that come at once one by one, from many threads. What it is given together it is given in the
+    context of no caller.
     """
 
     most_together: int

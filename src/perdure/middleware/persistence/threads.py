@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
@@ -64,18 +65,44 @@ class Lane:
             LaneFull: As with `call`.
         """
         with self._lock:
-            if len(self._running) >= self.size and self._all_hang():
-                raise LaneFull(self.name)
+            self._look_for_room()
             self._unfinished += 1
             start_another = self._threads < min(self._unfinished, self.size)
             self._threads += start_another
         if start_another:
-            threading.Thread(target=self._work, name=f"perdure-{self.name}", daemon=True).start()
+            self._start_another()
         self._jobs.put(job.run)
+
+    def look_for_room(self) -> None:
+        """For who has a job that another is to bring along.
+
+        Raises:
+            LaneFull: As with `call`.
+        """
+        with self._lock:
+            self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        if len(self._running) >= self.size and self._all_hang():
+            raise LaneFull(self.name)
 
     def _all_hang(self) -> bool:
         """Whether none of the threads can be expected back soon: the youngest job tells."""
         return time.monotonic() - max(self._running.values()) > self.hanging_after
+
+    def _start_another(self) -> None:
+        """
+        Raises:
+            RuntimeError: The system gives no thread, and there is none yet that would do the job.
+        """
+        try:
+            threading.Thread(target=self._work, name=f"perdure-{self.name}", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._threads -= 1
+                if self._threads == 0:
+                    self._unfinished -= 1
+                    raise
 
     def _work(self) -> None:
         me = threading.get_ident()
@@ -86,6 +113,7 @@ class Lane:
             try:
                 run()
             finally:
+                del run  # which keeps what its caller had, and the next may not come for hours
                 with self._lock:
                     self._running.pop(me, None)
                     self._unfinished -= 1
@@ -101,16 +129,17 @@ class Lane:
 
 
 class Job(Generic[T]):
-    """`function`, to be run once, in the context of who made it."""
+    """`function`, to be run once: in the context of who made it, if no other is given."""
 
     _soon: Callable[..., object] | None = None
     """Calls a function on the event loop of who waits; None of one that waits in a thread, or of nobody."""
 
-    def __init__(self, function: Callable[[], T]) -> None:
+    def __init__(self, function: Callable[[], T], context: contextvars.Context | None = None) -> None:
         self._function = function
-        self.context = contextvars.copy_context()
+        self.context = contextvars.copy_context() if context is None else context
         self._result: list[T] = []
         self._error: BaseException | None = None
+        self._raised_in: tuple[TracebackType | None, BaseException | None] = (None, None)
         self._set: Callable[[], object] = _nobody_waits
 
     def run(self) -> None:
@@ -125,8 +154,9 @@ class Job(Generic[T]):
         self._result.append(result)
 
     def failed(self, error: BaseException) -> None:
-        """As `ended`."""
+        """As `ended`. Several may be told the same error."""
         self._error = error
+        self._raised_in = error.__traceback__, error.__context__
 
     def waited_for(self, submit: Callable[[Self], None], budget: float) -> T:
         """What comes of it once it is given to `submit`; waits up to `budget` seconds.
@@ -165,8 +195,11 @@ class Job(Generic[T]):
         return self._outcome()
 
     def _outcome(self) -> T:
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        if error is not None:
+            # Without what others added, who were told before: where they were, and what they were about.
+            traceback, error.__context__ = self._raised_in
+            raise error.with_traceback(traceback)
         return self._result[0]
 
 

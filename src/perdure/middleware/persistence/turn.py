@@ -23,6 +23,7 @@ __all__ = [
     "WaitingHistory",
     "Window",
     "copied",
+    "is_larger",
     "new_continuation_id",
     "new_turn_id",
 ]
@@ -59,6 +60,25 @@ def copied(value: Json) -> Json:
             continue
         holder[place] = own
     return whole[0]
+
+
+def is_larger(value: Json, most: int) -> bool:
+    """Whether its texts have more than `most` characters. Whatever else is in it counts for some."""
+    pending = [value]
+    for item in pending:  # which grows meanwhile
+        if isinstance(item, str):
+            most -= len(item)
+        elif isinstance(item, _CONTAINERS):
+            most -= _OF_A_MEMBER * len(item)
+            if most >= 0:
+                pending += item.values() if isinstance(item, dict) else item
+        if most < 0:
+            return True
+    return False
+
+
+_OF_A_MEMBER = 8
+"""Characters: what it costs to look at one and write it down."""
 
 
 _CONTAINERS = (dict, list)

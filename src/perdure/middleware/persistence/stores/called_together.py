@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from perdure.errors import FunctionMissing, StoreError, StoreMisconfigured, StoreTimeout, StoreUnavailable
+from perdure.errors import FunctionMissing, StoreError, StoreFailed, StoreMisconfigured, StoreTimeout, StoreUnavailable
 from perdure.middleware.persistence.stores.faults import decoded
 from perdure.middleware.persistence.stores.grouped_calls import GroupedCalls, portions
 from perdure.middleware.persistence.stores.migrated_functions import MigratedFunctions
@@ -68,7 +68,7 @@ class CalledTogether:
         except StoreError as error:
             if _may_be_of_one(error, deadline):
                 return nothing
-            if isinstance(error, StoreTimeout):
+            if isinstance(error, StoreTimeout | StoreFailed):
                 raise
         # The way to it was lost, as it is when it has restarted: none of them would fare better by itself.
         replies = self._sent(given, deadline=deadline, again=True)
@@ -84,7 +84,7 @@ class CalledTogether:
 def _may_be_of_one(error: StoreError, deadline: float) -> bool:
     """Whether others would not have met with `error` without one among them, as with a text that is refused."""
     match error:
-        case StoreTimeout():  # A conversation is locked; unless it is they who have waited too long.
+        case StoreTimeout() | StoreFailed():  # A conversation is locked; unless it is they who have waited too long.
             return time.monotonic() < deadline
         case StoreUnavailable():
             return isinstance(error, StoreMisconfigured)  # One principal may not be allowed what others are.

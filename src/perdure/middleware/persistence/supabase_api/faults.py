@@ -4,6 +4,7 @@ retry: the same request may succeed in a moment. hold: it will not until an oper
 written waits, and no attempt counts. quarantine: it never will, and must not stand in the way of others.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ from perdure.errors import (
     FileMissing,
     FunctionMissing,
     PerdureError,
+    StoreFailed,
     StoreMisconfigured,
     StoreTimeout,
     StoreUnavailable,
@@ -104,6 +106,11 @@ _BY_CODE: dict[str, _Entry] = {
 
 _NO_FUNCTION = ("PGRST202", "42883")
 
+_SQLSTATE = re.compile("[0-9A-Z]{5}")
+
+_OF_ITSELF = ("08", "53", "57P", "58")
+"""Connection, resources, restart, system: the trouble of the database, whatever it is asked."""
+
 _BY_STATUS: dict[int, _Entry] = {
     400: _UNFIT,
     401: _KEY,
@@ -165,6 +172,8 @@ def sorted_out(error: Exception, reply: LastReply | None, where: str) -> Fault |
     text = f"The Supabase project {where} {entry.what} ({said})."
     kinds = {Treatment.RETRY: StoreUnavailable, Treatment.HOLD: StoreMisconfigured, Treatment.QUARANTINE: TurnRefused}
     kind = FunctionMissing if code in _NO_FUNCTION else kinds[entry.treatment]
+    if kind is StoreUnavailable and _SQLSTATE.fullmatch(code) and not code.startswith(_OF_ITSELF):
+        kind = StoreFailed
     return Fault(entry.treatment, kind(text, remedy=entry.remedy), reply.retry_after if reply else None)
 
 

@@ -9,6 +9,7 @@ from perdure.errors import (
     FunctionMissing,
     PerdureError,
     StoreError,
+    StoreFailed,
     StoreMisconfigured,
     StoreTimeout,
     StoreUnavailable,
@@ -56,6 +57,9 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
 
 _FOR_AN_OPERATOR = ("28", "3D000", "42P01", "42704", "42883", "42501", "25006")
 """Nothing will succeed until somebody mends it."""
+
+_OF_ITSELF = ("08", "53", "57P", "58")
+"""Connection, resources, restart, system: the server's trouble, whatever it is asked."""
 
 _NEVER = ("22", "23", "54")
 """Data, constraints, limits: this turn will be refused every time."""
@@ -110,6 +114,7 @@ class explained:  # noqa: N801
         StoreTimeout: In place of a lock that was not to be had.
         FunctionMissing: In place of the undefined function.
         StoreMisconfigured: In place of what else waits for an operator: rights, the schema, the address.
+        StoreFailed: In place of what else the server says of the statement.
         StoreUnavailable: In place of any other `psycopg.Error` or `OSError`.
     """
 
@@ -143,11 +148,15 @@ def _explanation(error: psycopg.Error | OSError | UnicodeEncodeError, where: str
             else "look whether the server runs, and at the address in PERDURE_DATABASE_URL.",
         )
     )
-    kind = StoreMisconfigured if state.startswith(_FOR_AN_OPERATOR) else StoreUnavailable
-    if state == "55P03":
+    kind: type[StoreUnavailable] = StoreFailed if state else StoreUnavailable
+    if state.startswith(_OF_ITSELF):
+        kind = StoreUnavailable
+    elif state == "55P03":
         kind = StoreTimeout
     elif state == "42883":
         kind = FunctionMissing
+    elif state.startswith(_FOR_AN_OPERATOR):
+        kind = StoreMisconfigured
     return kind(f"The database {where} {what} ({_first_line(error)}).", remedy=remedy)
 
 

@@ -67,7 +67,8 @@ class SqliteStore(SqliteUpkeep):
                     begun.append(None)
                     continue
                 try:
-                    begun.append(self._begun(place, turn, window))
+                    with explained(self.path):
+                        begun.append(self._begun(place, turn, window))
                 except StoreUnavailable:
                     begun.append(None)  # a row that nobody can read: `begin` says so, to its own caller alone
             return begun
