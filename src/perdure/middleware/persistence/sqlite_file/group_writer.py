@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice, pairwise
 from operator import attrgetter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from perdure.middleware.persistence.sqlite_file.lasting_cursor import LastingCursor
+from perdure.middleware.persistence.sqlite_file.waiting_write import Refused, Write, only_one
 
 __all__ = ["GroupWriter", "Refused"]
 
@@ -23,12 +24,6 @@ W = TypeVar("W")
 
 _MOST_AT_ONCE = 64
 """Writes in one commit: more than this gains nothing and makes the first wait."""
-
-
-class Refused(NamedTuple):
-    """In place of a result: a write is not done, and has changed nothing. Those beside it need not be done again."""
-
-    error: Exception
 
 
 class GroupWriter:
@@ -44,8 +39,8 @@ class GroupWriter:
         self._writing = writing
         self._taken_back = taken_back
         self._lock = threading.Lock()
-        self._waiting: deque[_Write[Any]] = deque()
-        self._leader: _Write[Any] | None = None
+        self._waiting: deque[Write[Any]] = deque()
+        self._leader: Write[Any] | None = None
         self._cursor = LastingCursor()
         self._synchronous: tuple[sqlite3.Connection | None, str] = (None, "")
         """What was set last, and on which connection."""
@@ -62,9 +57,9 @@ class GroupWriter:
         """As a durable `write`, in a transaction of its own in which no foreign key is looked up: `work` leaves none
         that refers to nothing. SQLite looks for referring rows in the whole table where no index serves.
         """
-        write: _Write[T] = _Write([work], _one_after_another, durable=True, alone=True)
+        write: Write[T] = Write([work], _one_after_another, durable=True, alone=True)
         results = self._written(write)
-        return _only(results)
+        return only_one(results)
 
     def write_together(
         self, work: W, all_done: Callable[[sqlite3.Connection, Sequence[W]], Sequence[T | Refused]], *, durable: bool
@@ -72,9 +67,9 @@ class GroupWriter:
         """As `write`, for what is done more quickly for several at once: `all_done` does each of what it is given, and
         gives the result of each. Those that are durable are done before the others.
         """
-        write: _Write[T] = _Write([work], all_done, durable)
+        write: Write[T] = Write([work], all_done, durable)
         results = self._written(write)
-        return _only(results)
+        return only_one(results)
 
     def write_several(
         self,
@@ -86,10 +81,10 @@ class GroupWriter:
         """As `write_together` for each of `works`, which one thread brings: all in one commit. What one of them raises
         is `Refused` in its place.
         """
-        write: _Write[T] = _Write(works, all_done, durable)
+        write: Write[T] = Write(works, all_done, durable)
         return self._written(write)
 
-    def _written(self, write: "_Write[T]") -> Sequence[T | Refused]:
+    def _written(self, write: Write[T]) -> Sequence[T | Refused]:
         with self._lock:
             leads = self._leader is None
             if leads:
@@ -112,7 +107,7 @@ class GroupWriter:
             raise write.error
         return write.results
 
-    def _taken(self) -> "list[_Write[Any]]":
+    def _taken(self) -> list[Write[Any]]:
         """Those whose turn it is: they wait no more."""
         with self._lock:
             batch = _first_of(self._waiting)
@@ -123,7 +118,7 @@ class GroupWriter:
                     self._waiting.popleft()
         return batch
 
-    def _lead(self, batch: "list[_Write[Any]]") -> None:
+    def _lead(self, batch: list[Write[Any]]) -> None:
         try:
             self._commit(batch)
         finally:
@@ -141,14 +136,14 @@ class GroupWriter:
             else:
                 batch[0].done = True
 
-    def _wake_next(self, write: "_Write[Any]") -> None:
+    def _wake_next(self, write: Write[Any]) -> None:
         """Each whose write is done wakes the next: all at once would only stand in each other's way, at Python's own
         lock, and each be put to sleep twice.
         """
         if write.following is None:
             return
         with self._lock:
-            following: _Write[Any] | None = write.following
+            following: Write[Any] | None = write.following
             while following is not None:
                 following.wake()
                 following = following.following if following.is_given_up else None
@@ -159,7 +154,7 @@ class GroupWriter:
         if self._leader is not None:
             self._leader.wake()
 
-    def _give_up(self, write: "_Write[Any]") -> None:
+    def _give_up(self, write: Write[Any]) -> None:
         with self._lock:
             write.is_given_up = True
             if write in self._waiting:
@@ -169,7 +164,7 @@ class GroupWriter:
         if write.done:
             self._wake_next(write)
 
-    def _commit(self, batch: "list[_Write[Any]]") -> None:
+    def _commit(self, batch: list[Write[Any]]) -> None:
         try:
             with self._writing as connection:
                 # FULL makes the commit wait for the disk; only a finished turn was promised that.
@@ -182,14 +177,14 @@ class GroupWriter:
             for write in batch:
                 write.error = error
 
-    def _commit_alone(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
+    def _commit_alone(self, connection: sqlite3.Connection, batch: list[Write[Any]]) -> None:
         connection.execute("PRAGMA foreign_keys = OFF")
         try:
             self._committed(connection, batch, apart=False)
         finally:
             connection.execute("PRAGMA foreign_keys = ON")
 
-    def _committed(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]", *, apart: bool) -> bool:
+    def _committed(self, connection: sqlite3.Connection, batch: list[Write[Any]], *, apart: bool) -> bool:
         """Commit all of `batch`. False if one of several failed by itself; nothing of them is done then.
 
         `apart` lets those that fail fail alone, and costs each two statements more.
@@ -214,7 +209,7 @@ class GroupWriter:
             raise
         return True
 
-    def _done_apart(self, connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
+    def _done_apart(self, connection: sqlite3.Connection, batch: list[Write[Any]]) -> None:
         """Each work by itself: what fails is undone alone.
 
         Raises:
@@ -247,7 +242,7 @@ _FULL, _NORMAL = "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"
 _is_durable = attrgetter("durable")
 
 
-def _first_of(waiting: "deque[_Write[Any]]") -> "list[_Write[Any]]":
+def _first_of(waiting: deque[Write[Any]]) -> list[Write[Any]]:
     """Those that may go together, those that wait longest."""
     works = 0
     batch = list(islice(waiting, _MOST_AT_ONCE))
@@ -260,25 +255,12 @@ def _first_of(waiting: "deque[_Write[Any]]") -> "list[_Write[Any]]":
     return batch
 
 
-def _only(results: Sequence[T | Refused]) -> T:
-    """The result of a single work.
-
-    Raises:
-        Exception: It was refused.
-    """
-    result: Any = results[0]
-    if isinstance(result, Refused):
-        raise result.error
-    done: T = result
-    return done
-
-
 def _one_after_another(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T]:
     return [work(connection) for work in works]
 
 
-def _done_together(connection: sqlite3.Connection, batch: "list[_Write[Any]]") -> None:
-    alike: dict[object, list[_Write[Any]]] = {}
+def _done_together(connection: sqlite3.Connection, batch: list[Write[Any]]) -> None:
+    alike: dict[object, list[Write[Any]]] = {}
     for write in sorted(batch, key=_comes_later):
         alike.setdefault(write.all_done, []).append(write)
     for writes in alike.values():
@@ -293,7 +275,7 @@ def _done_together(connection: sqlite3.Connection, batch: "list[_Write[Any]]") -
             first = last
 
 
-def _comes_later(write: "_Write[Any]") -> bool:
+def _comes_later(write: Write[Any]) -> bool:
     return not write.durable
 
 
@@ -309,60 +291,3 @@ _OF_ONE_WRITE = (
     sqlite3.InterfaceError,
     sqlite3.NotSupportedError,
 )
-
-
-class _Write(Generic[T]):
-    """What one thread waits for: one work, or several alike."""
-
-    __slots__ = (
-        "_asleep",
-        "_is_woken",
-        "all_done",
-        "alone",
-        "done",
-        "durable",
-        "error",
-        "following",
-        "is_given_up",
-        "results",
-        "works",
-    )
-
-    def __init__(
-        self,
-        works: Sequence[Any],
-        all_done: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[T | Refused]],
-        durable: bool,
-        *,
-        alone: bool = False,
-    ) -> None:
-        self.works = works
-        self.all_done = all_done
-        self.alone = alone
-        self.results: Sequence[T | Refused] = ()
-        self.durable = durable
-        self.error: BaseException | None = None
-        self.done = False
-        self.following: _Write[Any] | None = None
-        """Whom to wake next, once it is done."""
-        self.is_given_up = False
-        self._asleep: threading.Lock
-        """Where somebody waits; free once there is something to do: the work is done, or this is the leader."""
-        self._is_woken = False
-
-    def put_to_sleep(self) -> None:
-        """`wait` waits until `wake`, which may come first."""
-        self._asleep = threading.Lock()
-        self._asleep.acquire()
-
-    def wait(self) -> None:
-        self._asleep.acquire()
-
-    def wake(self) -> None:
-        """For one thread at a time."""
-        if not self._is_woken:
-            self._is_woken = True
-            self._asleep.release()
-
-    def do(self, connection: sqlite3.Connection) -> None:
-        self.results = self.all_done(connection, self.works)
