@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,24 @@ async def test_a_picture_that_one_of_them_gives_holds_up_none_of_the_others(crow
         assert not crowd.runtime.endings._waiting
     await drawing
     assert [turn.outcome for turn in crowd.turns("drawn")] == [Outcome.ANSWERED]
+
+
+@pytest.mark.parametrize("fault", ["too few", "raises"])
+async def test_a_store_that_is_wrong_about_several_is_given_each_by_itself(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def together(given: Sequence[object]) -> list[object]:
+        if fault == "raises":
+            raise MemoryError
+        return [None]
+
+    monkeypatch.setattr(crowd.store, "begin_together", together)
+    monkeypatch.setattr(crowd.store, "finish_together", together)
+    results = await crowd.ask(*OTHERS)
+    assert all(result["_meta"]["perdure/persisted"] for result in results)
+    assert not any("perdure/fault" in result["_meta"] for result in results)
+    for call in OTHERS:
+        assert [turn.outcome for turn in crowd.turns(call["continuation_id"])] == [Outcome.ANSWERED]
 
 
 class HandingOn:

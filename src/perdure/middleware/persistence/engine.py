@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from perdure.errors import StoreError, StoreUnavailable
+from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
 from perdure.middleware.persistence.ports import Clock, GroupingStore, Spool, Store
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.running_turns import RunningTurns
 from perdure.middleware.persistence.serialization import digest
-from perdure.middleware.persistence.telemetry import Telemetry
+from perdure.middleware.persistence.telemetry import Operation, Telemetry
 from perdure.middleware.persistence.turn import (
     DEFAULT_LEASE,
     LEASE_OF_A_QUESTION,
@@ -27,6 +29,9 @@ from perdure.middleware.persistence.turn import (
 )
 
 __all__ = ["Engine"]
+
+G = TypeVar("G")
+T = TypeVar("T")
 
 _CONVERSATIONS_KNOWN = 4096
 """Whose last places are remembered, to be written beside a turn that is deferred."""
@@ -55,6 +60,7 @@ class Engine:
         self._count_tokens = count_tokens
         self.telemetry = telemetry or Telemetry("none", clock.now)
         self._last_places: dict[tuple[str, str], int] = {}
+        self._said = OnceAMinute()
 
     def begin(self, turn: Turn, window: Window, redactor: Redactor) -> tuple[Turn, BegunTurn]:
         """Make `turn` known before its tool's body runs, and read the history it continues.
@@ -89,7 +95,7 @@ class Engine:
         if self.grouping is None or len(prepared) < 2:
             return results
         told = [(turn, contexts[number]) for number, (turn, _) in prepared.items()]
-        together = self.telemetry.around_all("begin_turn", told, self.grouping.begin_together, [*prepared.values()])
+        together = self._together("begin_turn", told, self.grouping.begin_together, [*prepared.values()])
         for (number, (turn, _)), begun in zip(prepared.items(), together, strict=True):
             if begun is not None:
                 self._note_place(turn, begun)
@@ -156,11 +162,36 @@ class Engine:
         if self.grouping is None or len(made) < 2:
             return results
         told = [(turn, contexts[number]) for number, turn in made.items()]
-        together = self.telemetry.around_all("finish_turn", told, self.grouping.finish_together, [*made.values()])
+        together = self._together("finish_turn", told, self.grouping.finish_together, [*made.values()])
         for (number, turn), finished in zip(made.items(), together, strict=True):
             if finished is not None:
                 self.telemetry.kept(turn, "store")
                 results[number] = finished
+        return results
+
+    def _together(
+        self,
+        name: Operation,
+        told: Sequence[tuple[Turn, Context]],
+        work: Callable[[Sequence[G]], Sequence[T | None]],
+        given: Sequence[G],
+    ) -> Sequence[T | None]:
+        """What `work` gives for each. Where it fails as no store should, it may be for one of them: then None for all.
+
+        Raises:
+            StoreError: It holds of them all.
+        """
+        try:
+            results = self.telemetry.around_all(name, told, work, given)
+            if len(results) != len(given):
+                raise ValueError(f"{len(given)} turns have {len(results)} results")
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each is told what is wrong with its own
+            what = f"The store failed at several turns at once ({type(error).__name__}: {error})."
+            if self._said.is_due(what):
+                log.error("store.failed_together", what=what, remedy="report this; each is given to it by itself.")
+            return [None] * len(given)
         return results
 
     def leave_to_client(self, turn: Turn) -> None:
