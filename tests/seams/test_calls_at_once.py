@@ -18,12 +18,14 @@ from telemetry.test_telemetry import Seen, seen
 
 from perdure import Outcome, persisted
 from perdure.errors import StoreTimeout
+from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.grouped_lane import GroupedLane
 from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.threads import Job
 from perdure.middleware.persistence.turn import Turn
 from perdure.middleware.persistence.wiring import Runtime
+from perdure.settings import Settings
 from perdure.testing import FaultyStore
 
 __all__ = ["seen"]
@@ -95,6 +97,12 @@ def crowd(activate: Activate, tmp_path: Path) -> Iterator[Crowd]:
     with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
         store = FaultyStore(inner)
         yield Crowd(activate(store, spooled=True), store)
+
+
+def test_what_the_settings_name_takes_several_at_once(tmp_path: Path) -> None:
+    made = wiring.build(Settings(data_dir=tmp_path))
+    assert (made.settings.backend, made.engine.most_together) == ("sqlite", 64)
+    made.engine.store.close()
 
 
 async def test_all_are_kept_by_one_call_of_the_store_and_each_is_given_its_own_history(crowd: Crowd) -> None:
@@ -293,7 +301,10 @@ async def test_a_store_that_says_it_takes_none_at_once_is_given_one_after_the_ot
     with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
         store = FaultyStore(inner)
         store.most_together = 0
-        results = await Crowd(activate(store), store).ask(*OTHERS)
+        crowd = Crowd(activate(store), store)
+        crowd._are_to_end.set()
+        results = await asyncio.gather(*(called(crowd.server, "chat", call) for call in OTHERS))
+        assert crowd.runtime.engine.grouping is None
         assert all(result["_meta"]["perdure/persisted"] for result in results)
         assert store.calls("begin") == store.calls("finish") == len(OTHERS)
 

@@ -14,6 +14,7 @@ from contextvars import Context, ContextVar
 import anyio
 import pytest
 
+from perdure.middleware.persistence import grouped_lane
 from perdure.middleware.persistence.grouped_lane import GroupedLane
 from perdure.middleware.persistence.threads import Job, Lane, LaneFull
 
@@ -100,6 +101,23 @@ async def test_what_came_while_no_thread_was_free_is_done_in_groups_and_each_get
     assert came == {number: 2 * number for number in range(1, 201)}
     assert [len(group) for group in work.together] == [64, 64, 64, 8]
     assert sorted(work.done()) == list(range(201))
+
+
+async def test_what_comes_while_a_group_is_under_way_is_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouped_lane, "_PATIENCE", 20.0)
+    work = Work()
+    let_go = threading.Event()
+    work.before = lambda numbers: numbers == [0] and assert_set(let_go)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_all_of, work, [0])
+        while not work.grouped._under_way:
+            await anyio.sleep(0.001)
+        for number in range(1, 6):  # one after the other, with time for a thread to take each
+            tasks.start_soon(_all_of, work, [number])
+            await anyio.sleep(0.005)
+        let_go.set()
+    assert work.alone == [0]
+    assert work.together == [[1, 2, 3, 4, 5]]
 
 
 async def test_one_that_comes_by_itself_is_done_by_itself_in_the_context_of_who_asked() -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from perdure.errors import StoreError, StoreUnavailable
 from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
-from perdure.middleware.persistence.ports import Clock, GroupingStore, Spool, Store
+from perdure.middleware.persistence.ports import Clock, Spool, Store, grouping_of
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.running_turns import RunningTurns
 from perdure.middleware.persistence.serialization import digest
@@ -50,9 +50,9 @@ class Engine:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.store = store
-        self.grouping = store if isinstance(store, GroupingStore) and _groups_by_itself(store) else None
+        self.grouping = grouping_of(store)
         """The store, if it takes several turns at once."""
-        self.most_together = max(self.grouping.most_together, 1) if self.grouping is not None else 1
+        self.most_together = self.grouping.most_together if self.grouping is not None else 1
         self.clock = clock
         self.spool = spool
         self.running = RunningTurns(store, clock, lease)
@@ -260,11 +260,6 @@ class Engine:
         count = self._count_tokens
         tokens = count(without_transcripts(turn.prompt)) + count(without_transcripts(answer.text))
         return turn.changed(answer=answer, tokens=tokens)
-
-
-def _groups_by_itself(store: GroupingStore) -> bool:
-    """Not so one that hands on whatever it has not: turns would pass by its `begin` and `finish`."""
-    return hasattr(type(store), "begin_together") and hasattr(type(store), "finish_together")
 
 
 def _unless_it_fails(make: Callable[[Turn, Redactor], Turn], turn: Turn, redactor: Redactor) -> Turn | None:

@@ -2,7 +2,8 @@
 
 A thread for each of many jobs that wait for one commit costs more than the jobs: each is put to sleep and woken twice,
 and stands in the queue for Python's lock. Here a thread is asked for when a job comes, and takes all that have come by
-the time it begins. While it works the next is asked for: a store that hangs keeps those that it has, and nobody else.
+the time it begins. While it works the next is asked for, which waits a moment for it to end: what comes meanwhile is
+done together, and a store that hangs keeps those that it has, and nobody else.
 """
 
 import os
@@ -19,6 +20,9 @@ __all__ = ["GroupedLane"]
 
 G = TypeVar("G")
 T = TypeVar("T")
+
+_PATIENCE = 0.005
+"""Seconds that a group waits for the one before, which may hang, or be a long way off."""
 
 _all_lanes: "weakref.WeakSet[GroupedLane[Any, Any]]" = weakref.WeakSet()
 
@@ -67,6 +71,9 @@ class GroupedLane(Generic[G, T]):
     def _take(self) -> None:
         refused: list[_GroupedJob[G, T]] = []
         with self._lock:
+            if self._under_way:
+                self._one_has_ended.wait(_PATIENCE)
+            self._under_way += 1
             self._is_asked_for = False
             jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
             if self._waiting:
@@ -78,10 +85,15 @@ class GroupedLane(Generic[G, T]):
                     for job in refused:
                         job.failed(error)
         wake_all(refused)
-        if len(jobs) == 1:
-            jobs[0].run()
-        elif jobs:
-            self._do_together(jobs)
+        try:
+            if len(jobs) == 1:
+                jobs[0].run()
+            elif jobs:
+                self._do_together(jobs)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._one_has_ended.notify()
 
     def _do_together(self, jobs: "Sequence[_GroupedJob[G, T]]") -> None:
         try:
@@ -111,6 +123,8 @@ class GroupedLane(Generic[G, T]):
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
+        self._one_has_ended = threading.Condition(self._lock)
+        self._under_way = 0
         self._waiting: deque[_GroupedJob[G, T]] = deque()
         self._is_asked_for = False
 

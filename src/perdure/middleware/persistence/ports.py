@@ -18,7 +18,7 @@ from perdure.middleware.persistence.turn import (
 from perdure.middleware.persistence.upkeep import Upkeep
 from perdure.quick_values import frozen
 
-__all__ = ["Clock", "FileStore", "GroupingStore", "Spool", "Store", "SystemClock", "Waiting"]
+__all__ = ["Clock", "FileStore", "GroupingStore", "Spool", "Store", "SystemClock", "Waiting", "grouping_of"]
 
 
 class Store(Upkeep, Protocol):
@@ -103,7 +103,7 @@ class GroupingStore(Store, Protocol):
     """
 
     most_together: int
-    """Turns that it is given in one call. A database that works beside us has some while others are made ready."""
+    """Turns that it is given in one call; 1: none. A database beside us has some while others are made ready."""
 
     def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
         """Each as by `begin`; at least two, all of them `is_new`. None is said of one that is to be begun by itself: it
@@ -122,6 +122,16 @@ class GroupingStore(Store, Protocol):
             StoreError: Of none is known how it ended.
         """
         ...
+
+
+def grouping_of(store: Store) -> GroupingStore | None:
+    """`store`, if it takes several turns at once, by methods of its own: not one that hands on whatever it has not, for
+    turns would pass by its `begin` and `finish`.
+    """
+    if not isinstance(store, GroupingStore) or store.most_together < 2:
+        return None
+    has_its_own = hasattr(type(store), "begin_together") and hasattr(type(store), "finish_together")
+    return store if has_its_own else None
 
 
 class FileStore(Protocol):

@@ -3,7 +3,7 @@
 The other store is given a readable head of such a message, and says in its exact form where the whole is.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from perdure.logs import log
 from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.large_messages.bodies import Bodies
 from perdure.middleware.persistence.large_messages.size import is_larger
-from perdure.middleware.persistence.ports import Store
+from perdure.middleware.persistence.ports import Store, grouping_of
 from perdure.middleware.persistence.serialization import (
     StoredMessage,
     decode_answer,
@@ -54,6 +54,8 @@ class LargeMessages:
         self.bodies = bodies
         self._store = store
         self._max_bytes = max_bytes
+        self._grouping = grouping_of(store)
+        self.most_together = self._grouping.most_together if self._grouping is not None else 1
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         begun = self._store.begin(self._with_head_of_prompt(turn, []), window)
@@ -61,6 +63,35 @@ class LargeMessages:
             return begun
         # A message of the history that cannot be read now must not hold up the turn: its head says what it is.
         return replace(begun, history=tuple(self._whole(turn, or_head=True) for turn in begun.history))
+
+    def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
+        """Those whose messages stay with them, and whose histories are whole: a file is not waited for by others."""
+        results: list[BegunTurn | None] = [None] * len(wanted)
+        plain = [number for number, (turn, _) in enumerate(wanted) if self._has_plain_prompt(turn)]
+        if self._grouping is None or len(plain) < 2:
+            return results
+        together = self._grouping.begin_together([wanted[number] for number in plain])
+        for number, begun in zip(plain, together, strict=True):
+            if begun is not None and not any(_is_in_part(turn) for turn in shared(begun.history)):
+                results[number] = begun
+        return results
+
+    def finish_together(self, turns: Sequence[Turn]) -> Sequence[FinishedTurn | None]:
+        """The same."""
+        results: list[FinishedTurn | None] = [None] * len(turns)
+        plain = [
+            number
+            for number, turn in enumerate(turns)
+            if self._has_plain_prompt(turn) and (turn.answer is None or self._is_plain(turn.answer))
+        ]
+        if self._grouping is None or len(plain) < 2:
+            return results
+        together = self._grouping.finish_together([turns[number] for number in plain])
+        for number, finished in zip(plain, together, strict=True):
+            if finished is not None:
+                files = finished.files
+                results[number] = replace(finished, files=_given_out(files)) if files else finished
+        return results
 
     def finish(self, turn: Turn) -> FinishedTurn:
         bodies: list[StoredFile] = []
@@ -126,6 +157,13 @@ class LargeMessages:
         self._store.close()
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _has_plain_prompt(self, turn: Turn) -> bool:
+        return not _is_mark(turn.arguments) and not is_larger((turn.prompt, turn.arguments), self._max_bytes)
+
+    def _is_plain(self, answer: Answer) -> bool:
+        whole = (answer.text, answer.result, answer.error)
+        return not _is_mark(answer.result) and not is_larger(whole, self._max_bytes)
 
     def _with_head_of_prompt(self, turn: Turn, bodies: list[StoredFile]) -> Turn:
         prompt, arguments = self._in_place_of(
