@@ -11,6 +11,9 @@ from benchmarks.content import answer_to
 from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn, one_turn_of_a_call
 from benchmarks.raw_sqlite import grow_log
 from perdure.middleware.persistence import wiring
+from perdure.middleware.persistence.file_stores.local import LocalFileStore
+from perdure.middleware.persistence.large_messages import LargeMessages
+from perdure.middleware.persistence.large_messages.bodies import Bodies
 from perdure.middleware.persistence.runtime import redactor_for
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.turn import Outcome, Turn, new_turn_id
@@ -39,8 +42,11 @@ class Embedded:
 
     def __init__(self, path: Path, seed: Seed) -> None:
         self._path = path
-        self._store = SqliteStore(path)
-        self._runtime = wiring.build(Settings(data_dir=path.parent), store=self._store)
+        settings = Settings(data_dir=path.parent)
+        bodies = Bodies(LocalFileStore(path.parent / "files", settings.bucket), path.parent)
+        # As in a server, whose store stands behind that.
+        self._store = LargeMessages(SqliteStore(path), bodies, max_bytes=settings.max_message_bytes)
+        self._runtime = wiring.build(settings, store=self._store)
         self._redactor = redactor_for(True, ())
         self._lock = threading.Lock()
         self._acknowledged: dict[str, list[_Acknowledged]] = {}
