@@ -1,6 +1,5 @@
 """Turns in memory: for tests, for trying out, and as the model that every other store is compared with."""
 
-import bisect
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from datetime import datetime
 from perdure.errors import ConversationFull, ForkRefused, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns, copied_answer, own_copy
 from perdure.middleware.persistence.ports import Clock, SystemClock
+from perdure.middleware.persistence.stores.memory_conversation import MemoryConversation
 from perdure.middleware.persistence.stores.memory_upkeep import HasTurns, MemoryUpkeep
 from perdure.middleware.persistence.turn import (
     BegunTurn,
@@ -33,11 +33,11 @@ class MemoryStore(MemoryUpkeep):
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._conversations: dict[str, dict[str, _Conversation]] = defaultdict(dict)
-        self._places: dict[str, tuple[_Conversation, int]] = {}
-        self._everything: list[_Conversation] = []
+        self._conversations: dict[str, dict[str, MemoryConversation]] = defaultdict(dict)
+        self._places: dict[str, tuple[MemoryConversation, int]] = {}
+        self._everything: list[MemoryConversation] = []
         """Those, too, that have expired and whose name another has by now."""
-        self._files: list[tuple[_Conversation, StoredFile]] = []
+        self._files: list[tuple[MemoryConversation, StoredFile]] = []
         """In the order in which they were kept."""
 
     # `begin` and `finish` take part in every call, so both are few functions of few statements.
@@ -148,10 +148,10 @@ class MemoryStore(MemoryUpkeep):
     def close(self) -> None:
         pass
 
-    def _all_conversations(self) -> "list[_Conversation]":
+    def _all_conversations(self) -> "list[MemoryConversation]":
         return self._everything
 
-    def _named_files(self) -> "list[tuple[_Conversation, StoredFile]]":
+    def _named_files(self) -> "list[tuple[MemoryConversation, StoredFile]]":
         return self._files
 
     def _drop(self, gone: "Sequence[HasTurns]") -> None:
@@ -166,7 +166,7 @@ class MemoryStore(MemoryUpkeep):
                 del owned[conversation.continuation_id]
             self._release(conversation)
 
-    def _release(self, conversation: "_Conversation") -> None:
+    def _release(self, conversation: MemoryConversation) -> None:
         """Of one that is gone for everybody but its forks: let go of the turns that they do not need."""
         for turn in conversation.own_turns():
             if turn.place is not None and turn.place > conversation.needed():
@@ -177,7 +177,7 @@ class MemoryStore(MemoryUpkeep):
             if parent.set_aside and parent not in self._everything:
                 self._release(parent)
 
-    def _found(self, principal: str, continuation_id: str) -> "_Conversation | None":
+    def _found(self, principal: str, continuation_id: str) -> "MemoryConversation | None":
         conversation = self._conversations[principal].get(continuation_id)
         return None if conversation is None or self._has_expired(conversation) else conversation
 
@@ -187,7 +187,7 @@ class MemoryStore(MemoryUpkeep):
             if owner.principal == principal and not self._has_expired(owner):
                 yield file
 
-    def _keep_files(self, conversation: "_Conversation", turn: Turn, kept: Turn) -> None:
+    def _keep_files(self, conversation: MemoryConversation, turn: Turn, kept: Turn) -> None:
         for file in {(file.name, file.key): file for file in turn.files}.values():
             newest = conversation.versions.get(file.name)
             if newest is None or newest[1] != file.sha256:
@@ -206,14 +206,14 @@ class MemoryStore(MemoryUpkeep):
                 )
             )
 
-    def _files_given_out(self, conversation: "_Conversation", turn_id: str, name: str) -> tuple[StoredFile, ...]:
+    def _files_given_out(self, conversation: MemoryConversation, turn_id: str, name: str) -> tuple[StoredFile, ...]:
         return tuple(
             replace(file, continuation_id=name)
             for owner, file in self._files
             if owner is conversation and file.turn_id == turn_id
         )
 
-    def _placed(self, turn: Turn, last: int | None = None) -> "tuple[_Conversation, int]":
+    def _placed(self, turn: Turn, last: int | None = None) -> tuple[MemoryConversation, int]:
         """The conversation of `turn`, which was not here yet, and the place that it has there from now on.
 
         Raises:
@@ -243,7 +243,7 @@ class MemoryStore(MemoryUpkeep):
         here = self._places[turn.id] = conversation, place
         return here
 
-    def _conversation(self, turn: Turn, now: datetime) -> "_Conversation":
+    def _conversation(self, turn: Turn, now: datetime) -> MemoryConversation:
         conversation = self._found(turn.principal, turn.continuation_id)
         if conversation is not None and (turn.adopt or conversation.minted):
             return conversation
@@ -253,90 +253,17 @@ class MemoryStore(MemoryUpkeep):
         wanted = turn.continuation_id if adopted else turn.fresh_id
         return self._made(turn.principal, wanted, now, minted=turn.minted or not adopted)
 
-    def _made(self, principal: str, wanted: str, now: datetime, *, minted: bool) -> "_Conversation":
+    def _made(self, principal: str, wanted: str, now: datetime, *, minted: bool) -> MemoryConversation:
         owned = self._conversations[principal]
         if (expired := owned.get(wanted)) is not None:
             expired.set_aside = True
-        conversation = _Conversation(principal, wanted, now, minted=minted)
+        conversation = MemoryConversation(principal, wanted, now, minted=minted)
         owned[conversation.continuation_id] = conversation
         self._everything.append(conversation)
         return conversation
 
 
-class _Conversation:
-    expires_at: datetime | None = None
-    set_aside = False
-    """It has expired, and another has its name by now."""
-    shared = 0
-    """How many of the turns are those of what it was forked from."""
-    parent: "_Conversation | None" = None
-    forks: "tuple[_Conversation, ...]" = ()
-
-    # What stands above is the same in nearly every conversation: only what is not is set in one.
-
-    def __init__(self, principal: str, continuation_id: str, now: datetime, *, minted: bool) -> None:
-        self.principal = principal
-        self.continuation_id = continuation_id
-        self.minted = minted
-        self.created_at = self.updated_at = now
-        self.turns: list[Turn] = []
-        self.answered: list[int] = []
-        """Places of the answered turns, sorted."""
-        self.versions: dict[str, tuple[int, str]] = {}
-        """The newest version and its hash, by logical name."""
-
-    def share(self, source: "_Conversation", place: int) -> None:
-        """Have the turns of `source` up to `place`: as they are now, and as they end."""
-        self.turns = [turn.changed(continuation_id=self.continuation_id) for turn in source.turns[:place]]
-        self.answered = [answered for answered in source.answered if answered <= place]
-        self.shared, self.parent, self.expires_at = place, source, source.expires_at
-        source.forks = (*source.forks, self)
-
-    def settle(self, place: int, turn: Turn) -> None:
-        is_own = turn.continuation_id == self.continuation_id
-        self.turns[place - 1] = turn if is_own else turn.changed(continuation_id=self.continuation_id)
-        if turn.outcome is Outcome.ANSWERED:
-            bisect.insort(self.answered, place)
-        for fork in self.forks:
-            if place <= fork.shared:
-                fork.settle(place, turn)
-
-    def own_turns(self) -> list[Turn]:
-        return self.turns[self.shared :]
-
-    def needed(self) -> int:
-        """Up to which place its forks need its turns."""
-        return max((fork.shared for fork in self.forks), default=0)
-
-    def name_for(self, turn: Turn) -> str:
-        """Under which whoever writes `turn` knows this conversation."""
-        return turn.continuation_id if self.set_aside else self.continuation_id
-
-    def window(self, place: int, window: Window) -> tuple[Turn, ...]:
-        kept: list[Turn] = []
-        spent = 0
-        before = bisect.bisect_left(self.answered, place)
-        for index in range(before - 1, max(before - 1 - window.turns, -1), -1):
-            turn = self.turns[self.answered[index] - 1]
-            spent += turn.tokens
-            if spent > window.tokens:
-                break
-            kept.append(turn)
-        return tuple(reversed(kept))
-
-    def summary(self) -> ConversationSummary:
-        return ConversationSummary(
-            principal=self.principal,
-            continuation_id=self.continuation_id,
-            turns=len(self.turns),
-            created_at=self.created_at,
-            updated_at=self.updated_at,
-            minted=self.minted,
-            expires_at=self.expires_at,
-        )
-
-
-def _of_same_call(turn: Turn, here: "tuple[_Conversation, int]") -> "tuple[_Conversation, int]":
+def _of_same_call(turn: Turn, here: tuple[MemoryConversation, int]) -> tuple[MemoryConversation, int]:
     """`here`, where a turn with the id of `turn` is.
 
     Raises:

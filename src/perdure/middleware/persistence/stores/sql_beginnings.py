@@ -46,12 +46,12 @@ class Beginnings:
         deadline = time.monotonic() + self._functions.timeout
         asked = self._asked(turn, window)
         reply: Json = None
-        if _is_new(turn):
+        if turn.is_new:
             reply = self.called.reply(_among_others(asked), asked.beginning.characters, deadline)
         if reply is None:
             given = asked.beginning.given
             older = [("begin_turn_in_line", given), ("begin_turn", given)]
-            if window.last_place is not None and _is_new(turn):
+            if window.last_place is not None and turn.is_new:
                 older.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | given))
             reply = self._migrated.newest(*older, deadline=deadline)
         return self._begun(asked, reply)
@@ -61,7 +61,7 @@ class Beginnings:
         begun: list[BegunTurn | None] = [None] * len(wanted)
         asked: dict[int, _Asked] = {}
         for number, (turn, window) in enumerate(wanted):
-            if _is_new(turn):
+            if turn.is_new:
                 try:
                     asked[number] = self._asked(turn, window)
                 except StoreError:
@@ -106,11 +106,6 @@ class Beginnings:
                 here = BegunHere(turn, beginning.prompt, beginning.characters, begun.place, version)
                 self._known.begun(conversation, here, told.generation)
             return begun
-
-
-def _is_new(turn: Turn) -> bool:
-    """Whether nobody can have begun it: it has no place, and an id made for it alone, not from an idempotency key."""
-    return turn.place is None and turn.id[14:15] == "7"
 
 
 def _among_others(asked: _Asked) -> JsonObject:
