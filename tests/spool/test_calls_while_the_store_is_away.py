@@ -1,5 +1,6 @@
 """While the store is away a call is answered as ever, its turn is kept on the local disk, its conversation goes on."""
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,27 @@ async def test_a_conversation_that_began_while_the_store_was_away_has_its_whole_
     assert third["_meta"]["perdure/history"] == {"state": "loaded", "turns": 2, "omitted": 0}
     assert "perdure/deferred" not in third["_meta"]
     assert prompts(store.inner, conversation, "local") == ["one", "two", "three"]
+
+
+async def test_a_call_that_comes_while_what_waits_is_being_sent_waits_for_it_and_has_its_whole_history(
+    activate: Activate, store: FaultyStore, server: MCPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = activate(store, spooled=True, data_dir=tmp_path / "data", operation_timeout=60.0)
+    assert runtime.spool is not None
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Drainer, "wake", lambda _: None)
+        store.fail()
+        conversation = announced_id(await ask(server, "one"))
+    store.heal()
+    sending = store.hang("finish", times=1)
+    runtime.spool.wake()
+    assert sending.entered.wait(20)
+    slow = threading.Timer(0.8, sending.release)
+    slow.start()
+    result = await ask(server, "two", conversation)
+    slow.join()
+    assert result["_meta"]["perdure/history"] == {"state": "loaded", "turns": 1, "omitted": 0}
+    assert "perdure/deferred" not in result["_meta"]
 
 
 async def test_what_waits_is_shown_even_where_the_rest_cannot_be_read_and_it_is_said(

@@ -9,6 +9,7 @@ import pytest
 from spool.conftest import MakeSpool, an_answered_turn, prompts
 
 from perdure.errors import SpoolFull, TurnsWaiting
+from perdure.middleware.persistence.breaker import Breaker
 from perdure.middleware.persistence.ports import Waiting
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.spool.database import SpoolDatabase
@@ -138,8 +139,9 @@ def test_a_call_sends_eight_turns_before_its_own_and_waits_for_no_more(
 
 
 def test_a_call_waits_not_for_ever_for_whoever_sends_its_turns(
-    spool: Spool, database: SpoolDatabase, store: FaultyStore
+    make_spool: MakeSpool, database: SpoolDatabase, store: FaultyStore
 ) -> None:
+    spool = make_spool(longest_settling=0.2)
     spool.keep(an_answered_turn("x"))
     with turns_of(database).leased(ConversationKey("alice", "c")):
         with pytest.raises(TurnsWaiting) as refused:
@@ -148,6 +150,17 @@ def test_a_call_waits_not_for_ever_for_whoever_sends_its_turns(
     assert refused.value.remedy == "none: wait."
     spool.settle("alice", "c")
     assert prompts(store.inner) == ["x"]
+
+
+def test_a_call_does_not_wait_for_whoever_sends_its_turns_to_a_store_that_is_left_alone(
+    make_spool: MakeSpool, database: SpoolDatabase
+) -> None:
+    breaker = Breaker(failures=1)
+    spool = make_spool(longest_settling=600, breaker=breaker)
+    spool.keep(an_answered_turn("x"))
+    breaker.failed("No route.")
+    with turns_of(database).leased(ConversationKey("alice", "c")), pytest.raises(TurnsWaiting):
+        spool.settle("alice", "c")
 
 
 def test_a_call_is_not_told_of_itself(spool: Spool) -> None:

@@ -68,7 +68,15 @@ def build(
     if spooled:
         from perdure.middleware.persistence.spool import Spool  # noqa: PLC0415 - where it is used
 
-        spool = Spool(own_folder / "spool", destination, whole, file_store, clock, max_bytes=settings.spool_max_bytes)
+        spool = Spool(
+            own_folder / "spool",
+            destination,
+            whole,
+            file_store,
+            clock,
+            max_bytes=settings.spool_max_bytes,
+            longest_settling=settings.operation_timeout / 2,  # The rest is for the call's own turn.
+        )
         if bodies is not None:
             bodies.wait_in(spool, spool.file_breaker)
     telemetry = Telemetry(settings.backend, clock.now)

@@ -19,8 +19,8 @@ from perdure.middleware.persistence.turn import StoredFile, Turn, WaitingHistory
 
 __all__ = ["Quarantined", "Spool"]
 
-_LONGEST_SETTLING, _PAUSE = 0.5, 0.01
-"""Seconds that a call waits for somebody else who is sending its conversation's turns, and looks again."""
+_PAUSE = 0.01
+"""Seconds after which a call looks again whether somebody else has sent its conversation's turns."""
 
 _MOST_AT_A_CALL = 8
 """Turns that a call sends for its conversation before its own; more are left to the threads that drain."""
@@ -55,14 +55,17 @@ class Spool:
         clock: Clock,
         *,
         max_bytes: int,
+        longest_settling: float = 2.5,
         breaker: Breaker | None = None,
         file_breaker: Breaker | None = None,
     ) -> None:
+        """`longest_settling`: seconds that a call waits for somebody else who is sending its conversation's turns."""
         self.destination = destination
         self.folder = folder
         self.breaker = breaker or Breaker()
         self.file_breaker = file_breaker or Breaker()
         self._max_bytes = max_bytes
+        self._longest_settling = longest_settling
         self._database = SpoolDatabase(folder / "spool.db", clock)
         self._turns = SpooledTurns(self._database, destination, self._room)
         self._files = SpooledFiles(self._database, destination, folder / "files", self._room)
@@ -89,7 +92,7 @@ class Spool:
         if not self._database.exists():
             return
         conversation = ConversationKey(principal, continuation_id)
-        deadline = time.monotonic() + _LONGEST_SETTLING
+        deadline = time.monotonic() + self._longest_settling
         while waiting := self._turns.waiting(conversation, most=_MOST_AT_A_CALL + 1):
             if waiting > _MOST_AT_A_CALL:
                 self._drainer.wake()
@@ -99,7 +102,7 @@ class Spool:
                 )
             if self._drainer.send_conversation(conversation):
                 return
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self.breaker.is_open:
                 raise TurnsWaiting("Earlier turns of the conversation are being sent just now.", remedy="none: wait.")
             time.sleep(_PAUSE)
 
