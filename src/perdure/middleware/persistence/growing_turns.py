@@ -72,9 +72,12 @@ class PartOfTurns(Sequence[Turn]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Turn]: ...
     def __getitem__(self, index: int | slice) -> Turn | Sequence[Turn]:
-        wanted = range(self._first, self._last)[index]
-        turns = self._whole._turns
-        return turns[wanted] if isinstance(wanted, int) else [turns[place] for place in wanted]
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        place = index + (self._last if index < 0 else self._first)
+        if not self._first <= place < self._last:
+            raise IndexError(index)
+        return self._whole._turns[place]
 
     def __iter__(self) -> Iterator[Turn]:
         return islice(self._whole._turns, self._first, self._last)

@@ -22,15 +22,13 @@ _TEXTS = (2, 3, 10, 11, 12)
 
 
 class HistoryPlan(NamedTuple):
-    """Which turns are a history."""
+    """Which turns are a history, where not all of them are known."""
 
     conversation: KnownConversation
-    known: Sequence[Turn] | None
-    """The turns, oldest first; None where some are to be read."""
     places: Sequence[int]
-    """In the same order, if some are to be read; and so"""
+    """Oldest first."""
     turns: Sequence[Turn | None]
-    """None of those."""
+    """In the same order; None of what is to be read."""
     rows: Mapping[int, sqlite3.Row]
     """By place, of the turns that are not known, if these are few."""
 
@@ -58,22 +56,25 @@ class Histories:
         found = connection.execute(self._sql["window"], {"session_id": key, "place": place, "turns": turns}).fetchall()
         return {row[0]: row[1] for row in reversed(found)}
 
-    def plan(self, connection: sqlite3.Connection, conversation: KnownConversation, window: Window) -> HistoryPlan:
-        """Which turns come before the next one, in the transaction that gives it its place."""
+    def plan(
+        self, connection: sqlite3.Connection, conversation: KnownConversation, window: Window
+    ) -> HistoryPlan | Sequence[Turn]:
+        """Which turns come before the next one, in the transaction that gives it its place; themselves, if they are
+        known.
+        """
         known, places, turns = conversation.window(window)
-        rows: Mapping[int, sqlite3.Row] = {}
-        if known is None:
-            missing = _missing(places, turns)
-            if len(missing) <= _READ_AT_ONCE:
-                rows = self._rows(connection, conversation, missing)
-        return HistoryPlan(conversation, known, places, turns, rows)
+        if known is not None:
+            return known
+        missing = _missing(places, turns)
+        rows = self._rows(connection, conversation, missing) if len(missing) <= _READ_AT_ONCE else {}
+        return HistoryPlan(conversation, places, turns, rows)
 
-    def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
+    def carried_out(self, plan: HistoryPlan | Sequence[Turn]) -> Sequence[Turn]:
         """
         Raises:
             StoreUnavailable: A row holds what perdure did not write.
         """
-        turns = plan.known if plan.known is not None else self._read(plan)
+        turns = self._read(plan) if isinstance(plan, HistoryPlan) else plan
         return CopiedTurns(turns) if turns else ()
 
     def _read(self, plan: HistoryPlan) -> list[Turn]:
