@@ -1,5 +1,6 @@
 """What a process knows of its conversations is what stands in the SQLite database, whoever else writes to that."""
 
+import gc
 import sqlite3
 import threading
 import time
@@ -210,6 +211,19 @@ def test_a_history_stays_as_it_was_while_its_conversation_goes_on(store: SqliteS
         assert prompts(begun) == at_first == [turn.prompt for turn in shared(begun.history)]
     assert histories[7][1] == ["4", "5", "6"]
     assert histories[8][1] == ["late", "6", "7"]
+
+
+def test_a_turn_that_says_nothing_but_a_text_is_known_by_two_objects_that_the_collector_follows(
+    store: SqliteStore,
+) -> None:
+    say(store, "a text that is long enough to stand once")
+    (known,) = shared(begin(store).history)
+    gc.collect()
+    followed: list[object] = [known]
+    for item in followed:
+        kept = [part for part in gc.get_referents(item) if gc.is_tracked(part) and not callable(part)]
+        followed += [part for part in kept if not isinstance(part, (type, Outcome))]
+    assert [type(item).__name__ for item in followed] == ["Turn", "TextAnswer"]
 
 
 def test_nobody_else_ends_a_turn_that_is_known_here(store: SqliteStore) -> None:

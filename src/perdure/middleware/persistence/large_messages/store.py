@@ -22,6 +22,7 @@ from perdure.middleware.persistence.serialization import (
     encode_prompt,
 )
 from perdure.middleware.persistence.stores.faults import encoded
+from perdure.middleware.persistence.text_answers import TextAnswer
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -284,7 +285,9 @@ class LargeMessages:
 
 
 def _is_whole(turn: Turn) -> bool:
-    return not _is_mark(turn.arguments) and (turn.answer is None or not _is_mark(turn.answer.result))
+    answer = turn.answer
+    has_plain_answer = answer is None or type(answer) is TextAnswer or not _is_mark(answer.result)
+    return has_plain_answer and not _is_mark(turn.arguments)
 
 
 def _is_mark(value: Json) -> bool:
