@@ -99,9 +99,14 @@ def of_result(result: Json, text: str) -> tuple[str, Callable[[str], JsonObject]
     content = result["content"]
     if type(content) is not list or len(content) != 1 or type(content[0]) is not dict:
         return None
-    found = known.get(tuple(content[0]))
+    block = content[0]
+    found = known.get(tuple(block))
+    if found is None or block["text"] != text or block["type"] != "text":
+        return None
+    if "structuredContent" in result and result["structuredContent"] != {"result": text}:
+        return None
     # Equal is not yet the same JSON: 0 equals False.
-    if found is None or result != found[1](text) or result.get("isError", False) is not False:
+    if result.get("isError", False) is not False or result.get("resultType", "complete") != "complete":
         return None
     return found
 

@@ -18,10 +18,11 @@ class TextAnswer(Answer):
 
     _made_of: Callable[[str], JsonObject]
 
+    error = None
+
     def __init__(self, text: str, made_of: Callable[[str], JsonObject]) -> None:
         put = object.__setattr__
         put(self, "text", text)
-        put(self, "error", None)
         put(self, "_made_of", made_of)
 
     @property
