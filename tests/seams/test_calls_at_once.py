@@ -20,9 +20,9 @@ from perdure import Outcome, persisted
 from perdure.errors import StoreTimeout
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.grouped_lane import GroupedLane
+from perdure.middleware.persistence.jobs import Job
 from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.threads import Job
 from perdure.middleware.persistence.turn import Turn
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
