@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmarks.content import answer_to
 from benchmarks.engine_turns import PRINCIPAL, WINDOW, one_turn, one_turn_of_a_call
@@ -30,11 +31,8 @@ class Seed:
     messages: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Acknowledged:
-    turn_id: str
-    place: int
-    prompt: str
+_Acknowledged: TypeAlias = tuple[str, int, str]
+"""A turn's id, its place and its prompt. Nothing that Python's collector would have to follow while it is measured."""
 
 
 class Embedded:
@@ -68,9 +66,7 @@ class Embedded:
 
     def _note(self, continuation_id: str, turn: Turn) -> None:
         with self._lock:
-            self._acknowledged.setdefault(continuation_id, []).append(
-                _Acknowledged(turn.id, turn.place or 0, turn.prompt)
-            )
+            self._acknowledged.setdefault(continuation_id, []).append((turn.id, turn.place or 0, turn.prompt))
 
     def verified(self) -> int:
         """How many turns were acknowledged: each is in the file, in its place, with its own answer.
@@ -80,13 +76,13 @@ class Embedded:
         """
         with closing(SqliteStore(self._path)) as store:
             for continuation_id, acknowledged in self._acknowledged.items():
-                places = sorted(turn.place for turn in acknowledged)
+                places = sorted(place for _, place, _ in acknowledged)
                 first = places[0]
                 if places != list(range(first, first + len(places))) or first <= self.seed.messages // 2:
                     raise AssertionError(f"The places given out in {continuation_id!r} are not dense: {places}")
                 kept = store.turns(PRINCIPAL, continuation_id, after=first - 1, limit=len(acknowledged))
                 found = {
-                    _Acknowledged(turn.id, turn.place or 0, turn.prompt)
+                    (turn.id, turn.place or 0, turn.prompt)
                     for turn in kept
                     if turn.outcome is Outcome.ANSWERED and turn.answer and turn.answer.text == answer_to(turn.prompt)
                 }

@@ -72,7 +72,7 @@ def _look_at(history: Sequence[Turn]) -> None:
         AssertionError: A prompt stands beside another's answer.
     """
     turns = shared(history)
-    for turn in (*turns[:1], *turns[-1:]):
+    for turn in (turns[0], turns[-1]) if turns else ():
         if turn.answer is None or turn.prompt[:20] not in turn.answer.text[:30]:
             raise AssertionError(f"{turn.prompt!r} was not answered with {turn.answer!r}")
 

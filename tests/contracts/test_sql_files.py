@@ -159,6 +159,32 @@ def test_a_database_that_went_through_every_version_has_the_same_schema(
         assert _records(step_by_step) == _records(at_once)
 
 
+def test_turns_that_an_earlier_version_kept_are_all_there_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, window = tmp_path / "perdure.db", Window(10, 1000)
+    open_turn = a_turn("is open", continuation_id="b")
+    earlier = sqlite_migrations()[:4]
+    with monkeypatch.context() as then, closing(SqliteStore(path)) as store:
+        then.setattr(migrations, "sqlite_migrations", lambda _schema: earlier)
+        for number in range(6):
+            store.finish(answered(a_turn(f"{number}", continuation_id="ab"[number % 2]), "A" * number))
+        store.begin(open_turn, window)
+        store.fork("alice", "a", 2, "fork")
+        before = {name: store.turns("alice", name) for name in ("a", "b", "fork")}
+        assert [len(turns) for turns in before.values()] == [3, 4, 2]
+    with closing(SqliteStore(path)) as store:
+        assert store.finish(answered(open_turn)).place == 4
+        begun = store.begin(a_turn("next", continuation_id="a"), window)
+        assert [*begun.history] == before["a"]
+        assert store.turns("alice", "b")[:3] == before["b"][:3]
+        assert store.turns("alice", "fork") == before["fork"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert len(_records(connection)) == len(sqlite_migrations())
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
 def test_migrations_are_numbered_from_one_without_gaps() -> None:
     assert [migration.version for migration in sqlite_migrations()] == list(range(1, len(sqlite_migrations()) + 1))
 

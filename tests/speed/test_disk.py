@@ -11,8 +11,8 @@ from benchmarks.content import answer_to, prompt_of
 from perdure.middleware.persistence.serialization import decode_answer, decode_prompt, encode_answer, encode_prompt
 from perdure.middleware.persistence.stores.postgres import PostgresStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.turn import Answer, Outcome
-from perdure.testing.turns import a_turn, ended
+from perdure.middleware.persistence.turn import Answer, Outcome, Window
+from perdure.testing.turns import a_turn, answered, ended
 
 PROMPT, ANSWER = "q" * 200, "a" * 2048
 TURNS = 1_000
@@ -34,6 +34,20 @@ def test_a_thousand_turns_take_at_most_1_4_times_their_content(tmp_path: Path) -
         assert store.turns("alice", "c", after=TURNS - 1)[0].answer == Answer(text=ANSWER, result=result)
     size = sum(file.stat().st_size for file in tmp_path.glob("perdure.db*"))
     assert size <= 1.4 * TURNS * (len(PROMPT) + len(ANSWER))
+
+
+def test_turns_of_many_conversations_that_are_kept_together_write_few_pages_beside_those_for_their_content(
+    tmp_path: Path,
+) -> None:
+    window, groups = Window(20, 1_000_000), 6
+    with closing(SqliteStore(tmp_path / "perdure.db")) as store:
+        for _ in range(groups):
+            turns = [a_turn(PROMPT, continuation_id=f"conversation {number}") for number in range(64)]
+            assert None not in store.begin_together([(turn, window) for turn in turns])
+            assert None not in store.finish_together([answered(turn, ANSWER) for turn in turns])
+        # What was written, page by page: too little for SQLite to begin with the log anew.
+        written = (tmp_path / "perdure.db-wal").stat().st_size
+    assert written <= 3.5 * groups * len(turns) * (len(PROMPT) + len(ANSWER))
 
 
 def test_in_postgres_they_take_no_more_than_their_content(database_url: str) -> None:

@@ -7,6 +7,9 @@ one may be added below; none may be changed or taken away.
 The commonest are known by what they are of, before any JSON is written: that takes a quarter of the time.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from perdure.middleware.persistence.turn import Json, JsonObject
 
 __all__ = ["of_arguments", "of_result", "shortened", "written_out"]
@@ -53,18 +56,32 @@ _OF_ARGUMENTS = "1"
 
 _TYPE_FIRST, _TEXT_FIRST = ("type", "text"), ("text", "type")
 
-_OF_RESULTS: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {
-    ("content",): {_TYPE_FIRST: "5", _TEXT_FIRST: "11"},
-    ("content", "structuredContent"): {_TYPE_FIRST: "6", _TEXT_FIRST: "13"},
-    ("content", "isError"): {_TYPE_FIRST: "7"},
-    ("content", "structuredContent", "isError"): {_TYPE_FIRST: "8"},
-    ("content", "resultType"): {_TYPE_FIRST: "9", _TEXT_FIRST: "12"},
-    ("content", "structuredContent", "resultType"): {_TYPE_FIRST: "10"},
-    ("content", "resultType", "structuredContent"): {_TEXT_FIRST: "14"},
+
+def _result(names: tuple[str, ...], of_block: tuple[str, ...], text: str) -> JsonObject:
+    """Of one text; `names` are its members, in their order, and `of_block` those of its only block."""
+    block = {"type": "text", "text": text} if of_block is _TYPE_FIRST else {"text": text, "type": "text"}
+    members = {
+        "content": [block],
+        "structuredContent": {"result": text},
+        "isError": False,
+        "resultType": "complete",
+    }
+    return {name: members[name] for name in names}
+
+
+_OF_RESULTS: dict[tuple[str, ...], dict[tuple[str, ...], tuple[str, Callable[[str], JsonObject]]]] = {
+    names: {of_block: (number, partial(_result, names, of_block)) for of_block, number in numbers.items()}
+    for names, numbers in {
+        ("content",): {_TYPE_FIRST: "5", _TEXT_FIRST: "11"},
+        ("content", "structuredContent"): {_TYPE_FIRST: "6", _TEXT_FIRST: "13"},
+        ("content", "isError"): {_TYPE_FIRST: "7"},
+        ("content", "structuredContent", "isError"): {_TYPE_FIRST: "8"},
+        ("content", "resultType"): {_TYPE_FIRST: "9", _TEXT_FIRST: "12"},
+        ("content", "structuredContent", "resultType"): {_TYPE_FIRST: "10"},
+        ("content", "resultType", "structuredContent"): {_TEXT_FIRST: "14"},
+    }.items()
 }
 """By the members of a result, in their order, and those of its only block."""
-
-_IN_ANOTHER_ORDER = frozenset(("11", "12", "13", "14"))
 
 
 def of_arguments(arguments: JsonObject, prompt: str) -> tuple[str, JsonObject] | None:
@@ -74,27 +91,24 @@ def of_arguments(arguments: JsonObject, prompt: str) -> tuple[str, JsonObject] |
     return _OF_ARGUMENTS, {"prompt": prompt}
 
 
-def of_result(result: Json, text: str) -> tuple[str, JsonObject] | None:
-    """The number of the body of a result that is one text, and a copy of that; None if it is another."""
-    numbers = _OF_RESULTS.get(tuple(result)) if type(result) is dict else None
-    if numbers is None:
+def of_result(result: Json, text: str) -> tuple[str, Callable[[str], JsonObject]] | None:
+    """The number of the body of a result that is one text, and what makes one of that; None if it is another."""
+    known = _OF_RESULTS.get(tuple(result)) if type(result) is dict else None
+    if known is None:
         return None
-    alike: JsonObject = {"content": [{"type": "text", "text": text}]}
-    if "structuredContent" in result:
-        alike["structuredContent"] = {"result": text}
-    if "isError" in result:
-        alike["isError"] = False
-    if "resultType" in result:
-        alike["resultType"] = "complete"
-    # Equal is not yet the same JSON: 0 equals False, and objects do whatever the order of their members is.
-    if result != alike or result.get("isError", False) is not False:
+    content = result["content"]
+    if type(content) is not list or len(content) != 1 or type(content[0]) is not dict:
         return None
-    number = numbers.get(tuple(result["content"][0]))
-    if number is None:
+    block = content[0]
+    found = known.get(tuple(block))
+    if found is None or block["text"] != text or block["type"] != "text":
         return None
-    if number in _IN_ANOTHER_ORDER:
-        alike = {name: alike[name] for name in result} | {"content": [{"text": text, "type": "text"}]}
-    return number, alike
+    if "structuredContent" in result and result["structuredContent"] != {"result": text}:
+        return None
+    # Equal is not yet the same JSON: 0 equals False.
+    if result.get("isError", False) is not False or result.get("resultType", "complete") != "complete":
+        return None
+    return found
 
 
 def shortened(body: str) -> str:

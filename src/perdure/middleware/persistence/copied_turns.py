@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import overload
 
+from perdure.middleware.persistence.growing_turns import PartOfTurns, Test
+from perdure.middleware.persistence.text_answers import TextAnswer
 from perdure.middleware.persistence.turn import Answer, Turn, copied
 
-__all__ = ["CopiedTurns", "copied_answer", "own_copy", "shared"]
+__all__ = ["CopiedTurns", "all_pass", "copied_answer", "own_copy", "shared"]
 
 
 class CopiedTurns(Sequence[Turn]):
@@ -15,7 +17,7 @@ class CopiedTurns(Sequence[Turn]):
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = turns
-        self._copies: list[Turn | None] = [None] * len(turns)
+        self._copies: list[Turn | None] | None = None
 
     @overload
     def __getitem__(self, index: int) -> Turn: ...
@@ -24,9 +26,12 @@ class CopiedTurns(Sequence[Turn]):
     def __getitem__(self, index: int | slice) -> Turn | Sequence[Turn]:
         if isinstance(index, slice):
             return tuple(self[place] for place in range(*index.indices(len(self))))
-        copy = self._copies[index]
+        copies = self._copies
+        if copies is None:
+            copies = self._copies = [None] * len(self._turns)
+        copy = copies[index]
         if copy is None:
-            copy = self._copies[index] = own_copy(self._turns[index])
+            copy = copies[index] = own_copy(self._turns[index])
         return copy
 
     def __iter__(self) -> Iterator[Turn]:
@@ -50,6 +55,12 @@ def shared(turns: Sequence[Turn]) -> Sequence[Turn]:
     return turns._turns if isinstance(turns, CopiedTurns) else turns
 
 
+def all_pass(test: Test, turns: Sequence[Turn]) -> bool:
+    """Whether `test` is true of each. What histories share is not asked about twice."""
+    turns = shared(turns)
+    return turns.all_pass(test) if isinstance(turns, PartOfTurns) else all(map(test, turns))
+
+
 def own_copy(turn: Turn) -> Turn:
     """Of which a reader may change what can be changed."""
     return turn.changed(
@@ -60,5 +71,7 @@ def own_copy(turn: Turn) -> Turn:
 def copied_answer(answer: Answer | None) -> Answer | None:
     if answer is None:
         return None
+    if isinstance(answer, TextAnswer):
+        return answer.written_out()
     error = None if answer.error is None else copied(answer.error)
     return Answer(text=answer.text, result=copied(answer.result), error=error)

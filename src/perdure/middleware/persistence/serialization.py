@@ -12,6 +12,7 @@ from perdure.middleware.persistence.common_bodies import of_arguments, of_result
 from perdure.middleware.persistence.folded_json import FoldedJson, unfold
 from perdure.middleware.persistence.json_text import compact_json, sorted_json
 from perdure.middleware.persistence.short_hash import sha256_of
+from perdure.middleware.persistence.text_answers import TextAnswer
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 
 __all__ = [
@@ -86,7 +87,7 @@ def answer_and_copy(answer: Answer) -> tuple[StoredMessage, Answer | None]:
     text, result, error = answer.text, answer.result, answer.error
     common = of_result(result, text) if error is None and len(text) >= _WORTH_FOLDING else None
     if common is not None and _storable(text) == text:
-        return StoredMessage(text, common[0]), Answer(text=text, result=common[1])
+        return StoredMessage(text, common[0]), TextAnswer(text, common[1])
     message, read = _encode(text, {"result": result, "error": error})
     return message, Answer(text=text, result=read["result"], error=read["error"]) if read is not None else None
 

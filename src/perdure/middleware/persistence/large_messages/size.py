@@ -25,9 +25,7 @@ def is_larger(message: tuple[Any, ...], most: int) -> bool:
 def _size(message: tuple[Any, ...], of_text: Callable[[str], int]) -> int:
     size = 0
     left: list[Any] = [*message]
-    pop = left.pop
-    while left:
-        value = pop()
+    for value in left:  # which grows meanwhile
         kind = type(value)
         if kind is str:
             size += of_text(value)

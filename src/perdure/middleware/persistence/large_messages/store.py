@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
-from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.copied_turns import all_pass
 from perdure.middleware.persistence.large_messages.bodies import Bodies
 from perdure.middleware.persistence.large_messages.size import is_larger
 from perdure.middleware.persistence.ports import Store, grouping_of
@@ -22,6 +22,7 @@ from perdure.middleware.persistence.serialization import (
     encode_prompt,
 )
 from perdure.middleware.persistence.stores.faults import encoded
+from perdure.middleware.persistence.text_answers import TextAnswer
 from perdure.middleware.persistence.turn import (
     Answer,
     BegunTurn,
@@ -58,8 +59,8 @@ class LargeMessages:
         self.most_together = self._grouping.most_together if self._grouping is not None else 1
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
-        begun = self._store.begin(self._with_head_of_prompt(turn, []), window)
-        if not any(_is_in_part(turn) for turn in shared(begun.history)):
+        begun = self._store.begin(turn if self._is_plain(turn) else self._with_head_of_prompt(turn, []), window)
+        if all_pass(_is_whole, begun.history):
             return begun
         # A message of the history that cannot be read now must not hold up the turn: its head says what it is.
         return replace(begun, history=tuple(self._whole(turn, or_head=True) for turn in begun.history))
@@ -67,23 +68,19 @@ class LargeMessages:
     def begin_together(self, wanted: Sequence[tuple[Turn, Window]]) -> Sequence[BegunTurn | None]:
         """Those whose messages stay with them, and whose histories are whole: a file is not waited for by others."""
         results: list[BegunTurn | None] = [None] * len(wanted)
-        plain = [number for number, (turn, _) in enumerate(wanted) if self._has_plain_prompt(turn)]
+        plain = [number for number, (turn, _) in enumerate(wanted) if self._is_plain(turn)]
         if self._grouping is None or len(plain) < 2:
             return results
         together = self._grouping.begin_together([wanted[number] for number in plain])
         for number, begun in zip(plain, together, strict=True):
-            if begun is not None and not any(_is_in_part(turn) for turn in shared(begun.history)):
+            if begun is not None and all_pass(_is_whole, begun.history):
                 results[number] = begun
         return results
 
     def finish_together(self, turns: Sequence[Turn]) -> Sequence[FinishedTurn | None]:
         """The same."""
         results: list[FinishedTurn | None] = [None] * len(turns)
-        plain = [
-            number
-            for number, turn in enumerate(turns)
-            if self._has_plain_prompt(turn) and (turn.answer is None or self._is_plain(turn.answer))
-        ]
+        plain = [number for number, turn in enumerate(turns) if self._is_plain(turn)]
         if self._grouping is None or len(plain) < 2:
             return results
         together = self._grouping.finish_together([turns[number] for number in plain])
@@ -94,10 +91,11 @@ class LargeMessages:
         return results
 
     def finish(self, turn: Turn) -> FinishedTurn:
-        bodies: list[StoredFile] = []
-        turn = self._with_head_of_answer(self._with_head_of_prompt(turn, bodies), bodies)
-        if bodies:
-            turn = turn.changed(files=(*turn.files, *bodies))
+        if not self._is_plain(turn):
+            bodies: list[StoredFile] = []
+            turn = self._with_head_of_answer(self._with_head_of_prompt(turn, bodies), bodies)
+            if bodies:
+                turn = turn.changed(files=(*turn.files, *bodies))
         finished = self._store.finish(turn)
         return replace(finished, files=_given_out(finished.files)) if finished.files else finished
 
@@ -158,12 +156,12 @@ class LargeMessages:
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _has_plain_prompt(self, turn: Turn) -> bool:
-        return not _is_mark(turn.arguments) and not is_larger((turn.prompt, turn.arguments), self._max_bytes)
-
-    def _is_plain(self, answer: Answer) -> bool:
-        whole = (answer.text, answer.result, answer.error)
-        return not _is_mark(answer.result) and not is_larger(whole, self._max_bytes)
+    def _is_plain(self, turn: Turn) -> bool:
+        """Whether its messages surely stay with it: they are not large even together."""
+        answer = turn.answer
+        texts = (turn.prompt, turn.arguments)
+        whole = texts if answer is None else (*texts, answer.text, answer.result, answer.error)
+        return _is_whole(turn) and not is_larger(whole, self._max_bytes)
 
     def _with_head_of_prompt(self, turn: Turn, bodies: list[StoredFile]) -> Turn:
         prompt, arguments = self._in_place_of(
@@ -286,8 +284,10 @@ class LargeMessages:
         )
 
 
-def _is_in_part(turn: Turn) -> bool:
-    return _is_mark(turn.arguments) or (turn.answer is not None and _is_mark(turn.answer.result))
+def _is_whole(turn: Turn) -> bool:
+    answer = turn.answer
+    has_plain_answer = answer is None or type(answer) is TextAnswer or not _is_mark(answer.result)
+    return has_plain_answer and not _is_mark(turn.arguments)
 
 
 def _is_mark(value: Json) -> bool:

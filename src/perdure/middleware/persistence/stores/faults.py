@@ -5,7 +5,10 @@ Classes, and no generators: these stand around every operation.
 
 from perdure.errors import StoreError, StoreUnavailable
 
-__all__ = ["decoded", "encoded"]
+__all__ = ["NOT_WRITTEN_DOWN", "decoded", "encoded"]
+
+NOT_WRITTEN_DOWN = (ValueError, LookupError, TypeError, RecursionError)
+"""What is raised where a turn holds what cannot be written down."""
 
 
 class encoded:  # noqa: N801 - read as a word in a `with`
@@ -23,7 +26,7 @@ class encoded:  # noqa: N801 - read as a word in a `with`
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (ValueError, LookupError, TypeError, RecursionError)):
+        if isinstance(error, NOT_WRITTEN_DOWN):
             raise StoreError(
                 f"The turn {self._turn_id} holds something that cannot be written down ({error}).",
                 remedy="look at what the tool was given and what it gave back.",

@@ -22,15 +22,13 @@ _TEXTS = (2, 3, 10, 11, 12)
 
 
 class HistoryPlan(NamedTuple):
-    """Which turns are a history."""
+    """Which turns are a history, where not all of them are known."""
 
     conversation: KnownConversation
-    places: list[int]
+    places: Sequence[int]
     """Oldest first."""
-    turns: list[Turn | None]
+    turns: Sequence[Turn | None]
     """In the same order; None of what is to be read."""
-    is_known: bool
-    """All of it."""
     rows: Mapping[int, sqlite3.Row]
     """By place, of the turns that are not known, if these are few."""
 
@@ -58,26 +56,29 @@ class Histories:
         found = connection.execute(self._sql["window"], {"session_id": key, "place": place, "turns": turns}).fetchall()
         return {row[0]: row[1] for row in reversed(found)}
 
-    def plan(self, connection: sqlite3.Connection, conversation: KnownConversation, window: Window) -> HistoryPlan:
-        """Which turns come before the next one, in the transaction that gives it its place."""
-        places, turns, is_known = conversation.window(window)
-        rows: Mapping[int, sqlite3.Row] = {}
-        if not is_known:
-            missing = _missing(places, turns)
-            if len(missing) <= _READ_AT_ONCE:
-                rows = self._rows(connection, conversation, missing)
-        return HistoryPlan(conversation, places, turns, is_known, rows)
+    def plan(
+        self, connection: sqlite3.Connection, conversation: KnownConversation, window: Window
+    ) -> HistoryPlan | Sequence[Turn]:
+        """Which turns come before the next one, in the transaction that gives it its place; themselves, if they are
+        known.
+        """
+        known, places, turns = conversation.window(window)
+        if known is not None:
+            return known
+        missing = _missing(places, turns)
+        rows = self._rows(connection, conversation, missing) if len(missing) <= _READ_AT_ONCE else {}
+        return HistoryPlan(conversation, places, turns, rows)
 
-    def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
+    def carried_out(self, plan: HistoryPlan | Sequence[Turn]) -> Sequence[Turn]:
         """
         Raises:
             StoreUnavailable: A row holds what perdure did not write.
         """
-        turns = plan.turns if plan.is_known else self._read(plan)
-        return CopiedTurns(list(filter(None, turns))) if turns else ()
+        turns = self._read(plan) if isinstance(plan, HistoryPlan) else plan
+        return CopiedTurns(turns) if turns else ()
 
-    def _read(self, plan: HistoryPlan) -> list[Turn | None]:
-        """None of what was deleted meanwhile."""
+    def _read(self, plan: HistoryPlan) -> list[Turn]:
+        """Without what was deleted meanwhile."""
         rows, conversation = plan.rows, plan.conversation
         if not rows:
             with self._reading() as reader:
@@ -86,7 +87,7 @@ class Histories:
             read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
         self._known.learn(conversation, read)
         turns = dict(zip(plan.places, plan.turns, strict=True)) | {place: known.turn for place, known in read.items()}
-        return list(turns.values())
+        return list(filter(None, turns.values()))
 
     def _rows(
         self, connection: sqlite3.Connection, conversation: KnownConversation, places: Sequence[int]

@@ -6,12 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from perdure.errors import StoreError, StoreUnavailable
+from perdure.errors import StoreUnavailable
 from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter, Refused
-from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.faults import NOT_WRITTEN_DOWN, decoded, encoded
 from perdure.middleware.persistence.stores.search_upkeep import SearchUpkeep
 from perdure.middleware.persistence.stores.sqlite.forks import add_fork, history_of, turns_of
 from perdure.middleware.persistence.stores.sqlite.histories import Histories
@@ -67,9 +67,8 @@ class SqliteStore(SqliteUpkeep):
                     begun.append(None)
                     continue
                 try:
-                    with explained(self.path):
-                        begun.append(self._begun(place, turn, window))
-                except StoreUnavailable:
+                    begun.append(self._begun(place, turn, window))
+                except (StoreUnavailable, sqlite3.Error, OSError):
                     begun.append(None)  # a row that nobody can read: `begin` says so, to its own caller alone
             return begun
 
@@ -229,9 +228,8 @@ class SqliteStore(SqliteUpkeep):
 def _written_down(row: Callable[[Turn], T], turn: Turn) -> T | None:
     """None if it holds what cannot be written down: who keeps it by itself is told."""
     try:
-        with encoded(turn.id):
-            return row(turn)
-    except StoreError:
+        return row(turn)
+    except NOT_WRITTEN_DOWN:
         return None
 
 

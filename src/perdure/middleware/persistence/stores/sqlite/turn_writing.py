@@ -34,7 +34,7 @@ class Place(NamedTuple):
     """Of its conversation."""
     continuation_id: str
     number: int
-    before: HistoryPlan | None = None
+    before: HistoryPlan | Sequence[Turn] | None = None
     """The turns before it; None of a fork."""
     replay: bool = False
     outcome: Outcome = Outcome.RUNNING
@@ -199,7 +199,9 @@ class TurnWriting:
 
     # ── what is looked up ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _before(self, connection: sqlite3.Connection, turn: Turn, found: Found, window: Window) -> HistoryPlan:
+    def _before(
+        self, connection: sqlite3.Connection, turn: Turn, found: Found, window: Window
+    ) -> HistoryPlan | Sequence[Turn]:
         """What comes before a turn that was here already: nothing of that is noted."""
         newest = self._histories.newest(connection, found.key, found.place, window.turns)
         name = turn.principal, found.continuation_id
