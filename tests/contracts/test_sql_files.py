@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sql_parameters import parameters_of
@@ -183,6 +184,27 @@ def test_turns_that_an_earlier_version_kept_are_all_there_and_go_on(
         assert len(_records(connection)) == len(sqlite_migrations())
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_what_an_earlier_version_kept_leaves_nothing_behind_when_it_is_deleted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, secret = tmp_path / "perdure.db", "the answer to everything"
+    earlier = sqlite_migrations()[:4]
+    with monkeypatch.context() as then, closing(SqliteStore(path)) as store:
+        then.setattr(migrations, "sqlite_migrations", lambda _schema: earlier)
+        store.finish(answered(a_turn("asked", continuation_id="a"), 400 * secret))
+    assert secret.encode() in path.read_bytes()
+    with closing(SqliteStore(path, connect=_overwriting_nothing)) as store:
+        store.delete("alice", "a")
+    assert secret.encode() not in path.read_bytes()
+
+
+def _overwriting_nothing(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    """As most builds of SQLite are; Debian's overwrites what is deleted unless it is told not to."""
+    connection = sqlite3.connect(*arguments, **options)
+    connection.execute("PRAGMA secure_delete = OFF")
+    return connection
 
 
 def test_migrations_are_numbered_from_one_without_gaps() -> None:

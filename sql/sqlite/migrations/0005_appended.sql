@@ -25,7 +25,12 @@ CREATE TABLE chat_messages_appended (
 
 INSERT INTO chat_messages_appended SELECT * FROM chat_messages ORDER BY id;
 
+-- What somebody deletes later must not stand in the free pages from before.
+PRAGMA secure_delete = ON;
+
 DROP TABLE chat_messages;
+
+PRAGMA secure_delete = OFF;
 
 ALTER TABLE chat_messages_appended RENAME TO chat_messages;
 
