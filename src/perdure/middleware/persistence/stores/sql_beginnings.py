@@ -89,18 +89,19 @@ class Beginnings:
         with decoded(self._functions.where):
             continuation_id = reply["continuation_id"]
             if reply["history"] is None and told.claim is not None:  # all of it stands there as it was claimed
-                turns = told.turns
+                shown = told.shown
             else:
                 if continuation_id != turn.continuation_id:
                     conversation, told = (turn.principal, continuation_id), told._replace(turns={})
                 turns = _turns(reply["history"], told.turns, turn.principal, continuation_id)
+                shown = [found.turn for found in turns.values()]
                 self._known.keep(conversation, _window(window, turns, reply), told.generation)
             begun = BegunTurn(
                 continuation_id=continuation_id,
                 place=reply["place"],
                 replay=reply["status"] == "replay",
-                outcome=Outcome(reply["outcome"] or Outcome.RUNNING),
-                history=CopiedTurns([found.turn for found in turns.values()]),
+                outcome=Outcome(reply["outcome"]) if reply["outcome"] else Outcome.RUNNING,
+                history=CopiedTurns(shown),
             )
             if (version := reply.get("version")) is not None:
                 here = BegunHere(turn, beginning.prompt, beginning.characters, begun.place, version)
@@ -109,18 +110,13 @@ class Beginnings:
 
 
 def _among_others(asked: _Asked) -> JsonObject:
-    given = asked.beginning.given | _versions_of(asked.told)
+    """With the versions, by which the database tells what of a history need not travel."""
+    given, claim = {**asked.beginning.given, "known": asked.told.versions}, asked.told.claim
+    if claim is not None:
+        given["known_from"], given["known_version"] = claim
     if asked.window.last_place is not None:
         given["last_place"] = asked.window.last_place
     return given
-
-
-def _versions_of(told: Told) -> JsonObject:
-    """By which the database tells what of a history need not travel."""
-    versions = [found.made_of for found in told.turns.values() if isinstance(found.made_of, int)]
-    if told.claim is None:
-        return {"known": versions}
-    return {"known": versions, "known_from": told.claim.first, "known_version": told.claim.version}
 
 
 def _window(window: Window, turns: dict[int, KnownTurn], reply: JsonObject) -> KnownWindow:

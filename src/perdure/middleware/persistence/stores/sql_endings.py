@@ -12,7 +12,7 @@ from perdure.middleware.persistence.stores.migrated_functions import MigratedFun
 from perdure.middleware.persistence.stores.sql_arguments import Ending, as_read, beginning_of, ending_of
 from perdure.middleware.persistence.stores.sql_calls import SqlFunctions, acknowledged
 from perdure.middleware.persistence.stores.sql_lines import file_of
-from perdure.middleware.persistence.turn import FinishedTurn, Json, JsonObject, Outcome, Turn
+from perdure.middleware.persistence.turn import FinishedTurn, Json, JsonObject, Outcome, StoredFile, Turn
 
 __all__ = ["Endings"]
 
@@ -80,13 +80,7 @@ class Endings:
                 continuation_id=continuation_id,
                 place=told["place"],
                 outcome=Outcome(told["outcome"]),
-                # Each once: a fork of this conversation names them, too.
-                files=tuple(
-                    dict.fromkeys(
-                        file_of({**line, "turn_id": turn.id, "continuation_id": continuation_id})
-                        for line in told["files"]
-                    )
-                ),
+                files=_files(told["files"], turn, continuation_id) if told["files"] else (),
             )
 
     def _note(self, turn: Turn, ending: Ending, reply: JsonObject, continuation_id: str) -> None:
@@ -98,3 +92,9 @@ class Endings:
             known = as_read(begun, turn, ending, continuation_id, version)
         conversation = turn.principal, continuation_id
         self._known.ended(conversation, reply["place"], version, known, is_in_history=is_in_history)
+
+
+def _files(lines: Sequence[JsonObject], turn: Turn, continuation_id: str) -> tuple[StoredFile, ...]:
+    """Each once: a fork of this conversation names them, too."""
+    named = {"turn_id": turn.id, "continuation_id": continuation_id}
+    return tuple(dict.fromkeys(file_of({**line, **named}) for line in lines))
