@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
+from perdure.middleware.persistence.copied_turns import shared
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation
@@ -189,6 +190,28 @@ def test_turns_go_out_of_a_small_window_and_are_in_a_larger_one_all_the_same(sto
     assert prompts(begin(store)) == ["0", "1", "2", "3", "4"]
 
 
+def test_a_history_stays_as_it_was_while_its_conversation_goes_on(store: SqliteStore) -> None:
+    small = Window(3, 1000)
+    late = a_turn("late", continuation_id="c")
+    histories: list[tuple[BegunTurn, list[str]]] = []
+    for number in range(12):
+        if number == 6:
+            store.begin(late, small)
+        if number == 8:
+            store.finish(answered(late))
+        turn = a_turn(f"{number}", continuation_id="c")
+        begun = store.begin(turn, small)
+        histories.append((begun, prompts(begun)))
+        store.finish(answered(turn))
+    said = [f"{number}" for number in range(12)]
+    said.insert(6, "late")
+    assert prompts(begin(store, small)) == said[-3:]
+    for begun, at_first in histories:
+        assert prompts(begun) == at_first == [turn.prompt for turn in shared(begun.history)]
+    assert histories[7][1] == ["4", "5", "6"]
+    assert histories[8][1] == ["late", "6", "7"]
+
+
 def test_nobody_else_ends_a_turn_that_is_known_here(store: SqliteStore) -> None:
     turn = a_turn("mine", continuation_id="c")
     store.begin(turn, WIDE)
@@ -330,6 +353,16 @@ def test_turns_that_never_end_do_not_fill_the_memory_with_what_they_were_given(s
     assert intent.prompt is None
 
 
+def test_turns_that_have_gone_out_of_a_window_are_let_go_of_and_counted_as_long_as_they_are_not() -> None:
+    conversation = KnownConversation(("alice", "c"), 1, 0, {}, depth=4)
+    for place in range(1, 50):
+        turn = a_turn(f"{place}", continuation_id="c")
+        conversation.answered(place, 10, KnownTurn(turn, 1000))
+        kept = len(conversation._newest)
+        assert (conversation.characters - KnownConversation(("", ""), 1, 0, {}, depth=4).characters) == 1000 * kept
+        assert kept <= 4 + 2
+
+
 def test_what_is_learned_or_forgotten_meanwhile_leaves_no_gap_in_a_history() -> None:
     class LearnsMeanwhile(list[Turn | None]):
         def __getitem__(self, at: Any) -> Any:
@@ -340,8 +373,8 @@ def test_what_is_learned_or_forgotten_meanwhile_leaves_no_gap_in_a_history() -> 
 
     conversation = KnownConversation(("alice", "c"), 1, 1, {1: 10}, depth=10)
     conversation._turns = LearnsMeanwhile([None])
-    _, turns, is_known = conversation.window(WIDE)
-    assert (turns, is_known) == ([None], False)
+    known, _, turns = conversation.window(WIDE)
+    assert (known, turns) == (None, [None])
 
 
 def test_what_is_known_wrongly_stands_in_the_way_of_one_turn_and_no_more(store: SqliteStore) -> None:

@@ -8,6 +8,7 @@ from perdure.middleware.persistence.large_messages.bodies import Bodies
 from perdure.middleware.persistence.ports import Clock, Store
 from perdure.middleware.persistence.stores.memory import MemoryStore
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
+from perdure.middleware.persistence.turn import Window
 from perdure.testing import GroupingStoreContract, StoreContract
 from perdure.testing.expiry_contract import ExpiryContract
 from perdure.testing.keeping_contract import KeepingContract
@@ -43,6 +44,28 @@ class TestLargeMessagesBeforeAStoreThatGroups(GroupingStoreContract):
         ended = [answered(turn.changed(place=2), long) for turn in (after,)]
         ended += [answered(turn.changed(place=1), "short") for turn in self._elsewhere()]
         assert [one is None for one in self.store.finish_together(ended)] == [True, False, False, False]
+
+    def test_a_large_message_is_whole_wherever_it_comes_into_a_history_that_was_looked_at_before(self) -> None:
+        window = Window(4, 1_000_000)
+
+        def said() -> list[str]:
+            return [turn.prompt for turn in self.store.begin(self.turn("now"), window).history]
+
+        def say(prompt: str) -> None:
+            turn = self.turn(prompt)
+            self.store.begin(turn, window)
+            self.store.finish(answered(turn))
+
+        long, late = "x" * 60_000, self.turn("y" * 60_000)
+        prompts = [long if number in (8, 17, 25) else f"{number}" for number in range(30)]
+        for number, prompt in enumerate(prompts):
+            say(prompt)
+            assert said() == prompts[max(number - 3, 0) : number + 1]
+        self.store.begin(late, window)
+        say("30")
+        assert said() == ["27", "28", "29", "30"]
+        self.store.finish(answered(late))
+        assert said() == ["28", "29", late.prompt, "30"]
 
 
 class TestLargeMessages(StoreContract):

@@ -8,7 +8,7 @@ from perdure.middleware.call_legs import CallLegs
 from perdure.middleware.call_steps import CallSteps
 from perdure.middleware.call_turn import CallTurn
 from perdure.middleware.idempotency import still_running, turn_id_of, used_otherwise
-from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.copied_turns import all_pass
 from perdure.middleware.persistence.history import NOTHING_BEFORE, History, HistoryState
 from perdure.middleware.persistence.turn import BegunTurn, FinishedTurn, Outcome, Turn, WaitingHistory, new_turn_id
 from perdure.middleware.request_state import is_envelope
@@ -73,7 +73,7 @@ class TurnBeginning:
         call = self._call
         history = NOTHING_BEFORE
         if begun.place > 1:
-            if not all(isinstance(turn, Turn) for turn in shared(begun.history)):
+            if not all_pass(_is_turn, begun.history):
                 raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
             history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
         call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
@@ -224,3 +224,7 @@ class TurnBeginning:
             self._runtime.say("file.not_brought_back", error)
             named = ", ".join(uris)
             call.refusal = StoreUnavailable(f"{named} could not be brought back now.", remedy="try again later.")
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, Turn)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import overload
 
+from perdure.middleware.persistence.growing_turns import PartOfTurns, Test
 from perdure.middleware.persistence.turn import Answer, Turn, copied
 
-__all__ = ["CopiedTurns", "copied_answer", "own_copy", "shared"]
+__all__ = ["CopiedTurns", "all_pass", "copied_answer", "own_copy", "shared"]
 
 
 class CopiedTurns(Sequence[Turn]):
@@ -15,7 +16,7 @@ class CopiedTurns(Sequence[Turn]):
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = turns
-        self._copies: list[Turn | None] = [None] * len(turns)
+        self._copies: list[Turn | None] = []
 
     @overload
     def __getitem__(self, index: int) -> Turn: ...
@@ -24,6 +25,8 @@ class CopiedTurns(Sequence[Turn]):
     def __getitem__(self, index: int | slice) -> Turn | Sequence[Turn]:
         if isinstance(index, slice):
             return tuple(self[place] for place in range(*index.indices(len(self))))
+        if not self._copies:
+            self._copies = [None] * len(self._turns)
         copy = self._copies[index]
         if copy is None:
             copy = self._copies[index] = own_copy(self._turns[index])
@@ -48,6 +51,12 @@ class CopiedTurns(Sequence[Turn]):
 def shared(turns: Sequence[Turn]) -> Sequence[Turn]:
     """`turns` without a copy of any, for whoever only reads their texts and hands none of them on."""
     return turns._turns if isinstance(turns, CopiedTurns) else turns
+
+
+def all_pass(test: Test, turns: Sequence[Turn]) -> bool:
+    """Whether `test` is true of each. What histories share is not asked about twice."""
+    turns = shared(turns)
+    return turns.all_pass(test) if isinstance(turns, PartOfTurns) else all(map(test, turns))
 
 
 def own_copy(turn: Turn) -> Turn:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import FileMissing, StoreUnavailable
 from perdure.logs import log
-from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.copied_turns import all_pass
 from perdure.middleware.persistence.large_messages.bodies import Bodies
 from perdure.middleware.persistence.large_messages.size import is_larger
 from perdure.middleware.persistence.ports import Store, grouping_of
@@ -59,7 +59,7 @@ class LargeMessages:
 
     def begin(self, turn: Turn, window: Window) -> BegunTurn:
         begun = self._store.begin(self._with_head_of_prompt(turn, []), window)
-        if not any(_is_in_part(turn) for turn in shared(begun.history)):
+        if all_pass(_is_whole, begun.history):
             return begun
         # A message of the history that cannot be read now must not hold up the turn: its head says what it is.
         return replace(begun, history=tuple(self._whole(turn, or_head=True) for turn in begun.history))
@@ -72,7 +72,7 @@ class LargeMessages:
             return results
         together = self._grouping.begin_together([wanted[number] for number in plain])
         for number, begun in zip(plain, together, strict=True):
-            if begun is not None and not any(_is_in_part(turn) for turn in shared(begun.history)):
+            if begun is not None and all_pass(_is_whole, begun.history):
                 results[number] = begun
         return results
 
@@ -286,8 +286,8 @@ class LargeMessages:
         )
 
 
-def _is_in_part(turn: Turn) -> bool:
-    return _is_mark(turn.arguments) or (turn.answer is not None and _is_mark(turn.answer.result))
+def _is_whole(turn: Turn) -> bool:
+    return not _is_mark(turn.arguments) and (turn.answer is None or not _is_mark(turn.answer.result))
 
 
 def _is_mark(value: Json) -> bool:

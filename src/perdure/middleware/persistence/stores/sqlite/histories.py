@@ -25,12 +25,12 @@ class HistoryPlan(NamedTuple):
     """Which turns are a history."""
 
     conversation: KnownConversation
-    places: list[int]
-    """Oldest first."""
-    turns: list[Turn | None]
-    """In the same order; None of what is to be read."""
-    is_known: bool
-    """All of it."""
+    known: Sequence[Turn] | None
+    """The turns, oldest first; None where some are to be read."""
+    places: Sequence[int]
+    """In the same order, if some are to be read; and so"""
+    turns: Sequence[Turn | None]
+    """None of those."""
     rows: Mapping[int, sqlite3.Row]
     """By place, of the turns that are not known, if these are few."""
 
@@ -60,24 +60,24 @@ class Histories:
 
     def plan(self, connection: sqlite3.Connection, conversation: KnownConversation, window: Window) -> HistoryPlan:
         """Which turns come before the next one, in the transaction that gives it its place."""
-        places, turns, is_known = conversation.window(window)
+        known, places, turns = conversation.window(window)
         rows: Mapping[int, sqlite3.Row] = {}
-        if not is_known:
+        if known is None:
             missing = _missing(places, turns)
             if len(missing) <= _READ_AT_ONCE:
                 rows = self._rows(connection, conversation, missing)
-        return HistoryPlan(conversation, places, turns, is_known, rows)
+        return HistoryPlan(conversation, known, places, turns, rows)
 
     def carried_out(self, plan: HistoryPlan) -> Sequence[Turn]:
         """
         Raises:
             StoreUnavailable: A row holds what perdure did not write.
         """
-        turns = plan.turns if plan.is_known else self._read(plan)
-        return CopiedTurns(list(filter(None, turns))) if turns else ()
+        turns = plan.known if plan.known is not None else self._read(plan)
+        return CopiedTurns(turns) if turns else ()
 
-    def _read(self, plan: HistoryPlan) -> list[Turn | None]:
-        """None of what was deleted meanwhile."""
+    def _read(self, plan: HistoryPlan) -> list[Turn]:
+        """Without what was deleted meanwhile."""
         rows, conversation = plan.rows, plan.conversation
         if not rows:
             with self._reading() as reader:
@@ -86,7 +86,7 @@ class Histories:
             read = {place: KnownTurn(turn_of(row, *conversation.name), _characters(row)) for place, row in rows.items()}
         self._known.learn(conversation, read)
         turns = dict(zip(plan.places, plan.turns, strict=True)) | {place: known.turn for place, known in read.items()}
-        return list(turns.values())
+        return list(filter(None, turns.values()))
 
     def _rows(
         self, connection: sqlite3.Connection, conversation: KnownConversation, places: Sequence[int]

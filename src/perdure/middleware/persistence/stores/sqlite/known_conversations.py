@@ -7,9 +7,10 @@ when that is taken back, and as soon as anybody else has written to the file, an
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from perdure.middleware.persistence.growing_turns import GrowingTurns
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.sqlite.written_rows import PromptRow
 from perdure.middleware.persistence.turn import Turn, Window
@@ -46,6 +47,8 @@ class KnownConversation:
 
     __slots__ = (
         "_characters",
+        "_gone",
+        "_newest",
         "_places",
         "_tokens",
         "_turns",
@@ -87,6 +90,10 @@ class KnownConversation:
         self._tokens = list(newest.values())
         self._turns: list[Turn | None] = [None] * len(newest)
         self._characters = [0] * len(newest)
+        self._newest = GrowingTurns()
+        """The last of `_turns`, as far as all are known; perhaps after some that have gone from there."""
+        self._gone = 0
+        """Their characters."""
 
     def takes(self, turn: Turn, now: str, window: Window) -> bool:
         """Whether it is sure that `turn` may be the next one, and which turns come before it."""
@@ -97,9 +104,9 @@ class KnownConversation:
             and (window.turns <= self.depth or self.whole)
         )
 
-    def window(self, window: Window) -> tuple[list[int], list[Turn | None], bool]:
-        """The newest answered turns within the budget, oldest first: their places, what is known of them, and whether
-        that is all.
+    def window(self, window: Window) -> tuple[Sequence[Turn] | None, Sequence[int], Sequence[Turn | None]]:
+        """The newest answered turns within the budget, oldest first, if all are known; if not, their places, and what
+        is known of them.
         """
         first = len(self._places)
         if self.spent <= window.tokens and first <= window.turns:
@@ -108,9 +115,13 @@ class KnownConversation:
             oldest, left = max(first - window.turns, 0), window.tokens
             while first > oldest and (left := left - self._tokens[first - 1]) >= 0:
                 first -= 1
+        newest, wanted = self._newest, len(self._places) - first
+        if wanted <= len(newest):
+            return newest.newest(wanted), (), ()
         # Told of these alone, not of a count: a reader may learn some, or too much be forgotten, between the two.
         turns = self._turns[first:]
-        return self._places[first:], turns, all(turns)
+        known = [turn for turn in turns if turn is not None]
+        return known if len(known) == len(turns) else None, self._places[first:], turns
 
     def moved_on(self, place: int, expires_at: str | None) -> None:
         """Its newest turn is at `place` now; `expires_at` if that has changed."""
@@ -125,6 +136,7 @@ class KnownConversation:
         if at == 0 and not self.whole:
             return
         turn, characters = known[:2] if known is not None else (None, 0)
+        is_newest = at == len(self._places)
         self._places.insert(at, place)
         self._tokens.insert(at, tokens)
         self._turns.insert(at, turn)
@@ -134,15 +146,26 @@ class KnownConversation:
         if len(self._places) > self.depth:
             self.whole = False
             self.spent -= self._tokens.pop(0)
-            self.characters -= self._characters.pop(0)
+            self._gone += self._characters.pop(0)
             del self._turns[0], self._places[0]
+        if turn is None or not is_newest:
+            self._share_anew()
+            return
+        self._newest.append(turn)
+        gone = len(self._newest) - len(self._places)
+        if gone > self.depth // 2:
+            self._let_go(self._newest.without_oldest(gone))
 
     def learn(self, known: Mapping[int, KnownTurn]) -> None:
         """What some of its turns say, by place."""
+        learned = False
         for at, place in enumerate(self._places):
             if self._turns[at] is None and place in known:
                 self._turns[at], self._characters[at] = known[place][:2]
                 self.characters += self._characters[at]
+                learned = True
+        if learned:
+            self._share_anew()
 
     def learn_from(self, earlier: "KnownConversation") -> None:
         """What was known of its turns before."""
@@ -153,6 +176,19 @@ class KnownConversation:
         self._turns = [None] * len(self._places)
         self._characters = [0] * len(self._places)
         self.characters = _OF_A_CONVERSATION
+        self._newest, self._gone = GrowingTurns(), 0
+
+    def _share_anew(self) -> None:
+        first = len(self._turns)
+        while first and self._turns[first - 1] is not None:
+            first -= 1
+        self._let_go(GrowingTurns([turn for turn in self._turns[first:] if turn is not None]))
+
+    def _let_go(self, newest: GrowingTurns) -> None:
+        """`newest` has none of those that have gone."""
+        self._newest = newest
+        self.characters -= self._gone
+        self._gone = 0
 
 
 class KnownConversations:
