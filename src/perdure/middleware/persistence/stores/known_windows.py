@@ -108,7 +108,7 @@ class KnownWindow:
         return Claim(first, self._version)
 
     def begun(self, place: int, version: int) -> None:
-        if self._first is not None:
+        if self._first is not None and place >= self._first:
             self._version ^= self._versions.get(place, 0) ^ version
             self._versions[place] = version
             self._last = max(self._last, place)
