@@ -1,6 +1,11 @@
 """What is kept in mind of conversations in Postgres stays within its bounds, and is gone when it is to be forgotten."""
 
+from functools import reduce
+from operator import xor
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perdure.middleware.persistence.serialization import Prompt
 from perdure.middleware.persistence.stores import known_windows
@@ -113,3 +118,46 @@ def test_one_that_is_too_dear_lets_nothing_pass_that_stands_before_it() -> None:
     window.ended(2, 8, a_known_turn(tokens=1))
     assert list(window.turns()) == [4, 5]
     assert window.claim(budget) == Claim(3, 2 ^ 10 ^ 12)
+
+
+PLACES = st.integers(1, 8)
+STEPS = st.one_of(
+    st.tuples(st.just("begun"), PLACES, st.integers(1, 99)),
+    st.tuples(st.just("ended"), PLACES, st.integers(0, 400)),
+    st.tuples(st.just("begun and ended"), PLACES, st.integers(0, 400)),
+    st.tuples(st.just("failed"), PLACES, st.integers(1, 99)),
+    st.tuples(st.just("lost"), PLACES, st.just(0)),
+)
+
+
+@given(st.lists(STEPS, max_size=30))
+def test_what_a_beginning_is_told_is_what_stands_there_whatever_has_become_of_it(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    window = KnownWindow(NARROW, {1: a_known_turn()}, first=1, versions={1: 5})
+    for step, place, number in steps:
+        match step:
+            case "begun" if place not in window.turns():
+                window.begun(place, number)
+            case "ended" if place not in window.turns():
+                window.ended(place, 7, a_known_turn(tokens=number))
+            case "begun and ended" if place not in window.turns():
+                window.begun(place, 3)
+                window.ended(place, 7, a_known_turn(tokens=number))
+            case "failed":
+                window.ended(place, number, None)
+            case "lost":
+                window.lose(place)
+        turns, told = window.turns(), window.told(NARROW, 0)
+        assert list(turns) == sorted(turns)
+        assert (told.turns, told.shown) == (turns, [known.turn for known in turns.values()])
+        assert told.versions == f"{{{','.join(['5'] * len(turns))}}}"
+        if told.claim is not None:
+            first, versions = told.claim.first, window._versions
+            assert sorted(versions) == list(range(first, first + len(versions)))
+            assert told.claim.version == reduce(xor, versions.values())
+
+
+def test_a_line_without_a_version_is_not_named_to_the_database() -> None:
+    line = a_known_turn()._replace(made_of={"place": 1})
+    assert KnownWindow(WIDE, {1: line, 2: a_known_turn()}).told(WIDE, 0).versions == "{5}"

@@ -81,7 +81,10 @@ def _do_everything(store: SqlFunctionStore) -> None:
     """Every operation in every form that it has."""
     turn = replace(
         a_turn("hello", continuation_id="c", metadata={"protocol_version": "x"}),
+        minted=True,
+        adopt=False,
         fresh_id="fresh",
+        deferred=True,
         after_place=1,
         files=(StoredFile(key="k", bucket="b", name="n", sha256="0" * 64, size=1, media_type="text/plain"),),
     )

@@ -16,6 +16,8 @@ from perdure.middleware.persistence.serialization import (
     answer_and_copy,
     decode_answer,
     decode_prompt,
+    encode_prompt,
+    prompt_and_copies,
     prompt_and_copy,
 )
 from perdure.middleware.persistence.turn import Answer
@@ -104,6 +106,43 @@ def test_the_copy_of_arguments_is_what_reading_them_gives(prompt: str, arguments
     if copy is not None:
         read = decode_prompt(message)
         assert (read.text, repr(read.arguments)) == (prompt, repr(copy))
+
+
+PROTOCOLS = st.sampled_from(["2025-06-18", "2025-11-25", "2026-07-28"])
+PROMPTS = st.just({"prompt": SAID}) | st.sampled_from(
+    [{"prompt": Spoken.SAID}, OrderedDict(prompt=SAID), {"prompt": SAID, "n": 1}, {"text": SAID}, {"prompt": None}, {}]
+)
+METADATA = st.builds(lambda version: {"protocol_version": version}, PROTOCOLS) | st.sampled_from(
+    [
+        {},
+        {"protocol_version": Spoken.SAID},
+        {"protocol_version": "2099-01-01"},
+        {"protocol_version": ["2026-07-28"]},
+        {"protocol_version": "2026-07-28", "more": 1},
+        {"client": "2026-07-28"},
+        OrderedDict(protocol_version="2026-07-28"),
+    ]
+)
+"""As most calls have them, and nearly so."""
+
+
+@given(st.just(SAID) | TEXTS, PROMPTS | st.dictionaries(TEXTS, VALUES, max_size=2), METADATA)
+def test_the_copies_of_a_prompt_are_what_reading_it_gives(prompt: str, arguments: Any, metadata: Any) -> None:
+    message, copies = prompt_and_copies(prompt, arguments, metadata)
+    if copies is not None:
+        read = decode_prompt(message)
+        assert repr(read) == repr(copies)
+        assert copies.arguments is not arguments
+        assert copies.metadata is not metadata or not metadata
+        assert message == encode_prompt(prompt, read.arguments, read.metadata)
+
+
+@given(PROTOCOLS)
+def test_the_commonest_prompts_are_a_number(version: str) -> None:
+    message, copies = prompt_and_copies(SAID, {"prompt": SAID}, {"protocol_version": version})
+    assert message.body is not None
+    assert message.body.isdecimal()
+    assert copies == (SAID, {"prompt": SAID}, {"protocol_version": version})
 
 
 @given(TEXTS, VALUES)

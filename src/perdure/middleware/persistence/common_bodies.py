@@ -12,7 +12,7 @@ from functools import partial
 
 from perdure.middleware.persistence.turn import Json, JsonObject
 
-__all__ = ["of_arguments", "of_result", "shortened", "written_out"]
+__all__ = ["of_arguments", "of_prompt", "of_result", "shortened", "written_out"]
 
 _BODIES = {
     # A prompt that is the tool's only argument; without and with what is told of the protocol.
@@ -53,6 +53,7 @@ _NUMBERS = {body: number for number, body in _BODIES.items()}
 
 
 _OF_ARGUMENTS = "1"
+_WITH_PROTOCOL = {"2025-06-18": "2", "2025-11-25": "3", "2026-07-28": "4"}
 
 _TYPE_FIRST, _TEXT_FIRST = ("type", "text"), ("text", "type")
 
@@ -89,6 +90,16 @@ def of_arguments(arguments: JsonObject, prompt: str) -> tuple[str, JsonObject] |
     if type(arguments) is not dict or len(arguments) != 1 or arguments.get("prompt") != prompt:
         return None
     return _OF_ARGUMENTS, {"prompt": prompt}
+
+
+def of_prompt(arguments: JsonObject, metadata: JsonObject, prompt: str) -> tuple[str, JsonObject, JsonObject] | None:
+    """As `of_arguments`, of a body that holds metadata, too; beside the number copies of both."""
+    common = of_arguments(arguments, prompt)
+    if common is None or not metadata:
+        return (*common, {}) if common is not None else None
+    version = metadata.get("protocol_version") if type(metadata) is dict and len(metadata) == 1 else None
+    number = _WITH_PROTOCOL.get(version) if type(version) is str else None
+    return (number, common[1], {"protocol_version": version}) if number is not None else None
 
 
 def of_result(result: Json, text: str) -> tuple[str, Callable[[str], JsonObject]] | None:

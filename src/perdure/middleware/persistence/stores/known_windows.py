@@ -55,7 +55,18 @@ class BegunHere(NamedTuple):
 class KnownWindow:
     """`turns`: the newest answered ones within the budget, by place, the oldest first."""
 
-    __slots__ = ("_first", "_tokens", "_turns", "_versions", "_window", "characters")
+    __slots__ = (
+        "_first",
+        "_last",
+        "_shown",
+        "_tokens",
+        "_turns",
+        "_version",
+        "_versions",
+        "_window",
+        "_written",
+        "characters",
+    )
 
     def __init__(
         self, window: Window, turns: dict[int, KnownTurn], first: int | None = None, versions: Mapping[int, int] = {}
@@ -67,43 +78,63 @@ class KnownWindow:
         self._turns = turns
         self._first = first
         self._versions = dict(versions)
+        # What each beginning asks for is kept as it will be asked for: to go over all turns takes longer than the rest.
+        self._last = max(versions, default=0)
+        self._version = reduce(xor, versions.values(), 0)
+        self._shown = {place: known.turn for place, known in turns.items()}
+        self._written = {place: str(known.made_of) for place, known in turns.items() if isinstance(known.made_of, int)}
         self._tokens = sum(known.turn.tokens for known in turns.values())
         self.characters = sum(known.characters for known in turns.values())
 
     def turns(self) -> dict[int, KnownTurn]:
         return dict(self._turns)
 
+    def told(self, window: Window, generation: int) -> "Told":
+        return Told(
+            dict(self._turns),
+            list(self._shown.values()),
+            f"{{{','.join(self._written.values())}}}",
+            self.claim(window),
+            generation,
+        )
+
     def claim(self, window: Window) -> Claim | None:
         """None: it is not known what a history within `window` would be."""
-        versions, first = self._versions, self._first
-        if not versions or first is None or (window.turns, window.tokens) != self._window:
+        places, first = len(self._versions), self._first
+        if not places or first is None or (window.turns, window.tokens) != self._window:
             return None
-        if len(versions) != max(versions) - first + 1 or len(versions) > _MOST_PLACES:
+        if places != self._last - first + 1 or places > _MOST_PLACES:
             return None
-        return Claim(first, reduce(xor, versions.values()))
+        return Claim(first, self._version)
 
     def begun(self, place: int, version: int) -> None:
-        if self._first is not None:
+        if self._first is not None and place >= self._first:
+            self._version ^= self._versions.get(place, 0) ^ version
             self._versions[place] = version
+            self._last = max(self._last, place)
 
     def ended(self, place: int, version: int, known: KnownTurn | None) -> None:
         """`version`: of its answer alone. `known`: if the turn now is one of a history."""
         if place not in self._versions:
             return
         self._versions[place] ^= version
+        self._version ^= version
         if known is not None:
             self._add(place, known)
             self._let_go()
 
     def lose(self, place: int) -> None:
         """It is not known any more what stands there."""
-        self._versions.pop(place, None)
+        self._version ^= self._versions.pop(place, 0)
 
     def _add(self, place: int, known: KnownTurn) -> None:
         is_newest = not self._turns or place > next(reversed(self._turns))
-        self._turns[place] = known
+        self._turns[place], self._shown[place] = known, known.turn
+        if isinstance(known.made_of, int):
+            self._written[place] = str(known.made_of)
         if not is_newest:  # it was answered late
             self._turns = dict(sorted(self._turns.items()))
+            self._shown = dict(sorted(self._shown.items()))
         self._tokens += known.turn.tokens
         self.characters += known.characters
 
@@ -115,17 +146,25 @@ class KnownWindow:
             is_one_too_many = len(self._turns) > turns
             oldest = next(iter(self._turns))
             gone = self._turns.pop(oldest)
+            del self._shown[oldest]
+            self._written.pop(oldest, None)
             self._tokens -= gone.turn.tokens
             self.characters -= gone.characters
             # One that is too dear lets nothing pass that stands before it, but what stands after it may come in.
             first = next(iter(self._turns), oldest) if is_one_too_many else oldest
         if first is not None:
+            for place in range(first if self._first is None else self._first, first):
+                self.lose(place)
             self._first = first
-            self._versions = {place: version for place, version in self._versions.items() if place >= first}
 
 
 class Told(NamedTuple):
     turns: dict[int, KnownTurn]
+    """By place, the oldest first."""
+    shown: list[Turn]
+    """The same, as a history has them."""
+    versions: str
+    """Theirs, as far as they have any: an array as Postgres writes it, which it reads in less time than one of JSON."""
     claim: Claim | None
     generation: int
 
@@ -146,9 +185,9 @@ class KnownWindows(Generic[C]):
         with self._lock:
             found = self._windows.get(conversation)
             if found is None:
-                return Told({}, None, self._generation)
+                return Told({}, [], "{}", None, self._generation)
             self._windows.move_to_end(conversation)
-            return Told(found.turns(), found.claim(window), self._generation)
+            return found.told(window, self._generation)
 
     def keep(self, conversation: C, window: KnownWindow, generation: int) -> None:
         """In place of what was known of the conversation. `generation`: as it was before `window` was read."""

@@ -45,11 +45,15 @@ def beginning_of(turn: Turn, now: datetime) -> Beginning:
         "body": message.body,
         "started_at": turn.started_at.isoformat(),
         "lease_until": turn.lease_until.isoformat(),
-        "minted": turn.minted,
-        "adopt": turn.adopt,
-        "deferred": turn.deferred,
         "at": now.isoformat(),
     }
+    # What is not given is as it mostly is.
+    if turn.minted:
+        given["minted"] = True
+    if not turn.adopt:
+        given["adopt"] = False
+    if turn.deferred:
+        given["deferred"] = True
     if turn.metadata:
         given["metadata"] = readable_json(turn.metadata)
     if turn.fresh_id:

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
-from perdure.errors import StoreError
 from perdure.middleware.persistence.copied_turns import CopiedTurns
 from perdure.middleware.persistence.ports import Clock
 from perdure.middleware.persistence.stores.called_together import CalledTogether
-from perdure.middleware.persistence.stores.faults import decoded, encoded
+from perdure.middleware.persistence.stores.faults import OF_ONE_TURN, decoded, encoded
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.known_windows import BegunHere, KnownWindow, KnownWindows, Told
 from perdure.middleware.persistence.stores.migrated_functions import MigratedFunctions
@@ -44,7 +44,8 @@ class Beginnings:
 
     def one(self, turn: Turn, window: Window) -> BegunTurn:
         deadline = time.monotonic() + self._functions.timeout
-        asked = self._asked(turn, window)
+        with encoded(turn.id):
+            asked = self._asked(turn, window, self._clock.now())
         reply: Json = None
         if turn.is_new:
             reply = self.called.reply(_among_others(asked), asked.beginning.characters, deadline)
@@ -54,17 +55,19 @@ class Beginnings:
             if window.last_place is not None and turn.is_new:
                 older.insert(0, ("begin_turn_up_to", {"last_place": window.last_place} | given))
             reply = self._migrated.newest(*older, deadline=deadline)
-        return self._begun(asked, reply)
+        with decoded(self._functions.where):
+            return self._begun(asked, reply)
 
     def several(self, wanted: Sequence[tuple[Turn, Window]]) -> list[BegunTurn | None]:
         deadline = time.monotonic() + self._functions.timeout
         begun: list[BegunTurn | None] = [None] * len(wanted)
+        now = self._clock.now()
         asked: dict[int, _Asked] = {}
         for number, (turn, window) in enumerate(wanted):
             if turn.is_new:
                 try:
-                    asked[number] = self._asked(turn, window)
-                except StoreError:
+                    asked[number] = self._asked(turn, window, now)
+                except OF_ONE_TURN:
                     continue  # `one` says why.
         sent = [(_among_others(one), one.beginning.characters) for one in asked.values()]
         replies = self.called.replies(sent, deadline)
@@ -72,13 +75,12 @@ class Beginnings:
             if reply is not None:
                 try:
                     begun[number] = self._begun(one, reply)
-                except StoreError:
+                except OF_ONE_TURN:
                     continue  # … here, too.
         return begun
 
-    def _asked(self, turn: Turn, window: Window) -> _Asked:
-        with encoded(turn.id):
-            beginning = beginning_of(turn, self._clock.now())
+    def _asked(self, turn: Turn, window: Window, now: datetime) -> _Asked:
+        beginning = beginning_of(turn, now)
         beginning.given["max_turns"], beginning.given["max_tokens"] = window.turns, window.tokens
         return _Asked(turn, window, beginning, self._known.of((turn.principal, turn.continuation_id), window))
 
@@ -86,41 +88,36 @@ class Beginnings:
         turn, window, beginning, told = asked
         conversation = turn.principal, turn.continuation_id
         reply = acknowledged(self._functions.where, turn, answer)
-        with decoded(self._functions.where):
-            continuation_id = reply["continuation_id"]
-            if reply["history"] is None and told.claim is not None:  # all of it stands there as it was claimed
-                turns = told.turns
-            else:
-                if continuation_id != turn.continuation_id:
-                    conversation, told = (turn.principal, continuation_id), told._replace(turns={})
-                turns = _turns(reply["history"], told.turns, turn.principal, continuation_id)
-                self._known.keep(conversation, _window(window, turns, reply), told.generation)
-            begun = BegunTurn(
-                continuation_id=continuation_id,
-                place=reply["place"],
-                replay=reply["status"] == "replay",
-                outcome=Outcome(reply["outcome"] or Outcome.RUNNING),
-                history=CopiedTurns([found.turn for found in turns.values()]),
-            )
-            if (version := reply.get("version")) is not None:
-                here = BegunHere(turn, beginning.prompt, beginning.characters, begun.place, version)
-                self._known.begun(conversation, here, told.generation)
-            return begun
+        continuation_id = reply["continuation_id"]
+        if reply["history"] is None and told.claim is not None:  # all of it stands there as it was claimed
+            shown = told.shown
+        else:
+            if continuation_id != turn.continuation_id:
+                conversation, told = (turn.principal, continuation_id), told._replace(turns={})
+            turns = _turns(reply["history"], told.turns, turn.principal, continuation_id)
+            shown = [found.turn for found in turns.values()]
+            self._known.keep(conversation, _window(window, turns, reply), told.generation)
+        begun = BegunTurn(
+            continuation_id=continuation_id,
+            place=reply["place"],
+            replay=reply["status"] == "replay",
+            outcome=Outcome(reply["outcome"]) if reply["outcome"] else Outcome.RUNNING,
+            history=CopiedTurns(shown),
+        )
+        if (version := reply.get("version")) is not None:
+            here = BegunHere(turn, beginning.prompt, beginning.characters, begun.place, version)
+            self._known.begun(conversation, here, told.generation)
+        return begun
 
 
 def _among_others(asked: _Asked) -> JsonObject:
-    given = asked.beginning.given | _versions_of(asked.told)
+    """With the versions, by which the database tells what of a history need not travel."""
+    given, claim = {**asked.beginning.given, "known": asked.told.versions}, asked.told.claim
+    if claim is not None:
+        given["known_from"], given["known_version"] = claim
     if asked.window.last_place is not None:
         given["last_place"] = asked.window.last_place
     return given
-
-
-def _versions_of(told: Told) -> JsonObject:
-    """By which the database tells what of a history need not travel."""
-    versions = [found.made_of for found in told.turns.values() if isinstance(found.made_of, int)]
-    if told.claim is None:
-        return {"known": versions}
-    return {"known": versions, "known_from": told.claim.first, "known_version": told.claim.version}
 
 
 def _window(window: Window, turns: dict[int, KnownTurn], reply: JsonObject) -> KnownWindow:

@@ -11,7 +11,7 @@ from perdure.middleware.persistence.ports import Clock, SystemClock
 from perdure.middleware.persistence.sql_files import named_queries
 from perdure.middleware.persistence.sqlite_file.database import Connect, Database, explained
 from perdure.middleware.persistence.sqlite_file.group_writer import GroupWriter, Refused
-from perdure.middleware.persistence.stores.faults import NOT_WRITTEN_DOWN, decoded, encoded
+from perdure.middleware.persistence.stores.faults import OF_ONE_TURN, decoded, encoded
 from perdure.middleware.persistence.stores.search_upkeep import SearchUpkeep
 from perdure.middleware.persistence.stores.sqlite.forks import add_fork, history_of, turns_of
 from perdure.middleware.persistence.stores.sqlite.histories import Histories
@@ -229,7 +229,7 @@ def _written_down(row: Callable[[Turn], T], turn: Turn) -> T | None:
     """None if it holds what cannot be written down: who keeps it by itself is told."""
     try:
         return row(turn)
-    except NOT_WRITTEN_DOWN:
+    except OF_ONE_TURN:
         return None
 
 
