@@ -1,7 +1,8 @@
 """Values as `dataclasses` makes them, whose classes and objects are made several times as quickly.
 
 For a class `dataclass` writes and compiles seven functions, which takes 0.4 ms and more; `import perdure` makes thirty
-classes, in every server that is started. Here the constructor alone is written, and the rest is the same for all.
+classes, in every server that is started. Here the constructor alone is written, when somebody first asks for it, and
+the rest is the same for all.
 
 A frozen dataclass sets each of its fields by a call, past its own refusal; which takes five times as long as to set
 them. So they are set while the object is of a twin class, which has the same slots and refuses nothing, and it becomes
@@ -30,10 +31,8 @@ def frozen(*, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
     """
 
     def made(cls: type[T]) -> type[T]:
-        value: Any = dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
-        own = fields(value)
-        _add_written_functions(value, own, kw_only)
-        _add_common_functions(value, own)
+        value = _with_fields(cls, kw_only)
+        _write_when_used(value, kw_only, is_frozen=True)
         value.__setattr__, value.__delattr__ = _refuse_to_set, _refuse_to_delete
         value.__getstate__, value.__setstate__ = _state, _set_state
         return cast("type[T]", value)
@@ -46,24 +45,60 @@ def mutable(*, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
     """As `@dataclass(slots=True)`, for a class that has fields and no base."""
 
     def made(cls: type[T]) -> type[T]:
-        value: Any = dataclass(repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
-        _add_common_functions(value, fields(value))
+        value = _with_fields(cls, kw_only)
+        _write_when_used(value, kw_only, is_frozen=False)
         value.__hash__ = None
         return cast("type[T]", value)
 
     return made
 
 
-def _add_written_functions(value: Any, own: Fields, kw_only: bool) -> None:
+def _with_fields(cls: type[Any], kw_only: bool) -> Any:
+    # Without a docstring `dataclass` makes one of the class's signature, and reading that takes 0.2 ms.
+    cls.__doc__ = cls.__doc__ or f"See the fields of {cls.__name__}."
+    value: Any = dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
+    _add_common_functions(value, fields(value))
+    return value
+
+
+def _write_when_used(value: Any, kw_only: bool, *, is_frozen: bool) -> None:
+    declared = vars(value).get("changed") if is_frozen else None
+
+    def write() -> None:
+        written = _written_functions(value, kw_only, is_frozen=is_frozen, has_changed=declared is not None)
+        value.__init__ = written["__init__"]
+        value.__init__.__qualname__ = f"{value.__qualname__}.__init__"
+        if declared is not None:
+            value.changed = wraps(declared)(written["changed"])
+
+    value.__init__ = _Unwritten("__init__", write)
+    if declared is not None:
+        value.changed = _Unwritten("changed", write)
+
+
+class _Unwritten:
+    """In a class, in place of a method. Two threads that ask for it at once may both write it: either will do."""
+
+    def __init__(self, name: str, write: Callable[[], None]) -> None:
+        self._name = name
+        self._write = write
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        self._write()
+        return getattr(owner if instance is None else instance, self._name)
+
+
+def _written_functions(value: Any, kw_only: bool, *, is_frozen: bool, has_changed: bool) -> dict[str, Any]:
     """Written out, as `dataclasses` does it: a loop over the fields would take as long as what this is to save."""
+    own = fields(value)
     parameters = ", ".join(field.name if _is_required(field) else f"{field.name}=default_{field.name}" for field in own)
     lines = [
         f"def __init__(self, {'*, ' if kw_only else ''}{parameters}):",
-        "    put(self, '__class__', twin)",
+        *(["    put(self, '__class__', twin)"] if is_frozen else []),
         *(f"    self.{field.name} = {_given(field)}" for field in own),
-        "    self.__class__ = cls",
+        *(["    self.__class__ = cls"] if is_frozen else []),
     ]
-    if (declared := vars(value).get("changed")) is not None:
+    if has_changed:
         # No `**changes`: to put them into a dictionary and set each from there takes longer than to ask for all fields.
         lines += [
             f"def changed(_old, {', '.join(f'{field.name}=missing' for field in own)}):",
@@ -75,16 +110,13 @@ def _add_written_functions(value: Any, own: Fields, kw_only: bool) -> None:
             "    self.__class__ = cls",
             "    return self",
         ]
-    twin = type(f"_Open{value.__name__}", (), {"__slots__": tuple(field.name for field in own)})
-    names: dict[str, Any] = {"cls": value, "twin": twin, "missing": MISSING}
-    names |= {"put": object.__setattr__, "blank": object.__new__}
+    names: dict[str, Any] = {"cls": value, "missing": MISSING, "put": object.__setattr__, "blank": object.__new__}
+    if is_frozen:
+        names["twin"] = type(f"_Open{value.__name__}", (), {"__slots__": tuple(field.name for field in own)})
     names |= {f"default_{field.name}": field.default for field in own}
     names |= {f"factory_{field.name}": field.default_factory for field in own}
     exec(compile("\n".join(lines), f"<made for {value.__qualname__}>", "exec"), names)  # noqa: S102 - names of the class's fields
-    value.__init__ = names["__init__"]
-    value.__init__.__qualname__ = f"{value.__qualname__}.__init__"
-    if declared is not None:
-        value.changed = wraps(declared)(names["changed"])
+    return names
 
 
 def _is_required(field: "Field[Any]") -> bool:

@@ -90,6 +90,28 @@ def test_what_stands_without_a_name_is_taken_only_where_that_was_asked_for() -> 
             assert (left, right) == (1, 3)
 
 
+def test_what_is_written_when_it_is_first_used_is_there_for_whoever_asks() -> None:
+    @frozen(kw_only=True)
+    class Unused:
+        name: str
+        size: int = 1
+
+        def changed(self, **changes: object) -> "Unused":
+            """As it says here."""
+            raise NotImplementedError
+
+    assert Unused.changed.__doc__ == "As it says here."
+    assert [*inspect.signature(Unused).parameters] == ["name", "size"]
+
+    @mutable()
+    class Unmade:
+        name: str
+
+    unmade = Unmade.__new__(Unmade)
+    unmade.__init__("a")  # type: ignore[misc]
+    assert unmade == Unmade("a")
+
+
 def test_a_copy_with_other_values_leaves_the_first_as_it_was() -> None:
     first = Quick(name="a", tags=["t"])
     second = first.changed(name="b")
