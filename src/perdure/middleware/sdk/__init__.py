@@ -1,13 +1,12 @@
 """The MCP SDKs of this process. Everything that knows one stands in this folder, and in the hooks of `server_hook`."""
 
-from importlib.util import find_spec
+from importlib.metadata import version
 
 from perdure.middleware.sdk.interface import IncomingRequest, RegisteredTool, Sdk
 
 __all__ = ["IncomingRequest", "RegisteredTool", "Sdk", "mcp_is_version_1", "sdk"]
 
-mcp_is_version_1 = find_spec("mcp.server.mcpserver") is None
-"""As 2.x calls what 1.x calls fastmcp. To read the version from the package's metadata takes ten times as long."""
+mcp_is_version_1 = version("mcp").startswith("1.")
 
 sdk: Sdk
 """What the seams ask of an MCP SDK. A process has one version of mcp, and perhaps fastmcp 4 beside it: see `choice`."""
