@@ -18,7 +18,17 @@ from perdure.middleware.persistence.turn import (
 from perdure.middleware.persistence.upkeep import Upkeep
 from perdure.quick_values import frozen
 
-__all__ = ["Clock", "FileStore", "GroupingStore", "Spool", "Store", "SystemClock", "Waiting", "grouping_of"]
+__all__ = [
+    "Clock",
+    "FileStore",
+    "GroupingStore",
+    "Spool",
+    "Store",
+    "SystemClock",
+    "Waiting",
+    "grouping_of",
+    "makes_digests",
+]
 
 
 class Store(Upkeep, Protocol):
@@ -132,6 +142,11 @@ def grouping_of(store: Store) -> GroupingStore | None:
         return None
     has_its_own = hasattr(type(store), "begin_together") and hasattr(type(store), "finish_together")
     return store if has_its_own else None
+
+
+def makes_digests(store: Store) -> bool:
+    """Whether `store` says of itself that it takes turns without a digest, and makes it when it has to compare two."""
+    return getattr(store, "makes_digests", False) is True
 
 
 class FileStore(Protocol):

@@ -158,7 +158,8 @@ class Turn:
     tokens: int = 0
     """Estimated size of prompt and answer together."""
     digest: str = ""
-    """Of tool and arguments as stored: tells a repeated write from a misused id."""
+    """Of tool and arguments as stored: tells a repeated write from a misused id. Empty on the way to a store that makes
+    it itself."""
     minted: bool = False
     """Whether perdure made the continuation id; a client that chose it did so itself."""
     adopt: bool = True
@@ -180,7 +181,7 @@ class Turn:
         Raises:
             TypeError: There is no such field.
         """
-        raise NotImplementedError  # `quickly_made` writes it
+        raise NotImplementedError  # `quick_values` writes it
 
     @property
     def is_new(self) -> bool:

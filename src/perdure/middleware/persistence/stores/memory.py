@@ -9,6 +9,7 @@ from datetime import datetime
 from perdure.errors import ConversationFull, ForkRefused, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns, copied_answer, own_copy
 from perdure.middleware.persistence.ports import Clock, SystemClock
+from perdure.middleware.persistence.serialization import digest
 from perdure.middleware.persistence.stores.memory_conversation import MemoryConversation
 from perdure.middleware.persistence.stores.memory_upkeep import HasTurns, MemoryUpkeep
 from perdure.middleware.persistence.turn import (
@@ -29,6 +30,7 @@ _RUNNING = Outcome.RUNNING
 
 class MemoryStore(MemoryUpkeep):
     blocking = False
+    makes_digests = True
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -87,7 +89,7 @@ class MemoryStore(MemoryUpkeep):
         with self._lock:
             conversation = self._found(principal, continuation_id)
             page = conversation.turns[max(after, 0) : max(after, 0) + limit] if conversation else []
-            return [own_copy(turn) for turn in page]
+            return [own_copy(turn if turn.digest else turn.changed(digest=_digest_of(turn))) for turn in page]
 
     def conversations(
         self,
@@ -271,9 +273,14 @@ def _of_same_call(turn: Turn, here: tuple[MemoryConversation, int]) -> tuple[Mem
     """
     conversation, place = here
     kept = conversation.turns[place - 1]
-    if kept.principal != turn.principal or kept.digest != turn.digest:
+    is_same = kept.digest == turn.digest or _digest_of(kept) == _digest_of(turn)
+    if kept.principal != turn.principal or not is_same:
         raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
     return here
+
+
+def _digest_of(turn: Turn) -> str:
+    return turn.digest or digest(turn.tool, turn.arguments)
 
 
 def _newest_first(line: ConversationSummary) -> tuple[datetime, str, str]:
