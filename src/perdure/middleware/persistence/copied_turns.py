@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from perdure.middleware.persistence.turn import Answer, Turn, copied
+from perdure.quick_values import making
 
 __all__ = ["CopiedTurns", "copied_answer", "own_copy", "shared"]
 
@@ -57,8 +58,11 @@ def own_copy(turn: Turn) -> Turn:
     )
 
 
+_answer = making(Answer)
+
+
 def copied_answer(answer: Answer | None) -> Answer | None:
     if answer is None:
         return None
     error = None if answer.error is None else copied(answer.error)
-    return Answer(text=answer.text, result=copied(answer.result), error=error)
+    return _answer(text=answer.text, result=copied(answer.result), error=error)

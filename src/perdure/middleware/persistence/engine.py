@@ -250,7 +250,7 @@ class Engine:
             prompt, arguments = redacted(turn.prompt), redactor.json(turn.arguments, redacted)
         needs_none = self._digests_can_wait and turn.is_new  # nobody else can come with its id
         own = "" if needs_none else digest(turn.tool, arguments)
-        return turn.changed(prompt=prompt, arguments=arguments, digest=own, stored_form=True)
+        return turn.stored(prompt, arguments, own, stored_form=True)
 
     def _ended(self, turn: Turn, redactor: Redactor) -> Turn:
         """`turn`, which has ended, as it is stored."""
@@ -262,7 +262,7 @@ class Engine:
         # What they cost in a history, which shows them without the transcripts in them.
         count = self._count_tokens
         tokens = count(without_transcripts(turn.prompt)) + count(without_transcripts(answer.text))
-        return turn.changed(answer=answer, tokens=tokens)
+        return turn.counted(answer, tokens)
 
 
 def _unless_it_fails(make: Callable[[Turn, Redactor], Turn], turn: Turn, redactor: Redactor) -> Turn | None:

@@ -115,11 +115,10 @@ def tool_among(
     manager = getattr(server, "_tool_manager", None)
     if manager is None:
         return None
-    candidates = manager.list_tools() if name is None else [manager.get_tool(name)]
-    for tool in candidates:
-        if tool is not None and is_handler(tool.fn):
-            return made(tool)
-    return None
+    if name is not None:
+        tool = manager.get_tool(name)
+        return made(tool) if tool is not None and is_handler(tool.fn) else None
+    return next((made(tool) for tool in manager.list_tools() if is_handler(tool.fn)), None)
 
 
 def function_of(server: object, name: str) -> Callable[..., Any] | None:
