@@ -58,7 +58,8 @@ def announced(
     """`result` with the continuation id where the policy wants it. A result that is an error gets only `_meta`."""
     changed = dict(result)
     if Announce.META in where:
-        changed["_meta"] = {**(result.get("_meta") or {}), **meta}
+        own = result.get("_meta")
+        changed["_meta"] = {**own, **meta} if own else meta
     if result.get("isError"):
         return changed
     structured = result.get("structuredContent")

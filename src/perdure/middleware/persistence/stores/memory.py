@@ -253,7 +253,7 @@ class MemoryStore(MemoryUpkeep):
         owned = self._conversations[principal]
         if (expired := owned.get(wanted)) is not None:
             expired.set_aside = True
-        conversation = MemoryConversation(principal, wanted, now, minted=minted)
+        conversation = MemoryConversation(principal, wanted, now, minted)
         owned[conversation.continuation_id] = conversation
         self._everything.append(conversation)
         return conversation
