@@ -20,9 +20,10 @@ from perdure import Outcome, persisted
 from perdure.errors import StoreTimeout
 from perdure.middleware.persistence import wiring
 from perdure.middleware.persistence.grouped_lane import GroupedLane
+from perdure.middleware.persistence.jobs import Job
+from perdure.middleware.persistence.ports import grouping_of
 from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
-from perdure.middleware.persistence.threads import Job
 from perdure.middleware.persistence.turn import Turn
 from perdure.middleware.persistence.wiring import Runtime
 from perdure.settings import Settings
@@ -278,14 +279,47 @@ class HandingOn:
         return getattr(self._inner, name)
 
 
-async def test_no_turn_passes_by_what_stands_before_a_store(activate: Activate, tmp_path: Path) -> None:
-    with closing(SqliteStore(tmp_path / "crowd.db")) as inner:
-        store: Any = HandingOn(inner)
+class Derived(SqliteStore):
+    """Somebody's own store: it knows nothing of turns that go together."""
+
+    begun = finished = 0
+
+    def begin(self, *given: Any) -> Any:
+        self.begun += 1
+        return super().begin(*given)
+
+    def finish(self, *given: Any) -> Any:
+        self.finished += 1
+        return super().finish(*given)
+
+
+class TakesSeveral(Derived):
+    """Made on that one, by somebody who does know."""
+
+    def begin_together(self, *given: Any) -> Any:
+        return super().begin_together(*given)
+
+    def finish_together(self, *given: Any) -> Any:
+        return super().finish_together(*given)
+
+
+@pytest.mark.parametrize("kind", ["handing on", "derived"])
+async def test_no_turn_passes_by_what_stands_before_a_store(activate: Activate, tmp_path: Path, kind: str) -> None:
+    with closing(Derived(tmp_path / "crowd.db")) as inner:
+        store: Any = HandingOn(inner) if kind == "handing on" else inner
         crowd = Crowd(activate(store), store)
         crowd.runtime.lane.size = 8
         crowd._are_to_end.set()
         await asyncio.gather(*(called(crowd.server, "chat", arguments) for arguments in OTHERS))
         assert (store.begun, store.finished) == (len(OTHERS), len(OTHERS))
+
+
+def test_a_derived_store_takes_several_at_once_if_it_says_how(tmp_path: Path) -> None:
+    with closing(TakesSeveral(tmp_path / "crowd.db")) as store:
+        assert grouping_of(store) is store
+        assert FaultyStore(store).most_together == store.most_together
+    with closing(Derived(tmp_path / "crowd.db")) as store:
+        assert FaultyStore(store).most_together == 1
 
 
 async def test_one_time_out_of_the_store_that_all_are_told_counts_once(crowd: Crowd) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from perdure.middleware.persistence import grouped_lane
 from perdure.middleware.persistence.grouped_lane import GroupedLane
-from perdure.middleware.persistence.threads import Job, Lane, LaneFull
+from perdure.middleware.persistence.jobs import Job
+from perdure.middleware.persistence.threads import Lane, LaneFull
 
 of_the_caller: ContextVar[str] = ContextVar("of_the_caller", default="nobody")
 

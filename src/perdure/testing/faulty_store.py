@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from perdure.errors import StoreUnavailable
-from perdure.middleware.persistence.ports import GroupingStore, Store
+from perdure.middleware.persistence.ports import GroupingStore, Store, grouping_of
 from perdure.middleware.persistence.question import Question
 from perdure.middleware.persistence.turn import (
     BegunTurn,
@@ -54,7 +54,8 @@ class FaultyStore:
     def __init__(self, inner: Store, *, blocking: bool | None = None) -> None:
         self.inner = inner
         self.blocking = inner.blocking if blocking is None else blocking
-        self.most_together = inner.most_together if isinstance(inner, GroupingStore) else 1
+        grouping = grouping_of(inner)
+        self.most_together = grouping.most_together if grouping is not None else 1
         self._lock = threading.Lock()
         self._faults: dict[Operation, list[_Fault]] = {operation: [] for operation in _OPERATIONS}
         self._calls: Counter[Operation] = Counter()

@@ -10,11 +10,12 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
-from perdure.middleware.persistence.threads import Job, Lane, LaneFull, wake_all
+from perdure.middleware.persistence.jobs import Job, wake_all
+from perdure.middleware.persistence.threads import Lane, LaneFull
 
 __all__ = ["GroupedLane"]
 
@@ -52,9 +53,9 @@ class GroupedLane(Generic[G, T]):
         """As `Lane.call`."""
         return _GroupedJob(self._alone, given).waited_for(self._submit, budget)
 
-    async def call_async(self, given: G, *, budget: float) -> T:
+    def call_async(self, given: G, *, budget: float) -> Coroutine[Any, Any, T]:
         """As `Lane.call_async`."""
-        return await _GroupedJob(self._alone, given).awaited(self._submit, budget)
+        return _GroupedJob(self._alone, given).awaited(self._submit, budget)
 
     def _submit(self, job: "_GroupedJob[G, T]") -> None:
         with self._lock:

@@ -135,13 +135,25 @@ class GroupingStore(Store, Protocol):
 
 
 def grouping_of(store: Store) -> GroupingStore | None:
-    """`store`, if it takes several turns at once, by methods of its own: not one that hands on whatever it has not, for
-    turns would pass by its `begin` and `finish`.
+    """`store`, if it takes several turns at once, by methods of its own: not one that hands on whatever it has not, nor
+    one that is derived from such a store and has another `begin` or `finish`, for turns would pass these by.
     """
     if not isinstance(store, GroupingStore) or store.most_together < 2:
         return None
-    has_its_own = hasattr(type(store), "begin_together") and hasattr(type(store), "finish_together")
-    return store if has_its_own else None
+    goes_with = _comes_with(type(store), "begin", "begin_together") and _comes_with(
+        type(store), "finish", "finish_together"
+    )
+    return store if goes_with else None
+
+
+def _comes_with(kind: type, single: str, together: str) -> bool:
+    """Whether `together` was made by whoever made `single`, or later."""
+    for made in kind.__mro__:
+        if together in vars(made):
+            return True
+        if single in vars(made):
+            return False
+    return False
 
 
 def makes_digests(store: Store) -> bool:

@@ -5,23 +5,17 @@ hangs holds at most `size` threads and never the interpreter's exit. Neither `an
 its budget, and an abandoned one frees its slot early) nor an executor (a hung job holds the exit) does this.
 """
 
-import asyncio
-import contextlib
-import contextvars
 import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
-from functools import partial
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
-import anyio
-import anyio.lowlevel
+from perdure.middleware.persistence.jobs import Job
 
-__all__ = ["Job", "Lane", "LaneFull", "wake_all"]
+__all__ = ["Lane", "LaneFull"]
 
 T = TypeVar("T")
 
@@ -54,9 +48,9 @@ class Lane:
         """
         return Job(function).waited_for(self.submit, budget)
 
-    async def call_async(self, function: Callable[[], T], *, budget: float) -> T:
+    def call_async(self, function: Callable[[], T], *, budget: float) -> Coroutine[Any, Any, T]:
         """As `call`, for callers on an event loop. The wait is shielded: cancellation takes effect after it."""
-        return await Job(function).awaited(self.submit, budget)
+        return Job(function).awaited(self.submit, budget)
 
     def submit(self, job: "Job[Any]") -> None:
         """For who waits by himself.
@@ -126,109 +120,6 @@ class Lane:
         """Jobs that run or wait."""
         self._running: dict[int, float] = {}
         """Since when each busy thread runs its job, on `time.monotonic()`."""
-
-
-class Job(Generic[T]):
-    """`function`, to be run once: in the context of who made it, if no other is given."""
-
-    _soon: Callable[..., object] | None = None
-    """Calls a function on the event loop of who waits; None of one that waits in a thread, or of nobody."""
-
-    def __init__(self, function: Callable[[], T], context: contextvars.Context | None = None) -> None:
-        self._function = function
-        self.context = contextvars.copy_context() if context is None else context
-        self._result: list[T] = []
-        self._error: BaseException | None = None
-        self._raised_in: tuple[TracebackType | None, BaseException | None] = (None, None)
-        self._set: Callable[[], object] = _nobody_waits
-
-    def run(self) -> None:
-        try:
-            self.ended(self.context.run(self._function))
-        except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
-            self.failed(error)
-        wake_all([self])
-
-    def ended(self, result: T) -> None:
-        """By other means than `run`. Who waits is woken by `wake_all`."""
-        self._result.append(result)
-
-    def failed(self, error: BaseException) -> None:
-        """As `ended`. Several may be told the same error."""
-        self._error = error
-        self._raised_in = error.__traceback__, error.__context__
-
-    def waited_for(self, submit: Callable[[Self], None], budget: float) -> T:
-        """What comes of it once it is given to `submit`; waits up to `budget` seconds.
-
-        Raises:
-            TimeoutError: The budget is used up.
-        """
-        done = threading.Event()
-        self._set = done.set
-        submit(self)
-        if not done.wait(budget):
-            raise TimeoutError
-        return self._outcome()
-
-    async def awaited(self, submit: Callable[[Self], None], budget: float) -> T:
-        """As `waited_for`, on an event loop. The wait is shielded: cancellation takes effect after it."""
-        token: Any = anyio.lowlevel.current_token()
-        loop = token.native_token
-        if not isinstance(loop, asyncio.AbstractEventLoop):
-            return await self._awaited_in_trio(submit, budget, loop)
-        done = loop.create_future()
-        self._soon, self._set = loop.call_soon_threadsafe, partial(_end, done)
-        submit(self)
-        # One scope: with `anyio.Event` and `fail_after` this takes twice as long, and is done twice in a turn.
-        with anyio.CancelScope(shield=True, deadline=loop.time() + budget):
-            await done
-            return self._outcome()
-        raise TimeoutError
-
-    async def _awaited_in_trio(self, submit: Callable[[Self], None], budget: float, token: Any) -> T:
-        done = anyio.Event()
-        self._soon, self._set = token.run_sync_soon, done.set
-        submit(self)
-        with anyio.fail_after(budget, shield=True):
-            await done.wait()
-        return self._outcome()
-
-    def _outcome(self) -> T:
-        error = self._error
-        if error is not None:
-            # Without what others added, who were told before: where they were, and what they were about.
-            traceback, error.__context__ = self._raised_in
-            raise error.with_traceback(traceback)
-        return self._result[0]
-
-
-def wake_all(jobs: "Iterable[Job[Any]]") -> None:
-    """Whoever waits for these, which have ended or failed: an event loop once for all that wait on it."""
-    by_loop: dict[Callable[..., object], list[Callable[[], object]]] = {}
-    for job in jobs:
-        if job._soon is None:
-            job._set()
-        else:
-            by_loop.setdefault(job._soon, []).append(job._set)
-    for soon, waiting in by_loop.items():
-        # Without waiting for the loop: it may have stopped for good, and would keep this thread.
-        with contextlib.suppress(RuntimeError):  # The event loop has closed: nobody waits any more.
-            soon(_call_each, waiting)
-
-
-def _call_each(functions: Iterable[Callable[[], object]]) -> None:
-    for function in functions:
-        function()
-
-
-def _end(future: "asyncio.Future[None]") -> None:
-    if not future.done():  # Who waited has given up.
-        future.set_result(None)
-
-
-def _nobody_waits() -> None:
-    pass
 
 
 def _forget_all() -> None:
