@@ -34,7 +34,7 @@ BENCHMARKS = {
     "postgres": Benchmark(postgres.run, rounds=9),
     "supabase": Benchmark(supabase.run, rounds=7),
     "files": Benchmark(files.run, rounds=7),
-    "startup": Benchmark(startup.run, rounds=7),
+    "startup": Benchmark(startup.run, rounds=11),
 }
 
 

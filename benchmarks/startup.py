@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,7 +18,7 @@ _ONLY_WHEN_USED = ("supabase", "psycopg", "typer", "rich")
 """What `import perdure` must not import by itself."""
 
 _SDK = "import mcp"
-_SERVER = "from mcp.server.mcpserver import MCPServer"
+_SERVER = "import mcp.server.mcpserver"
 _PERDURE = "import perdure"
 
 _FIRST_CALL = """
@@ -43,16 +44,19 @@ anyio.run(call_once)
 
 _CHILD = """
 import sys, time
-before, started = set(sys.modules), time.perf_counter()
-{code}
-taken = time.perf_counter() - started
+before, reached = set(sys.modules), [time.perf_counter()]
+{stages}
 import json
-print(json.dumps({{"seconds": taken, "modules": sorted(set(sys.modules) - before)}}))
+seconds = [later - earlier for earlier, later in zip(reached, reached[1:])]
+print(json.dumps({{"seconds": seconds, "modules": sorted(set(sys.modules) - before)}}))
 """
+
+_REACHED = "\nreached.append(time.perf_counter())\n"
 
 
 class _Found(TypedDict):
-    seconds: float
+    seconds: list[float]
+    """Of each stage by itself."""
     modules: list[str]
 
 
@@ -64,19 +68,8 @@ def run(rounds: int, folder: Path) -> list[Result]:
         title="Time in a new process, after Python itself has started",
         unit="ms",
         candidates=[
-            Candidate(name=_SDK, measure=_process(_SDK, folder)),
-            Candidate(
-                name=f"{_SDK}; {_PERDURE}",
-                measure=_process(f"{_SDK}\n{_PERDURE}", folder),
-                floor=_SDK,
-                goal=Goal(quantity="added", limit=60),
-            ),
-            Candidate(name="import MCPServer", measure=_process(_SERVER, folder)),
-            Candidate(
-                name=f"import MCPServer; {_PERDURE}",
-                measure=_process(f"{_SERVER}\n{_PERDURE}", folder),
-                floor="import MCPServer",
-            ),
+            *_one_after_the_other(_SDK, _PERDURE, folder, goal=Goal(quantity="added", limit=60)),
+            *_one_after_the_other(_SERVER, _PERDURE, folder),
             Candidate(name="to the first answer, bare", measure=_process(bare_call, folder)),
             Candidate(
                 name="to the first answer, @persisted, SQLite",
@@ -88,15 +81,35 @@ def run(rounds: int, folder: Path) -> list[Result]:
     return [replace(interleaved(comparison, rounds), notes=_notes_on_modules(folder))]
 
 
+def _one_after_the_other(floor: str, then: str, folder: Path, goal: Goal | None = None) -> list[Candidate]:
+    """Both in the same process, so that what is added is no difference between two processes.
+
+    Each takes half a second, and one may find the machine busier than the other by more than `then` takes.
+    """
+    figures: dict[str, float] = {}
+    whole = f"{floor}; {then}"
+
+    def measure(name: str) -> float:
+        if name not in figures:
+            first, second = _found(folder, floor, then)["seconds"]
+            figures[floor], figures[whole] = first * 1000, (first + second) * 1000
+        return figures.pop(name)
+
+    return [
+        Candidate(name=floor, measure=partial(measure, floor)),
+        Candidate(name=whole, measure=partial(measure, whole), floor=floor, goal=goal),
+    ]
+
+
 def _process(code: str, folder: Path) -> Callable[[], float]:
     """The time that `code` takes in a new process, in milliseconds."""
-    return lambda: _found(code, folder)["seconds"] * 1000
+    return lambda: _found(folder, code)["seconds"][0] * 1000
 
 
-def _found(code: str, folder: Path) -> _Found:
+def _found(folder: Path, *stages: str) -> _Found:
     done = subprocess.run(
         # Isolated: no file of the working directory and no variable of Python's own plays a part.
-        [sys.executable, "-I", "-c", _CHILD.format(code=code)],
+        [sys.executable, "-I", "-c", _CHILD.format(stages="".join(stage + _REACHED for stage in stages))],
         env={**os.environ, "PERDURE_DATA_DIR": str(folder / "data"), "HOME": str(folder)},
         stdout=subprocess.PIPE,
         check=True,
@@ -107,8 +120,8 @@ def _found(code: str, folder: Path) -> _Found:
 
 
 def _notes_on_modules(folder: Path) -> list[str]:
-    sdk = set(_found(_SDK, folder)["modules"])
-    both = set(_found(f"{_SDK}\n{_PERDURE}", folder)["modules"])
+    sdk = set(_found(folder, _SDK)["modules"])
+    both = set(_found(folder, _SDK, _PERDURE)["modules"])
     added = both - sdk
     notes = [f"import perdure adds {len(added)} modules to the {len(sdk)} of import mcp."]
     for name in _ONLY_WHEN_USED:

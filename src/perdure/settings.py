@@ -118,7 +118,7 @@ class Settings(BaseModel):
     """The most that all files together may take."""
     count_tokens: ImportString[Callable[[str], int]] | None = None
     """How tokens are counted: `"my_package.count"`, a function `str -> int`; else UTF-8 bytes / 4."""
-    defaults: ToolSettings = ToolSettings()
+    defaults: ToolSettings = ToolSettings.model_construct()
     """For every tool."""
     tools: dict[str, ToolSettings] = {}
     """For one tool, by its name or a glob."""

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -103,6 +102,8 @@ def settings_file() -> Path | None:
 
 
 def usual_settings_file() -> Path:
+    import platformdirs  # noqa: PLC0415 - not needed where PERDURE_CONFIG and data_dir say it
+
     return platformdirs.user_config_path("perdure") / "perdure.toml"
 
 
@@ -129,6 +130,8 @@ def variables_set() -> dict[Place, str]:
 def data_directory(settings: Settings) -> Path:
     if settings.data_dir is not None:
         return _expanded(settings.data_dir, "data_dir")
+    import platformdirs  # noqa: PLC0415 - as above
+
     return platformdirs.user_data_path("perdure")
 
 
@@ -148,7 +151,7 @@ def tool_settings(options: Mapping[str, Any]) -> ToolSettings:
         SettingsError: With the option and what is allowed there.
     """
     try:
-        return ToolSettings(**options)
+        return ToolSettings(**options) if options else ToolSettings.model_construct()  # which checks nothing
     except ValidationError as error:
         faults = "; ".join(f"{_key(detail)}: {_fault(detail, ToolSettings)}" for detail in error.errors())
         raise SettingsError(f"@persisted: {faults}.", remedy="mend the option where the decorator stands.") from error

@@ -6,9 +6,12 @@ from typing import ClassVar
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SettingsSourceError
 
-from perdure.settings import Settings
+from perdure.settings import Settings, ToolSettings
 
 __all__ = ["GivenSettings", "MadeSettings", "SettingsSourceError", "given_by_environment"]
+
+
+ToolSettings.model_rebuild()  # once, and not in each class that has some
 
 
 class GivenSettings(Settings, BaseSettings):
@@ -41,6 +44,8 @@ class MadeSettings(GivenSettings):
     """Made in code: what is given stands above the environment, as arguments do everywhere."""
 
     _environment_first: ClassVar[bool] = False
+
+    model_config = SettingsConfigDict(defer_build=True)  # a server has none
 
 
 def given_by_environment() -> dict[str, object]:

@@ -60,7 +60,8 @@ def _as_list(value: Any) -> Any:
 class ToolSettings(BaseModel):
     """What can be set for one tool, or for all by default. What is not set is None and decides nothing."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Deferred: most servers need what checks them with their first call, for the file and the environment.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     enabled: bool | None = None
     """Whether the tool's calls are kept."""

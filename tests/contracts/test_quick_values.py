@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perdure.quick_values import frozen, mutable
+from perdure.quick_values import copying, frozen, making, mutable
 
 
 @frozen(kw_only=True)
@@ -22,6 +22,11 @@ class Quick:
 
     def changed(self, **changes: object) -> "Quick":
         """As it says here."""
+        raise NotImplementedError
+
+    @copying
+    def labelled(self, tags: list[str], note: str) -> "Quick":
+        """As it says there."""
         raise NotImplementedError
 
 
@@ -90,6 +95,28 @@ def test_what_stands_without_a_name_is_taken_only_where_that_was_asked_for() -> 
             assert (left, right) == (1, 3)
 
 
+def test_what_is_written_when_it_is_first_used_is_there_for_whoever_asks() -> None:
+    @frozen(kw_only=True)
+    class Unused:
+        name: str
+        size: int = 1
+
+        def changed(self, **changes: object) -> "Unused":
+            """As it says here."""
+            raise NotImplementedError
+
+    assert Unused.changed.__doc__ == "As it says here."
+    assert [*inspect.signature(Unused).parameters] == ["name", "size"]
+
+    @mutable()
+    class Unmade:
+        name: str
+
+    unmade = Unmade.__new__(Unmade)
+    unmade.__init__("a")  # type: ignore[misc]
+    assert unmade == Unmade("a")
+
+
 def test_a_copy_with_other_values_leaves_the_first_as_it_was() -> None:
     first = Quick(name="a", tags=["t"])
     second = first.changed(name="b")
@@ -98,6 +125,50 @@ def test_a_copy_with_other_values_leaves_the_first_as_it_was() -> None:
     assert Quick.changed.__doc__ == "As it says here."
     with pytest.raises(TypeError, match="other"):
         first.changed(other=1)
+
+
+def test_a_copy_that_is_written_for_some_fields_leaves_the_others_as_they_were() -> None:
+    first = Quick(name="a", size=2)
+    second = first.labelled(["t"], note="n")
+    assert dataclasses.asdict(second) == {"name": "a", "size": 2, "tags": ["t"], "note": "n"}
+    assert type(second) is Quick
+    assert first == Quick(name="a", size=2)
+    assert Quick.labelled.__doc__ == "As it says there."
+    assert [*inspect.signature(Quick.labelled).parameters] == ["self", "tags", "note"]
+    with pytest.raises(TypeError):
+        first.labelled(["t"])  # type: ignore[call-arg]
+
+
+def test_a_copy_with_a_value_for_a_field_that_there_is_not_is_refused() -> None:
+    @frozen()
+    class Wrong:
+        name: str
+
+        @copying
+        def sized(self, size: int) -> "Wrong":
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match="copies a Wrong, which has no field 'size'"):
+        Wrong("a").sized(1)
+
+
+@pytest.mark.parametrize("cls", [Quick, Open])
+def test_a_function_that_makes_values_makes_what_their_class_makes(cls: Callable[..., Any]) -> None:
+    made = making(cls)
+    assert made(name="a", tags=["b"]) == cls(name="a", tags=["b"])
+    assert type(made(name="a")) is cls
+    assert made(name="a").tags is not made(name="a").tags
+    for wrong in ({}, {"name": "a", "other": 1}):
+        with pytest.raises(TypeError):
+            made(**wrong)
+
+
+def test_it_takes_without_a_name_what_the_class_takes() -> None:
+    assert making(Pair)(1, 3) == Pair(1, 3)
+    with pytest.raises(TypeError):
+        making(Quick)("a")  # type: ignore[call-arg]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        making(Pair)(1).left = 2  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

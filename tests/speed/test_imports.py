@@ -9,7 +9,7 @@ import pytest
 ONLY_WHERE_USED = {
     "supabase", "postgrest", "storage3", "httpx", "psycopg",  # backends
     "typer", "rich", "structlog", "click",  # the command line, and the log's first line
-    "jsonschema", "puremagic", "pydantic_settings", "sqlite3", "difflib",  # the first call, or later
+    "jsonschema", "puremagic", "pydantic_settings", "sqlite3", "difflib", "platformdirs",  # the first call, or later
 }  # fmt: skip
 
 _ADDED = """

@@ -64,8 +64,10 @@ def _described(name: str, thing: object) -> Iterator[str]:
                 yield _line(method, _text(function))
             case classmethod() | staticmethod():
                 yield _line(f"{method}{_signature(function.__func__)}", _text(function.__func__))
-            case _ if inspect.isfunction(function) and function.__doc__:
-                yield _line(f"{method}{_signature(function)}", _text(function))
+            case _ if (
+                inspect.isfunction(there := getattr(thing, method)) and there.__doc__
+            ):  # some are written when asked for
+                yield _line(f"{method}{_signature(there)}", _text(there))
     yield ""
 
 

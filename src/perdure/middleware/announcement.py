@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.middleware.persistence.turn import Answer, Json, JsonObject
 from perdure.middleware.tool_schema import CONTINUATION_ID
+from perdure.quick_values import making
 from perdure.settings import Announce
 
 __all__ = ["announced", "answer_of", "is_error", "is_final", "is_question"]
@@ -26,6 +27,9 @@ def is_error(result: Mapping[str, Any]) -> bool:
     return bool(result.get("isError"))
 
 
+_answer = making(Answer)
+
+
 def answer_of(result: JsonObject) -> Answer:
     """What is recorded of a result: all of it, and the text that a reader sees."""
     kept = dict(result)
@@ -40,7 +44,7 @@ def answer_of(result: JsonObject) -> Answer:
             kept["_meta"] = own
         else:
             del kept["_meta"]
-    return Answer(text=_text(result), result=kept)
+    return _answer(text=_text(result), result=kept)
 
 
 def announced(
@@ -54,7 +58,8 @@ def announced(
     """`result` with the continuation id where the policy wants it. A result that is an error gets only `_meta`."""
     changed = dict(result)
     if Announce.META in where:
-        changed["_meta"] = {**(result.get("_meta") or {}), **meta}
+        own = result.get("_meta")
+        changed["_meta"] = {**own, **meta} if own else meta
     if result.get("isError"):
         return changed
     structured = result.get("structuredContent")

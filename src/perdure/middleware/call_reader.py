@@ -11,7 +11,7 @@ from perdure.middleware.idempotency import in_use
 from perdure.middleware.meta_keys import META_CONTINUATION_ID, META_IDEMPOTENCY_KEY
 from perdure.middleware.persistence.turn import JsonObject, Turn, new_continuation_id, new_turn_id
 from perdure.middleware.tool_schema import CONTINUATION_ID, accepts
-from perdure.quick_values import frozen, mutable
+from perdure.quick_values import frozen, making, mutable
 from perdure.settings import HistoryMode, Policy, Settings
 
 __all__ = [
@@ -119,6 +119,9 @@ class Reading:
                 return mode
 
 
+_turn, _reading = making(Turn), making(Reading)
+
+
 def read_call(request: ToolRequest, shape: ToolShape, policy: Policy, settings: Settings, now: datetime) -> Reading:
     arguments, meta, caller = request.arguments, request.meta, request.caller
     named: str | None = None
@@ -132,7 +135,7 @@ def read_call(request: ToolRequest, shape: ToolShape, policy: Policy, settings: 
     prompt = arguments.get(name)
     prompt_argument = name if isinstance(prompt, str) else None
     version = request.protocol_version
-    turn = Turn(
+    turn = _turn(
         id=new_turn_id(now),
         principal=principal_of(caller, settings, policy.user_id),
         continuation_id=named or fresh,
@@ -147,7 +150,7 @@ def read_call(request: ToolRequest, shape: ToolShape, policy: Policy, settings: 
         expire_after=policy.expire_after,
         metadata={"protocol_version": version} if version else {},
     )
-    return Reading(
+    return _reading(
         turn=turn,
         continues=named is not None,
         prompt_argument=prompt_argument,

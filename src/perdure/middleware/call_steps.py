@@ -60,7 +60,7 @@ class CallSteps:
     are_in_place = False
     """They are waited for in the thread that takes them."""
 
-    def __init__(self, runtime: Runtime, *, file_seconds: float, meta: Mapping[str, Any]) -> None:
+    def __init__(self, runtime: Runtime, file_seconds: float, meta: Mapping[str, Any]) -> None:
         """`meta` came with the request: it may name the span of whoever calls."""
         self._runtime = runtime
         self._meta = meta

@@ -110,7 +110,7 @@ class CallTurn:
 
     def end(self, outcome: Outcome, answer: Answer, result: JsonObject | None = None) -> None:
         """The body has ended; with `result` if files that it names are to be kept."""
-        self.turn = self.turn.changed(outcome=outcome, ended_at=self.engine.clock.now(), answer=answer)
+        self.turn = self.turn.ended(outcome, self.engine.clock.now(), answer)
         self.result = result
 
     def was_not_taken(self, error: Exception) -> None:

@@ -27,12 +27,13 @@ _LONGEST_URI = 3 * _LONGEST_PATH
 
 _NOT_IN_URIS = frozenset("\t\n\r")
 
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*+:)?', re.DOTALL)
+# Compiled when a text may name a file first.
+_JSON_STRING = r'(?s)"(?:[^"\\]|\\.)*+"(\s*+:)?'
 
 # A path in prose: it starts where a word starts, and ends before what ends a sentence.
-_PATH_IN_PROSE = re.compile(r"(?<![\w/.~:-])(?:file://)?/[^\s\"'`<>|()\[\]{},;]+")
+_PATH_IN_PROSE = r"(?<![\w/.~:-])(?:file://)?/[^\s\"'`<>|()\[\]{},;]+"
 
-_STORAGE_URI = re.compile(r"storage://\S+")
+_STORAGE_URI = r"storage://\S+"
 """Whatever follows: one that names no file of ours is refused, and never reaches a tool as if it were a path."""
 
 
@@ -57,7 +58,7 @@ def storage_uri(value: str) -> str | None:
     if "storage://" not in value[:20] or len(value) > _LONGEST_URI:
         return None
     bare = value.strip().strip('"')
-    return bare if _STORAGE_URI.fullmatch(bare) else None
+    return bare if re.fullmatch(_STORAGE_URI, bare) else None
 
 
 def rewritten_result(
@@ -99,7 +100,7 @@ def _text(text: str, replace: Replace, in_prose: Callable[[str], str]) -> str:
     if stripped is not text and (replaced := _whole(stripped, replace)) is not stripped:
         return text.replace(stripped, replaced, 1)
     if stripped[:1] in ("{", "[", '"') and _is_json(stripped):
-        return _JSON_STRING.sub(lambda literal: _literal(literal, replace), text)
+        return re.sub(_JSON_STRING, lambda literal: _literal(literal, replace), text)
     return in_prose(text)
 
 
@@ -108,9 +109,9 @@ def _prose(text: str, replace: Replace, quoted: Iterable[tuple[int, int]]) -> st
     changed: list[str] = []
     at = 0
     for start, end in quoted:
-        changed += _PATH_IN_PROSE.sub(lambda found: _in_prose(found[0], replace), text[at:start]), text[start:end]
+        changed += re.sub(_PATH_IN_PROSE, lambda found: _in_prose(found[0], replace), text[at:start]), text[start:end]
         at = end
-    return "".join([*changed, _PATH_IN_PROSE.sub(lambda found: _in_prose(found[0], replace), text[at:])])
+    return "".join([*changed, re.sub(_PATH_IN_PROSE, lambda found: _in_prose(found[0], replace), text[at:])])
 
 
 def _values(value: Json, rewrite: Callable[[str], str]) -> Json:

@@ -43,7 +43,7 @@ class PersistedCall:
         self.policy = plan.policy
         self.kept = CallTurn(runtime, request, plan)
         """What seams look at after `begin`: its `refusal`, and its `replayed` result."""
-        self.steps = CallSteps(runtime, file_seconds=plan.policy.file_timeout, meta=request.meta)
+        self.steps = CallSteps(runtime, plan.policy.file_timeout, request.meta)
         """Tell whether they `have_waited`: then a cancelled call's body must not start."""
         self._plan = plan
         self._runtime = runtime

@@ -230,14 +230,8 @@ class PersistedHandler:
         outermost = tool.function is self.function or persisted_handler_of(tool.function) is self
         if not outermost:
             self._warn_of_what_stands_between(tool.name)
-        return HighLevel(
-            call,
-            here or ActiveCall(key, tool.name, request),
-            tool,
-            self.arguments,
-            hooked=hooked,
-            outermost=outermost,
-        )
+        active = here or ActiveCall(key, tool.name, request)
+        return HighLevel(call, active, tool, self.arguments, hooked, outermost)  # by place: names take as long again
 
     def _new_plan(self, now: Runtime, tool: RegisteredTool, policy: Policy, *, hooked: bool) -> ToolPlan:
         shape = ToolShape(

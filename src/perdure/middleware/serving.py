@@ -33,7 +33,6 @@ class HighLevel:
         active: ActiveCall,
         tool: RegisteredTool,
         handler: HandlerArguments,
-        *,
         hooked: bool,
         outermost: bool,
     ) -> None:

@@ -1,14 +1,16 @@
 """What is known of a tool's calls before any of them comes: worked out once, and looked up in every call."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.middleware.call_reader import ToolShape
 from perdure.middleware.persistence.runtime import Runtime, redactor_for, roots_for
 from perdure.middleware.persistence.turn import Window
-from perdure.middleware.result_ids import ResultIds
 from perdure.middleware.tool_schema import takes_continuation_id
 from perdure.settings import Policy
+
+if TYPE_CHECKING:
+    from perdure.middleware.result_ids import ResultIds
 
 __all__ = ["KnownPlans", "ToolPlan"]
 
@@ -25,12 +27,18 @@ class ToolPlan:
         self.redactor = redactor_for(policy.redact, policy.redact_patterns)
         self.roots = roots_for(policy.file_roots, runtime.own_folder)
         self.window = Window(policy.max_turns, policy.max_tokens, last_place=runtime.settings.max_conversation_turns)
-        self.own_ids = ResultIds.at(policy.id_path) if policy.id_path else None
+        self.own_ids = _own_ids(policy.id_path) if policy.id_path else None
         """Where results have ids of the tool's own."""
         self.id_in_structured = shape.output_schema_is_known and takes_continuation_id(
             shape.output_schema, widened=shape.schema_widened
         )
         """Whether structured content may carry the id."""
+
+
+def _own_ids(id_path: tuple[str, ...]) -> "ResultIds":
+    from perdure.middleware.result_ids import ResultIds  # noqa: PLC0415 - few tools make ids of their own
+
+    return ResultIds.at(id_path)
 
 
 class KnownPlans:

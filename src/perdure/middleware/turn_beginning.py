@@ -76,7 +76,7 @@ class TurnBeginning:
             if not all_pass(_is_turn, begun.history):
                 raise StoreUnavailable("The store gave a history that is none.", remedy="look at the store.")
             history = History(begun.history, state=HistoryState.LOADED, omitted=begun.omitted)
-        call.turn = turn.changed(continuation_id=begun.continuation_id, place=begun.place)
+        call.turn = turn.placed(begun.continuation_id, begun.place)
         call.history = history
         # The client answers once more what failed or was given up before: the first ending of a turn stands. What
         # was answered was answered: then it only asks for a reply that it lost.

@@ -32,7 +32,7 @@ async def end_turn(call: CallTurn, steps: CallSteps) -> None:
             try:
                 finished = await steps.finish(turn, call.plan.redactor)
                 if finished.continuation_id != turn.continuation_id or finished.place != turn.place:
-                    call.turn = turn.changed(continuation_id=finished.continuation_id, place=finished.place)
+                    call.turn = turn.placed(finished.continuation_id, finished.place)
                 call.finished = finished
             except Exception as error:  # noqa: BLE001 - no fault of ours may break a call
                 call.was_not_taken(error)

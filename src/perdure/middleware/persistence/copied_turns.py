@@ -6,6 +6,7 @@ from typing import overload
 from perdure.middleware.persistence.growing_turns import PartOfTurns, Test
 from perdure.middleware.persistence.text_answers import TextAnswer
 from perdure.middleware.persistence.turn import Answer, Turn, copied
+from perdure.quick_values import making
 
 __all__ = ["CopiedTurns", "all_pass", "copied_answer", "own_copy", "shared"]
 
@@ -68,10 +69,13 @@ def own_copy(turn: Turn) -> Turn:
     )
 
 
+_answer = making(Answer)
+
+
 def copied_answer(answer: Answer | None) -> Answer | None:
     if answer is None:
         return None
     if isinstance(answer, TextAnswer):
         return answer.written_out()
     error = None if answer.error is None else copied(answer.error)
-    return Answer(text=answer.text, result=copied(answer.result), error=error)
+    return _answer(text=answer.text, result=copied(answer.result), error=error)

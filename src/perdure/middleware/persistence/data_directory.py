@@ -12,7 +12,7 @@ _OVER_A_NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
 )
 
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+_ESCAPED = r"\\([0-7]{3})"
 
 _VOLUME = "put a volume there, or set PERDURE_DATA_DIR to a directory on one."
 
@@ -56,7 +56,7 @@ def _file_system(folder: Path, mounts: Path) -> str | None:
         fields, kind = before.split(" "), after.split(" ", 1)[0]
         if len(fields) < 5:
             continue
-        point = Path(_ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), fields[4]))
+        point = Path(re.sub(_ESCAPED, lambda octal: chr(int(octal[1], 8)), fields[4]))
         # The last one mounted over a place is the one that is seen.
         if place.is_relative_to(point) and (found is None or len(point.parts) >= found[0]):
             found = len(point.parts), kind

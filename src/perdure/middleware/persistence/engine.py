@@ -8,7 +8,7 @@ from typing import TypeVar
 from perdure.errors import StoreError, StoreUnavailable
 from perdure.logs import OnceAMinute, log
 from perdure.middleware.persistence.history import TokenCounter, estimate_tokens, without_transcripts
-from perdure.middleware.persistence.ports import Clock, Spool, Store, grouping_of
+from perdure.middleware.persistence.ports import Clock, Spool, Store, grouping_of, makes_digests
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.running_turns import RunningTurns
 from perdure.middleware.persistence.serialization import digest
@@ -58,6 +58,7 @@ class Engine:
         self.running = RunningTurns(store, clock, lease)
         """Those whose tools run in this process."""
         self._count_tokens = count_tokens
+        self._digests_can_wait = spool is None and makes_digests(store)
         self.telemetry = telemetry or Telemetry("none", clock.now)
         self._last_places: dict[tuple[str, str], int] = {}
         self._said = OnceAMinute()
@@ -247,7 +248,9 @@ class Engine:
         else:
             redacted = redactor.remembering()
             prompt, arguments = redacted(turn.prompt), redactor.json(turn.arguments, redacted)
-        return turn.changed(prompt=prompt, arguments=arguments, digest=digest(turn.tool, arguments), stored_form=True)
+        needs_none = self._digests_can_wait and turn.is_new  # nobody else can come with its id
+        own = "" if needs_none else digest(turn.tool, arguments)
+        return turn.stored(prompt, arguments, own, stored_form=True)
 
     def _ended(self, turn: Turn, redactor: Redactor) -> Turn:
         """`turn`, which has ended, as it is stored."""
@@ -259,7 +262,7 @@ class Engine:
         # What they cost in a history, which shows them without the transcripts in them.
         count = self._count_tokens
         tokens = count(without_transcripts(turn.prompt)) + count(without_transcripts(answer.text))
-        return turn.changed(answer=answer, tokens=tokens)
+        return turn.counted(answer, tokens)
 
 
 def _unless_it_fails(make: Callable[[Turn, Redactor], Turn], turn: Turn, redactor: Redactor) -> Turn | None:

@@ -18,7 +18,17 @@ from perdure.middleware.persistence.turn import (
 from perdure.middleware.persistence.upkeep import Upkeep
 from perdure.quick_values import frozen
 
-__all__ = ["Clock", "FileStore", "GroupingStore", "Spool", "Store", "SystemClock", "Waiting", "grouping_of"]
+__all__ = [
+    "Clock",
+    "FileStore",
+    "GroupingStore",
+    "Spool",
+    "Store",
+    "SystemClock",
+    "Waiting",
+    "grouping_of",
+    "makes_digests",
+]
 
 
 class Store(Upkeep, Protocol):
@@ -144,6 +154,11 @@ def _comes_with(kind: type, single: str, together: str) -> bool:
         if single in vars(made):
             return False
     return False
+
+
+def makes_digests(store: Store) -> bool:
+    """Whether `store` says of itself that it takes turns without a digest, and makes it when it has to compare two."""
+    return getattr(store, "makes_digests", False) is True
 
 
 class FileStore(Protocol):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from perdure.quick_values import frozen
+from perdure.quick_values import copying, frozen
 
 __all__ = [
     "Answer",
@@ -158,7 +158,8 @@ class Turn:
     tokens: int = 0
     """Estimated size of prompt and answer together."""
     digest: str = ""
-    """Of tool and arguments as stored: tells a repeated write from a misused id."""
+    """Of tool and arguments as stored: tells a repeated write from a misused id. Empty on the way to a store that makes
+    it itself."""
     minted: bool = False
     """Whether perdure made the continuation id; a client that chose it did so itself."""
     adopt: bool = True
@@ -180,15 +181,38 @@ class Turn:
         Raises:
             TypeError: There is no such field.
         """
-        raise NotImplementedError  # `quickly_made` writes it
+        raise NotImplementedError  # `quick_values` writes it
+
+    # The steps that a turn takes in every call: `quick_values` writes them, too. The last two are of a store in memory.
+
+    @copying
+    def stored(self, prompt: str, arguments: JsonObject, digest: str, stored_form: bool) -> "Turn":
+        raise NotImplementedError
+
+    @copying
+    def placed(self, continuation_id: str, place: int) -> "Turn":
+        raise NotImplementedError
+
+    @copying
+    def ended(self, outcome: Outcome, ended_at: datetime, answer: Answer) -> "Turn":
+        raise NotImplementedError
+
+    @copying
+    def counted(self, answer: Answer, tokens: int) -> "Turn":
+        raise NotImplementedError
+
+    @copying
+    def begun(self, arguments: JsonObject, metadata: JsonObject, continuation_id: str, place: int) -> "Turn":
+        raise NotImplementedError
+
+    @copying
+    def finished(self, outcome: Outcome, ended_at: datetime, answer: Answer | None, tokens: int) -> "Turn":
+        raise NotImplementedError
 
     @property
     def is_new(self) -> bool:
         """Nobody can have begun it: it has no place, and an id made for it alone, not from an idempotency key."""
         return self.place is None and self.id[14:15] == "7"
-
-    def ended(self, outcome: Outcome, at: datetime, answer: Answer) -> "Turn":
-        return self.changed(outcome=outcome, ended_at=at, answer=answer)
 
     def seen_at(self, now: datetime) -> "Turn":
         """This turn as a reader sees it at `now`: a running turn whose lease is over was interrupted."""

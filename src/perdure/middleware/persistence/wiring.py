@@ -168,13 +168,13 @@ def _made_from_settings() -> Runtime:
     return made
 
 
-class _AskingNothing(Settings):
-    """Made without a look at the environment: what reads that may be what fails."""
-
-
 def _keeping_nothing(reason: SettingsError) -> Runtime:
     """Asks nothing of the file system: that may be what fails. Files stay as tools name them."""
-    settings = _AskingNothing.model_construct(defaults=ToolSettings(files=False))
+
+    class AskingNothing(Settings):
+        """Made without a look at the environment: what reads that may be what fails."""
+
+    settings = AskingNothing.model_construct(defaults=ToolSettings(files=False))
     nowhere = Path(os.devnull)
     store = UnusableStore(reason, settings.bucket)
     return Runtime(

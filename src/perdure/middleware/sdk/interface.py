@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from perdure.middleware.call_files import Reporter
 from perdure.middleware.call_reader import Caller, ToolRequest
 from perdure.middleware.persistence.turn import Json, JsonObject
-from perdure.quick_values import mutable
+from perdure.quick_values import making, mutable
 
 __all__ = ["IncomingRequest", "RegisteredTool", "ResultTaker", "Sdk", "SdkOfContexts"]
 
@@ -29,7 +29,7 @@ class IncomingRequest:
 
     def for_tool(self, tool: str, arguments: JsonObject, caller: Caller) -> ToolRequest:
         """This `tools/call`, as a call of `tool` with `arguments`."""
-        return ToolRequest(
+        return _tool_request(
             tool=tool,
             arguments=arguments,
             meta=self.params.get("_meta") or {},
@@ -38,6 +38,9 @@ class IncomingRequest:
             request_state=self.request_state,
             request_state_is_sealed=self.request_state_is_sealed,
         )
+
+
+_tool_request = making(ToolRequest)
 
 
 class ResultTaker(Protocol):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.middleware.persistence.turn import JsonObject
 from perdure.middleware.request_state import is_envelope, own_state
+from perdure.middleware.sdk.function_tools import to_wire
 from perdure.middleware.sdk.interface import ResultTaker
-from perdure.middleware.sdk.mcp_v2_listing import wire_result
 from perdure.quick_values import mutable
 
 if TYPE_CHECKING:
@@ -147,8 +147,10 @@ def _around_handler(server: Any, entry: Any) -> Any:
 
 
 def _taken(result: object, taker: ResultTaker) -> Awaitable[object]:
-    if isinstance(result, sdk_types().CallToolResult) or isinstance(result, Mapping):  # noqa: SIM101 - an ABC takes longer
-        return taker.ended(wire_result(result))
+    if isinstance(result, sdk_types().CallToolResult):
+        return taker.ended(to_wire(result))
+    if isinstance(result, Mapping):  # asked of few: to ask an ABC takes long
+        return taker.ended(dict(result))
     return _failed(result, taker)
 
 

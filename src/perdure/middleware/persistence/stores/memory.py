@@ -9,6 +9,7 @@ from datetime import datetime
 from perdure.errors import ConversationFull, ForkRefused, TurnConflict
 from perdure.middleware.persistence.copied_turns import CopiedTurns, copied_answer, own_copy
 from perdure.middleware.persistence.ports import Clock, SystemClock
+from perdure.middleware.persistence.serialization import digest
 from perdure.middleware.persistence.stores.memory_conversation import MemoryConversation
 from perdure.middleware.persistence.stores.memory_upkeep import HasTurns, MemoryUpkeep
 from perdure.middleware.persistence.turn import (
@@ -21,14 +22,18 @@ from perdure.middleware.persistence.turn import (
     Window,
     copied,
 )
+from perdure.quick_values import making
 
 __all__ = ["MemoryStore"]
 
 _RUNNING = Outcome.RUNNING
 
+_begun_turn, _finished_turn = making(BegunTurn), making(FinishedTurn)
+
 
 class MemoryStore(MemoryUpkeep):
     blocking = False
+    makes_digests = True
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
@@ -47,7 +52,7 @@ class MemoryStore(MemoryUpkeep):
             here = self._places.get(turn.id)
             conversation, place = self._placed(turn, window.last_place) if here is None else _of_same_call(turn, here)
             before = conversation.window(place, window) if place > 1 and not self._has_expired(conversation) else ()
-            return BegunTurn(
+            return _begun_turn(
                 continuation_id=conversation.name_for(turn),
                 place=place,
                 replay=here is not None,
@@ -61,18 +66,14 @@ class MemoryStore(MemoryUpkeep):
             conversation, place = self._placed(turn) if here is None else _of_same_call(turn, here)
             kept = conversation.turns[place - 1]
             if kept.outcome is _RUNNING:
-                kept = kept.changed(
-                    outcome=turn.outcome,
-                    answer=copied_answer(turn.answer),
-                    ended_at=turn.ended_at or self._clock.now(),
-                    tokens=turn.tokens,
-                )
+                ended_at = turn.ended_at or self._clock.now()
+                kept = kept.finished(turn.outcome, ended_at, copied_answer(turn.answer), turn.tokens)
                 conversation.settle(place, kept)
                 if turn.files:
                     self._keep_files(conversation, turn, kept)
             name = conversation.name_for(turn)
             files = self._files_given_out(conversation, turn.id, name) if turn.files else ()
-            return FinishedTurn(continuation_id=name, place=place, outcome=kept.outcome, files=files)
+            return _finished_turn(continuation_id=name, place=place, outcome=kept.outcome, files=files)
 
     def renew(self, turns: Mapping[str, Collection[str]], lease_until: datetime) -> None:
         with self._lock:
@@ -87,7 +88,7 @@ class MemoryStore(MemoryUpkeep):
         with self._lock:
             conversation = self._found(principal, continuation_id)
             page = conversation.turns[max(after, 0) : max(after, 0) + limit] if conversation else []
-            return [own_copy(turn) for turn in page]
+            return [own_copy(turn if turn.digest else turn.changed(digest=_digest_of(turn))) for turn in page]
 
     def conversations(
         self,
@@ -231,12 +232,7 @@ class MemoryStore(MemoryUpkeep):
         conversation.updated_at = max(conversation.updated_at, now)
         if turn.expire_after is not None:
             conversation.expires_at = now + turn.expire_after
-        kept = turn.changed(
-            arguments=copied(turn.arguments),
-            metadata=copied(turn.metadata),
-            place=place,
-            continuation_id=conversation.continuation_id,
-        )
+        kept = turn.begun(copied(turn.arguments), copied(turn.metadata), conversation.continuation_id, place)
         if turn.outcome is not _RUNNING or turn.answer or turn.ended_at or turn.expire_after is not None or turn.tokens:
             kept = kept.changed(outcome=_RUNNING, answer=None, ended_at=None, expire_after=None, tokens=0)
         conversation.turns.append(kept)
@@ -257,7 +253,7 @@ class MemoryStore(MemoryUpkeep):
         owned = self._conversations[principal]
         if (expired := owned.get(wanted)) is not None:
             expired.set_aside = True
-        conversation = MemoryConversation(principal, wanted, now, minted=minted)
+        conversation = MemoryConversation(principal, wanted, now, minted)
         owned[conversation.continuation_id] = conversation
         self._everything.append(conversation)
         return conversation
@@ -271,9 +267,14 @@ def _of_same_call(turn: Turn, here: tuple[MemoryConversation, int]) -> tuple[Mem
     """
     conversation, place = here
     kept = conversation.turns[place - 1]
-    if kept.principal != turn.principal or kept.digest != turn.digest:
+    is_same = kept.digest == turn.digest or _digest_of(kept) == _digest_of(turn)
+    if kept.principal != turn.principal or not is_same:
         raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
     return here
+
+
+def _digest_of(turn: Turn) -> str:
+    return turn.digest or digest(turn.tool, turn.arguments)
 
 
 def _newest_first(line: ConversationSummary) -> tuple[datetime, str, str]:

@@ -19,7 +19,7 @@ class MemoryConversation:
 
     # What stands above is the same in nearly every conversation: only what is not is set in one.
 
-    def __init__(self, principal: str, continuation_id: str, now: datetime, *, minted: bool) -> None:
+    def __init__(self, principal: str, continuation_id: str, now: datetime, minted: bool) -> None:
         self.principal = principal
         self.continuation_id = continuation_id
         self.minted = minted
