@@ -1,6 +1,8 @@
 """What a process knows of its conversations is what stands in the SQLite database, whoever else writes to that."""
 
+import copy
 import gc
+import pickle
 import sqlite3
 import threading
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
 from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation
@@ -224,6 +227,20 @@ def test_a_turn_that_says_nothing_but_a_text_is_known_by_two_objects_that_the_co
         kept = [part for part in gc.get_referents(item) if gc.is_tracked(part) and not callable(part)]
         followed += [part for part in kept if not isinstance(part, (type, Outcome))]
     assert [type(item).__name__ for item in followed] == ["Turn", "TextAnswer"]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_history_is_copied_and_pickled_with_its_own_turns_alone(
+    store: SqliteStore, copied: Callable[[History], History]
+) -> None:
+    for number in range(2):
+        say(store, f"text {number}, long enough to stand once")
+    history = History(begin(store, Window(1, 1000)).history)
+    say(store, "a later one, long enough to stand once")
+    made = copied(history)
+    assert [*made] == [*history]
+    assert made.messages() == history.messages()
+    assert b"later" not in pickle.dumps(history)
 
 
 def test_nobody_else_ends_a_turn_that_is_known_here(store: SqliteStore) -> None:
