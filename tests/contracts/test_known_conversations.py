@@ -18,6 +18,7 @@ import pytest
 
 from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
 from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.growing_turns import GrowingTurns
 from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
@@ -241,6 +242,25 @@ def test_a_history_is_copied_and_pickled_with_its_own_turns_alone(
     assert [*made] == [*history]
     assert made.messages() == history.messages()
     assert b"later" not in pickle.dumps(history)
+
+
+def test_turns_are_let_go_while_somebody_else_first_looks_for_something_in_them() -> None:
+    turns = GrowingTurns([a_turn(f"{number}", continuation_id="c") for number in range(3)])
+
+    class Test:
+        def __call__(self, turn: Turn) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            if rest is None:  # as if another thread came just now
+                turns.newest(3).all_pass(lambda turn: turn.place is None)
+            return 0
+
+    rest: GrowingTurns | None = turns
+    assert turns.newest(3).all_pass(Test())
+    rest = None
+    rest = turns.without_oldest(1)
+    assert [turn.prompt for turn in rest.newest(2)] == ["1", "2"]
 
 
 def test_nobody_else_ends_a_turn_that_is_known_here(store: SqliteStore) -> None:
