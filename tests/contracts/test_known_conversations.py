@@ -1,6 +1,8 @@
 """What a process knows of its conversations is what stands in the SQLite database, whoever else writes to that."""
 
+import copy
 import gc
+import pickle
 import sqlite3
 import threading
 import time
@@ -16,6 +18,8 @@ import pytest
 
 from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
 from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.growing_turns import GrowingTurns
+from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation
@@ -224,6 +228,39 @@ def test_a_turn_that_says_nothing_but_a_text_is_known_by_two_objects_that_the_co
         kept = [part for part in gc.get_referents(item) if gc.is_tracked(part) and not callable(part)]
         followed += [part for part in kept if not isinstance(part, (type, Outcome))]
     assert [type(item).__name__ for item in followed] == ["Turn", "TextAnswer"]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_history_is_copied_and_pickled_with_its_own_turns_alone(
+    store: SqliteStore, copied: Callable[[History], History]
+) -> None:
+    for number in range(2):
+        say(store, f"text {number}, long enough to stand once")
+    history = History(begin(store, Window(1, 1000)).history)
+    say(store, "a later one, long enough to stand once")
+    made = copied(history)
+    assert [*made] == [*history]
+    assert made.messages() == history.messages()
+    assert b"later" not in pickle.dumps(history)
+
+
+def test_turns_are_let_go_while_somebody_else_first_looks_for_something_in_them() -> None:
+    turns = GrowingTurns([a_turn(f"{number}", continuation_id="c") for number in range(3)])
+
+    class Test:
+        def __call__(self, turn: Turn) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            if rest is None:  # as if another thread came just now
+                turns.newest(3).all_pass(lambda turn: turn.place is None)
+            return 0
+
+    rest: GrowingTurns | None = turns
+    assert turns.newest(3).all_pass(Test())
+    rest = None
+    rest = turns.without_oldest(1)
+    assert [turn.prompt for turn in rest.newest(2)] == ["1", "2"]
 
 
 def test_nobody_else_ends_a_turn_that_is_known_here(store: SqliteStore) -> None:

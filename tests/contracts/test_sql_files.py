@@ -186,6 +186,30 @@ def test_turns_that_an_earlier_version_kept_are_all_there_and_go_on(
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
+def test_what_an_operator_made_beside_messages_of_an_earlier_version_is_kept_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "perdure.db"
+    earlier = sqlite_migrations()[:4]
+    with monkeypatch.context() as then, closing(SqliteStore(path)) as store:
+        then.setattr(migrations, "sqlite_migrations", lambda _schema: earlier)
+        store.finish(answered(a_turn("asked", continuation_id="a"), "said"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIEW said AS SELECT content FROM chat_messages WHERE part = 1")
+        connection.execute("CREATE TABLE notes (message REFERENCES chat_messages (id) ON DELETE CASCADE, note)")
+        connection.execute("INSERT INTO notes SELECT id, 'good' FROM chat_messages WHERE part = 1")
+        connection.commit()
+    with closing(SqliteStore(path)) as store:
+        store.finish(answered(a_turn("asked more", continuation_id="a"), "said more"))
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT * FROM said").fetchall() == [("said",), ("said more",)]
+            assert connection.execute("SELECT note FROM notes").fetchall() == [("good",)]
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        store.delete("alice", "a")
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM said").fetchall() == []
+
+
 def test_what_an_earlier_version_kept_leaves_nothing_behind_when_it_is_deleted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,12 @@ DROP TABLE chat_messages;
 
 PRAGMA secure_delete = OFF;
 
+-- Whatever an operator has made, such as a view, says `chat_messages` as before, and must not stop this for it.
+PRAGMA legacy_alter_table = ON;
+
 ALTER TABLE chat_messages_appended RENAME TO chat_messages;
+
+PRAGMA legacy_alter_table = OFF;
 
 CREATE UNIQUE INDEX chat_messages_turn ON chat_messages (turn_id) WHERE part = 0;
 

@@ -50,6 +50,10 @@ class CopiedTurns(Sequence[Turn]):
     def __repr__(self) -> str:
         return repr(tuple(self))
 
+    def __reduce__(self) -> tuple[type["CopiedTurns"], tuple[tuple[Turn, ...]]]:
+        # What is copied or pickled is what can be looked at: not what it is shared from, which has other turns, too.
+        return CopiedTurns, (tuple(self),)
+
 
 def shared(turns: Sequence[Turn]) -> Sequence[Turn]:
     """`turns` without a copy of any, for whoever only reads their texts and hands none of them on."""

@@ -39,7 +39,8 @@ class GrowingTurns:
     def without_oldest(self, count: int) -> "GrowingTurns":
         """Others, which have the rest, and know of it what these know."""
         rest = GrowingTurns(self._turns[count:])
-        rest._passed = {test: (max(first - count, 0), last - count) for test, (first, last) in self._passed.items()}
+        passed = self._passed.copy()  # which another thread may add to meanwhile
+        rest._passed = {test: (max(first - count, 0), last - count) for test, (first, last) in passed.items()}
         return rest
 
     def _all_pass(self, test: Test, first: int, last: int) -> bool:
