@@ -1,6 +1,8 @@
 """What a process knows of its conversations is what stands in the SQLite database, whoever else writes to that."""
 
+import copy
 import gc
+import pickle
 import sqlite3
 import threading
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from perdure.errors import ConversationFull, StoreUnavailable, TurnConflict
 from perdure.middleware.persistence.copied_turns import shared
+from perdure.middleware.persistence.history import History
 from perdure.middleware.persistence.stores.known_turns import KnownTurn
 from perdure.middleware.persistence.stores.sqlite import SqliteStore
 from perdure.middleware.persistence.stores.sqlite.known_conversations import KnownConversation
@@ -224,6 +227,19 @@ def test_a_turn_that_says_nothing_but_a_text_is_known_by_two_objects_that_the_co
         kept = [part for part in gc.get_referents(item) if gc.is_tracked(part) and not callable(part)]
         followed += [part for part in kept if not isinstance(part, (type, Outcome))]
     assert [type(item).__name__ for item in followed] == ["Turn", "TextAnswer"]
+
+
+@pytest.mark.parametrize("handed_on", [copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))])
+def test_a_tool_may_copy_its_history_and_give_it_to_another_process(
+    store: SqliteStore, handed_on: Callable[[History], History]
+) -> None:
+    for number in range(4):
+        say(store, f"a text that is long enough, number {number}")
+    given = History(begin(store, Window(turns=2, tokens=100_000)).history)
+    there = handed_on(given)
+    assert list(there) == list(given)
+    assert there.transcript() == given.transcript()
+    assert b"number 1" not in pickle.dumps(given), "what its window has not goes nowhere"
 
 
 def test_nobody_else_ends_a_turn_that_is_known_here(store: SqliteStore) -> None:

@@ -50,6 +50,10 @@ class CopiedTurns(Sequence[Turn]):
     def __repr__(self) -> str:
         return repr(tuple(self))
 
+    def __reduce__(self) -> tuple[type, tuple[tuple[Turn, ...]]]:
+        # What is shared stays here: it holds turns that this history has not, and answers that are not written out.
+        return tuple, (tuple(self),)
+
 
 def shared(turns: Sequence[Turn]) -> Sequence[Turn]:
     """`turns` without a copy of any, for whoever only reads their texts and hands none of them on."""
