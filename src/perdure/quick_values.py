@@ -105,9 +105,11 @@ class _Unwritten:
         self._name = name
         self._write = write
 
-    def __get__(self, instance: object | None, _owner: type) -> Any:
-        setattr(self._value, self._name, self._write())
-        return getattr(self._value if instance is None else instance, self._name)
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        # Bound here: `instance` may be of a class derived from this one, and have another method of that name.
+        written = self._write()
+        setattr(self._value, self._name, written)
+        return written.__get__(instance, owner)
 
 
 # Written out, as `dataclasses` does it: a loop over the fields would take as long as what this is to save.

@@ -1,7 +1,9 @@
 """The memory store keeps the contract, for as long as it lives; so does a `FaultyStore` that has no faults."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from perdure.middleware.persistence.ports import Clock, Store, SystemClock
 from perdure.middleware.persistence.redaction import Redactor
 from perdure.middleware.persistence.serialization import digest
 from perdure.middleware.persistence.stores.memory import MemoryStore
-from perdure.middleware.persistence.turn import Turn, Window
+from perdure.middleware.persistence.turn import BegunTurn, Turn, Window
 from perdure.testing import FaultyStore, StoreContract
 from perdure.testing.turns import a_turn, answered
 
@@ -62,3 +64,21 @@ def test_its_id_is_no_other_calls_all_the_same() -> None:
 
 def test_a_store_that_does_not_say_that_it_makes_digests_is_given_them() -> None:
     assert begun(FaultyStore(MemoryStore()), a_new_turn()).digest
+
+
+class OwnBeginning(MemoryStore):
+    def begin(self, turn: Turn, window: Window) -> BegunTurn:
+        return super().begin(turn, window)
+
+
+class HandingOn:
+    def __init__(self) -> None:
+        self._inner = MemoryStore()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@pytest.mark.parametrize("made", [OwnBeginning, HandingOn])
+def test_one_that_looks_at_turns_before_a_store_that_makes_digests_is_given_them(made: Callable[[], Store]) -> None:
+    assert begun(made(), a_new_turn()).digest

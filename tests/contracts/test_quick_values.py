@@ -171,6 +171,30 @@ def test_it_takes_without_a_name_what_the_class_takes() -> None:
         making(Pair)(1).left = 2  # type: ignore[misc]
 
 
+def test_a_derived_class_that_builds_on_its_constructor_gets_that_the_first_time_too() -> None:
+    @mutable(kw_only=True)
+    class Base:
+        name: str
+
+    class Derived(Base):
+        def __init__(self, first: str, last: str) -> None:
+            super().__init__(name=f"{first} {last}")
+
+    assert Derived("Ada", "King").name == "Ada King"
+
+
+def test_before_it_was_ever_made_it_has_the_signature_that_it_has_later() -> None:
+    @frozen()
+    class Point:
+        left: int
+        right: int = 2
+
+    before = inspect.signature(Point)
+    assert list(before.parameters) == ["left", "right"]
+    Point(1)
+    assert inspect.signature(Point) == before
+
+
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, dataclasses.replace, lambda it: pickle.loads(pickle.dumps(it))]
 )

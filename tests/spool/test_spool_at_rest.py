@@ -1,5 +1,6 @@
 """What is told of a spool that sends nothing just now, and what a call is told that finds it so."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,12 +11,14 @@ from spool.conftest import MakeSpool, an_answered_turn, prompts
 
 from perdure.errors import SpoolFull, TurnsWaiting
 from perdure.middleware.persistence.breaker import Breaker
+from perdure.middleware.persistence.jobs import Job
 from perdure.middleware.persistence.ports import Waiting
 from perdure.middleware.persistence.spool import Spool
 from perdure.middleware.persistence.spool.database import SpoolDatabase
 from perdure.middleware.persistence.spool.drainer import Drainer
 from perdure.middleware.persistence.spool.spooled_files import SpooledFiles
 from perdure.middleware.persistence.spool.spooled_turns import ConversationKey, SpooledTurns
+from perdure.middleware.persistence.threads import Lane
 from perdure.middleware.persistence.turn import Window
 from perdure.testing import FaultyStore, FrozenClock
 from perdure.testing.turns import a_file
@@ -161,6 +164,26 @@ def test_a_call_does_not_wait_for_whoever_sends_its_turns_to_a_store_that_is_lef
     breaker.failed("No route.")
     with turns_of(database).leased(ConversationKey("alice", "c")), pytest.raises(TurnsWaiting):
         spool.settle("alice", "c")
+
+
+def test_calls_that_wait_for_whoever_sends_their_turns_leave_threads_to_other_conversations(
+    make_spool: MakeSpool, database: SpoolDatabase
+) -> None:
+    spool = make_spool(longest_settling=600)
+    spool.keep(an_answered_turn("x"))
+    lane, ended = Lane("store"), threading.Semaphore(0)
+
+    def settle() -> None:
+        try:
+            spool.settle("alice", "c")
+        finally:
+            ended.release()
+
+    with turns_of(database).leased(ConversationKey("alice", "c")):
+        for _ in range(lane.size):
+            lane.submit(Job(settle))
+        assert lane.call(lambda: "let in", budget=5) == "let in"
+    assert all(ended.acquire(timeout=30) for _ in range(lane.size))
 
 
 def test_a_call_is_not_told_of_itself(spool: Spool) -> None:

@@ -157,8 +157,12 @@ def _comes_with(kind: type, single: str, together: str) -> bool:
 
 
 def makes_digests(store: Store) -> bool:
-    """Whether `store` says of itself that it takes turns without a digest, and makes it when it has to compare two."""
-    return getattr(store, "makes_digests", False) is True
+    """Whether `store` says of itself that it takes turns without a digest, and makes it when it has to compare two. As
+    above, that holds for methods of its own: others may look at the digest before they hand the turn on.
+    """
+    kind = type(store)
+    says_so = getattr(kind, "makes_digests", False) is True
+    return says_so and all(_comes_with(kind, single, "makes_digests") for single in ("begin", "finish"))
 
 
 class FileStore(Protocol):

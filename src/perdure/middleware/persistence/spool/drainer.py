@@ -28,6 +28,11 @@ _LOOK_AGAIN = 1.0
 _SPOOL_UNUSABLE = 5.0
 """Seconds before the spool itself is tried again."""
 
+_MOST_WAIT_FOR_ANOTHER = 8
+"""Calls that wait until somebody else has sent their conversations' turns. Each keeps one of the threads that ask the
+store, and for longer than those who hang: if all of them were kept so, no other conversation would be let in.
+"""
+
 _AT_EXIT = 1.5
 """Seconds; what is not sent by then waits for the next start."""
 
@@ -235,6 +240,7 @@ class Drainer:
         )
 
     def _forget_threads(self) -> None:
+        self.places_to_wait = threading.Semaphore(_MOST_WAIT_FOR_ANOTHER)
         self._changed = threading.Condition()
         self._threads = 0
         self._woken = 0

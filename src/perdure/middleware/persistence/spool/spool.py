@@ -92,19 +92,36 @@ class Spool:
         if not self._database.exists():
             return
         conversation = ConversationKey(principal, continuation_id)
-        deadline = time.monotonic() + self._longest_settling
-        while waiting := self._turns.waiting(conversation, most=_MOST_AT_A_CALL + 1):
-            if waiting > _MOST_AT_A_CALL:
-                self._drainer.wake()
-                raise TurnsWaiting(
-                    f"More than {_MOST_AT_A_CALL} earlier turns of the conversation are being sent.",
-                    remedy="none: wait.",
-                )
-            if self._drainer.send_conversation(conversation):
-                return
-            if time.monotonic() > deadline or self.breaker.is_open:
-                raise TurnsWaiting("Earlier turns of the conversation are being sent just now.", remedy="none: wait.")
-            time.sleep(_PAUSE)
+        if self._has_sent_all(conversation):
+            return
+        places = self._drainer.places_to_wait
+        if not places.acquire(blocking=False):
+            raise TurnsWaiting("Many calls wait already for turns that are being sent just now.", remedy="none: wait.")
+        try:
+            deadline = time.monotonic() + self._longest_settling
+            while not self._has_sent_all(conversation):
+                if time.monotonic() > deadline or self.breaker.is_open:
+                    raise TurnsWaiting(
+                        "Earlier turns of the conversation are being sent just now.", remedy="none: wait."
+                    )
+                time.sleep(_PAUSE)
+        finally:
+            places.release()
+
+    def _has_sent_all(self, conversation: ConversationKey) -> bool:
+        """Not if somebody else is at it.
+
+        Raises:
+            StoreUnavailable: Not all of it can be sent now.
+        """
+        waiting = self._turns.waiting(conversation, most=_MOST_AT_A_CALL + 1)
+        if waiting > _MOST_AT_A_CALL:
+            self._drainer.wake()
+            raise TurnsWaiting(
+                f"More than {_MOST_AT_A_CALL} earlier turns of the conversation are being sent.",
+                remedy="none: wait.",
+            )
+        return waiting == 0 or self._drainer.send_conversation(conversation)
 
     def holds_up(self, principal: str, continuation_id: str) -> bool:
         """Whether anything waits of one conversation."""
