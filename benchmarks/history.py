@@ -21,24 +21,16 @@ _STAYS_SMALL = 1_000
 _TURNS = 20
 """In one round, for each candidate."""
 
-_FLOOR = "floor: a raw transaction"
-_FLOOR_AMONG = "floor: the same, amid others"
-"""A row between those of others costs more than one at the end of its table."""
+_FLOOR = "floor: a raw two-row transaction"
 
 _GOALS = {100: Goal(quantity="ratio", limit=2.0), 100_000: Goal(quantity="to_reference", limit=1.1)}
 
 
 def run(rounds: int, folder: Path) -> list[Result]:
     with ExitStack() as stack:
-        raw, raw_among = (
-            stack.enter_context(
-                closing(
-                    RawTurns(folder / f"raw-{count}.db", conversations=count, messages=100, window=WINDOW.turns * 2)
-                )
-            )
-            for count in (1, rounds + WARM_UP)
+        raw = stack.enter_context(
+            closing(RawTurns(folder / "raw.db", conversations=1, messages=100, window=WINDOW.turns * 2))
         )
-        each_round = itertools.count()
         databases = {size: stack.enter_context(embedded(folder / f"{size}.db", _seed(size, rounds))) for size in _SIZES}
         comparison = Comparison(
             name="history",
@@ -46,15 +38,9 @@ def run(rounds: int, folder: Path) -> list[Result]:
             unit="ms",
             reference=_title(100),
             candidates=[
-                Candidate(name=_FLOOR, measure=lambda: _raw(raw, 0)),
-                Candidate(name=_FLOOR_AMONG, measure=lambda: _raw(raw_among, next(each_round))),
+                Candidate(name=_FLOOR, measure=lambda: time_each(lambda: raw.turn(0), _TURNS) / 1000),
                 *(
-                    Candidate(
-                        name=_title(size),
-                        measure=_measure(database),
-                        floor=_FLOOR_AMONG if 0 < size <= _STAYS_SMALL else _FLOOR,
-                        goal=_GOALS.get(size),
-                    )
+                    Candidate(name=_title(size), measure=_measure(database), floor=_FLOOR, goal=_GOALS.get(size))
                     for size, database in databases.items()
                 ),
             ],
@@ -66,10 +52,6 @@ def run(rounds: int, folder: Path) -> list[Result]:
             "A turn is begin and finish. The floor reads 40 messages of 100 and commits two with synchronous=FULL.",
         ]
         return [replace(result, notes=notes)]
-
-
-def _raw(raw: RawTurns, conversation: int) -> float:
-    return time_each(lambda: raw.turn(conversation), _TURNS) / 1000
 
 
 def _title(size: int) -> str:

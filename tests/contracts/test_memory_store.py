@@ -62,6 +62,16 @@ def test_its_id_is_no_other_calls_all_the_same() -> None:
         store.finish(answered(replace(turn, digest="another")))
 
 
+def test_two_turns_without_a_digest_are_of_one_call_only_if_they_say_the_same() -> None:
+    store, turn = MemoryStore(), a_new_turn()
+    place = store.begin(turn, WINDOW).place
+    assert store.begin(replace(turn, arguments={"prompt": "Hello"}), WINDOW).replay
+    for other in (replace(turn, arguments={"prompt": "Bye"}), replace(turn, tool="another")):
+        with pytest.raises(TurnConflict):
+            store.finish(answered(other))
+    assert store.finish(answered(turn)).place == place
+
+
 def test_a_store_that_does_not_say_that_it_makes_digests_is_given_them() -> None:
     assert begun(FaultyStore(MemoryStore()), a_new_turn()).digest
 

@@ -127,8 +127,8 @@ async def test_one_who_is_cancelled_by_his_scope_and_as_a_task_hears_of_both(hel
 
 def _turns_of_the_loop() -> int:
     """How often it has looked for something to do, by what it took from its selector."""
-    loop = asyncio.get_running_loop()
-    counted: Any = getattr(loop, "_selector")  # noqa: B009 - asyncio has no name for it that others may use
+    loop: Any = asyncio.get_running_loop()
+    counted = loop._selector
     if not hasattr(counted, "turns"):
         counted.turns, select = 0, counted.select
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from perdure.middleware.persistence.growing_turns import PartOfTurns, Test
+from perdure.middleware.persistence.growing_turns import PartOfTurns, Predicate
 from perdure.middleware.persistence.text_answers import TextAnswer
 from perdure.middleware.persistence.turn import Answer, Turn, copied
 from perdure.quick_values import making
@@ -60,10 +60,10 @@ def shared(turns: Sequence[Turn]) -> Sequence[Turn]:
     return turns._turns if isinstance(turns, CopiedTurns) else turns
 
 
-def all_pass(test: Test, turns: Sequence[Turn]) -> bool:
-    """Whether `test` is true of each. What histories share is not asked about twice."""
+def all_pass(predicate: Predicate, turns: Sequence[Turn]) -> bool:
+    """Whether `predicate` is true of each. What histories share is not asked about twice."""
     turns = shared(turns)
-    return turns.all_pass(test) if isinstance(turns, PartOfTurns) else all(map(test, turns))
+    return turns.all_pass(predicate) if isinstance(turns, PartOfTurns) else all(map(predicate, turns))
 
 
 def own_copy(turn: Turn) -> Turn:

@@ -10,9 +10,9 @@ from typing import TypeAlias, overload
 
 from perdure.middleware.persistence.turn import Turn
 
-__all__ = ["GrowingTurns", "PartOfTurns", "Test"]
+__all__ = ["GrowingTurns", "PartOfTurns", "Predicate"]
 
-Test: TypeAlias = Callable[[Turn], bool]
+Predicate: TypeAlias = Callable[[Turn], bool]
 """A function that says the same of a turn whenever it is asked. Kept as long as the turns are."""
 
 
@@ -23,8 +23,8 @@ class GrowingTurns:
 
     def __init__(self, turns: Sequence[Turn] = ()) -> None:
         self._turns = list(turns)
-        self._passed: dict[Test, tuple[int, int]] = {}
-        """Of which turns, from one to before another, a test was found true."""
+        self._passed: dict[Predicate, tuple[int, int]] = {}
+        """Of which turns, from one to before another, a predicate was found true."""
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -40,17 +40,17 @@ class GrowingTurns:
         """Others, which have the rest, and know of it what these know."""
         rest = GrowingTurns(self._turns[count:])
         passed = self._passed.copy()  # which another thread may add to meanwhile
-        rest._passed = {test: (max(first - count, 0), last - count) for test, (first, last) in passed.items()}
+        rest._passed = {predicate: (max(first - count, 0), last - count) for predicate, (first, last) in passed.items()}
         return rest
 
-    def _all_pass(self, test: Test, first: int, last: int) -> bool:
-        start, end = self._passed.get(test, (first, first))
+    def _all_pass(self, predicate: Predicate, first: int, last: int) -> bool:
+        start, end = self._passed.get(predicate, (first, first))
         if not start <= first <= end:
             start = end = first
         if end < last:
-            if not all(map(test, self._turns[end:last])):
+            if not all(map(predicate, self._turns[end:last])):
                 return False
-            self._passed[test] = start, last
+            self._passed[predicate] = start, last
         return True
 
 
@@ -64,9 +64,9 @@ class PartOfTurns(Sequence[Turn]):
         self._first = first
         self._last = last
 
-    def all_pass(self, test: Test) -> bool:
-        """Whether `test` is true of each. No turn is asked about twice, whichever parts it is in."""
-        return self._whole._all_pass(test, self._first, self._last)
+    def all_pass(self, predicate: Predicate) -> bool:
+        """Whether `predicate` is true of each. No turn is asked about twice, whichever parts it is in."""
+        return self._whole._all_pass(predicate, self._first, self._last)
 
     @overload
     def __getitem__(self, index: int) -> Turn: ...

@@ -267,8 +267,11 @@ def _of_same_call(turn: Turn, here: tuple[MemoryConversation, int]) -> tuple[Mem
     """
     conversation, place = here
     kept = conversation.turns[place - 1]
-    is_same = kept.digest == turn.digest or _digest_of(kept) == _digest_of(turn)
-    if kept.principal != turn.principal or not is_same:
+    # Two without a digest are compared as they are, which takes a fraction of the time that two digests take.
+    is_same = kept.digest == turn.digest and (
+        kept.digest != "" or (kept.tool == turn.tool and kept.arguments == turn.arguments)
+    )
+    if kept.principal != turn.principal or not (is_same or _digest_of(kept) == _digest_of(turn)):
         raise TurnConflict(f"The turn id {turn.id} was used before for another call.")
     return here
 
