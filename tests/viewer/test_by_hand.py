@@ -1,9 +1,11 @@
 """The page in a browser, as its reader uses it: by the keyboard alone, on a phone, in the dark, without scripts."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cli.kept_data import BEGAN
 from playwright.sync_api import Browser, Page, expect
 from viewer.driving import Viewer, a_viewer, entered
 from viewer.kept import Kept, kept_to_look_at, picture
@@ -24,7 +26,11 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
 
 
 def _many_turns(kept: Kept) -> None:
-    kept.turn("weather?", '[{"__init__": "*one* _two_"}]', conversation="json", others={"city": "Lisbon"})
+    # Before the others: of turns of one moment the newest is the one whose id happens to be the last.
+    earlier = BEGAN - timedelta(minutes=1)
+    kept.turn(
+        "weather?", '[{"__init__": "*one* _two_"}]', conversation="json", others={"city": "Lisbon"}, began=earlier
+    )
     wide = "| " + " | ".join(f"column_{n}" for n in range(12)) + " |\n" + "|---" * 12 + "|\n" + "| value " * 12 + "|\n"
     for number in range(1, 61):
         answer = f"answer {number}\n\n```\n{'long_line_' * 40}\n```\n\n{wide}" if number == 60 else f"answer {number}"
